@@ -1,0 +1,1 @@
+"""Continuous batching over a pool of fixed-size states."""

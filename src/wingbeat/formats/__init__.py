@@ -1,0 +1,1 @@
+"""Files to named arrays, lazily, without torch."""

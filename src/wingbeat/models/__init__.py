@@ -1,0 +1,1 @@
+"""Each RWKV version as a program over the op table."""

@@ -1,0 +1,1 @@
+"""The op table, the recorder and the backends that execute a program."""

@@ -1,0 +1,1 @@
+"""HTTP: the application, streaming, errors and the dialects."""

@@ -1,0 +1,1 @@
+"""One translator a wire dialect; none holds engine logic."""

@@ -1,0 +1,1 @@
+"""Bytes to tokens, tokens to text, messages to prompts."""
