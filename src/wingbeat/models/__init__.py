@@ -1,1 +1,124 @@
-"""Each RWKV version as a program over the op table."""
+"""Each RWKV version as a program over the op table, and ``load_model``, which binds one to a backend."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wingbeat.models import rwkv7
+from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.ops import cpu
+from wingbeat.ops.reference import ReferenceExecutable
+from wingbeat.ops.table import Executable
+
+DTYPES = ("float32", "bfloat16", "int8")
+Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is. ``fingerprint`` names the weights and the arithmetic: a state fits no other."""
+
+    name: str
+    version: str
+    layers: int
+    width: int
+    vocab_size: int
+    dtype: str
+    backend: str
+    fingerprint: str
+    parameters: int
+    path: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    executable: Executable
+    info: ModelInfo
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> Model:
+    """Load a checkpoint and bind it to a backend.
+
+    ``dtype``: "float32", "bfloat16", "int8" or "auto" (bfloat16 on the native kernels, float32 on the reference).
+    ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
+    ``threads``: for cpu; None takes the physical cores this process may use.
+    Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
+    """
+    backend = _choose_backend(backend)
+    dtype = _choose_dtype(dtype, backend)
+    checkpoint = load_checkpoint(path)
+    program = rwkv7.record(checkpoint.info)
+    weights = rwkv7.weights(checkpoint.info, _reader(checkpoint, progress))
+    if backend == "cpu":
+        executable: Executable = cpu.CpuExecutable(program, weights, dtype, threads)
+    else:
+        executable = ReferenceExecutable(program, weights, dtype)
+    return Model(executable, _info(checkpoint, Path(path), dtype, backend))
+
+
+def _choose_backend(backend: str) -> str:
+    if backend == "auto":
+        if cpu.available():
+            return "cpu"
+        warnings.warn(
+            "wingbeat was installed without its C++ kernels: running the slow NumPy reference. "
+            "Install a C++ compiler (Debian: apt install g++) and reinstall wingbeat to get them.",
+            stacklevel=3,
+        )
+        return "reference"
+    if backend not in ("cpu", "reference"):
+        raise ValueError(f"backend must be auto, cpu or reference, not {backend!r}")
+    if backend == "cpu" and not cpu.available():
+        raise ValueError("backend 'cpu' needs the C++ kernels: install a C++ compiler and reinstall wingbeat")
+    return backend
+
+
+def _choose_dtype(dtype: str, backend: str) -> str:
+    if dtype == "auto":
+        return "bfloat16" if backend == "cpu" else "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, not {dtype!r}")
+    return dtype
+
+
+def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> rwkv7.Read:
+    total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    done = 0
+
+    def read(name: str):  # noqa: ANN202 - NDArray of the file's dtype
+        nonlocal done
+        tensor = checkpoint.tensors[name]
+        done += tensor.nbytes
+        if progress:
+            progress(done, total)
+        return tensor.read()
+
+    return read
+
+
+def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str) -> ModelInfo:
+    shape = checkpoint.info
+    return ModelInfo(
+        name=checkpoint.metadata.get("name", path.stem),
+        version=checkpoint.version,
+        layers=shape.layers,
+        width=shape.width,
+        vocab_size=shape.vocab_size,
+        dtype=dtype,
+        backend=backend,
+        fingerprint=checkpoint.fingerprint,
+        parameters=shape.parameters,
+        path=str(path),
+        metadata=dict(checkpoint.metadata),
+    )

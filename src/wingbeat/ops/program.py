@@ -1,0 +1,115 @@
+"""The recorder: a model's forward pass as a list of ops over buffer handles, recorded once and run every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wingbeat.ops.table import OPS, Activation, StateField, StateLayout
+
+Constant = float | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A handle on float32 [rows, width]; ``rows`` says whether it has one row a token or one a wanted logit row."""
+
+    id: int
+    width: int
+    rows: Literal["tokens", "logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One recorded op: buffers by handle, weights by name, constants by value."""
+
+    name: str
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    weights: tuple[str, ...]
+    constants: dict[str, Constant] = field(default_factory=dict)
+    state: StateField | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A recorded forward pass: inputs are a StepBatch and a state pool, output is the ``logits`` buffer."""
+
+    ops: tuple[Op, ...]
+    buffers: tuple[Buffer, ...]
+    logits: Buffer
+    layout: StateLayout
+    vocab_size: int
+
+
+class Recorder:
+    """Records ops for one program. Each method returns handles; nothing is computed."""
+
+    def __init__(self, layout: StateLayout, vocab_size: int) -> None:
+        self.layout = layout
+        self._vocab_size = vocab_size
+        self._ops: list[Op] = []
+        self._buffers: list[Buffer] = []
+
+    def embed(self, table: str, width: int) -> Buffer:
+        out = self._buffer(width)
+        self._emit(Op("embed", (), (out,), (table,)))
+        return out
+
+    def norm_shift_mix(
+        self, x: Buffer, norm: tuple[str, str], mu: str, mixes: int, state: StateField, eps: float = 1e-5
+    ) -> list[Buffer]:
+        outs = [self._buffer(x.width) for _ in range(mixes)]
+        self._emit(Op("norm_shift_mix", (x,), tuple(outs), (*norm, mu), {"eps": eps}, state))
+        return outs
+
+    def linear(
+        self,
+        x: Buffer,
+        weight: str,
+        width: int,
+        *,
+        bias: str | None = None,
+        activation: Activation = Activation.NONE,
+    ) -> Buffer:
+        out = self._buffer(width, x.rows)
+        weights = (weight,) if bias is None else (weight, bias)
+        self._emit(Op("linear", (x,), (out,), weights, {"activation": activation.value, "add": 0}))
+        return out
+
+    def linear_add(self, x: Buffer, weight: str, into: Buffer) -> None:
+        """``into += x @ W^T``, in place."""
+        self._emit(Op("linear", (x,), (into,), (weight,), {"activation": Activation.NONE.value, "add": 1}))
+
+    def wkv7(
+        self,
+        inputs: tuple[Buffer, Buffer, Buffer, Buffer, Buffer, Buffer],
+        value_mix: tuple[Buffer, Buffer] | None,
+        weights: tuple[str, str, str, str, str],
+        state: StateField,
+        eps: float,
+    ) -> Buffer:
+        """``inputs`` are r, w, k, v, a, g; ``value_mix`` is (v_first, mix); ``weights`` are k_k, k_a, r_k, norm."""
+        out = self._buffer(inputs[0].width)
+        constants: dict[str, Constant] = {"heads": state.shape[0], "eps": eps}
+        self._emit(Op("wkv7", inputs + (value_mix or ()), (out,), weights, constants, state))
+        return out
+
+    def gather_norm(self, x: Buffer, norm: tuple[str, str], eps: float = 1e-5) -> Buffer:
+        out = self._buffer(x.width, "logits")
+        self._emit(Op("gather_norm", (x,), (out,), norm, {"eps": eps}))
+        return out
+
+    def finish(self, logits: Buffer) -> Program:
+        return Program(tuple(self._ops), tuple(self._buffers), logits, self.layout, self._vocab_size)
+
+    def _buffer(self, width: int, rows: Literal["tokens", "logits"] = "tokens") -> Buffer:
+        buffer = Buffer(len(self._buffers), width, rows)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _emit(self, op: Op) -> None:
+        spec = OPS[op.name]
+        if spec.state != (op.state is not None):
+            raise ValueError(f"{op.name}: state given is {op.state}, the table says {spec.state}")
+        self._ops.append(op)

@@ -1,0 +1,150 @@
+"""The reference backend: the program op by op in NumPy. The readable truth that every other backend is tested on.
+
+It also serves, slowly, where no C++ compiler was at hand. BLAS picks its order of summation by shape, so here (and
+only here) a row agrees with itself in another batch to rounding, not to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from wingbeat.ops.program import Op, Program
+from wingbeat.ops.quantize import dequantize, quantize_activation, quantize_weight, round_bfloat16
+from wingbeat.ops.table import FloatArray, StepBatch, Weight, check_batch, storage_dtype
+
+DECAY_SCALE = np.float32(-np.exp(-0.5))
+
+
+class ReferenceExecutable:
+    """A program bound to float32 weights; formats other than float32 are emulated by rounding."""
+
+    def __init__(self, program: Program, weights: Iterable[Weight], dtype: str) -> None:
+        self.layout = program.layout
+        self.vocab_size = program.vocab_size
+        self._program = program
+        self._weights: dict[str, FloatArray] = {}
+        self._formats: dict[str, str] = {}
+        for weight in weights:
+            self._formats[weight.name] = storage_dtype(weight.kind, dtype)
+            self._weights[weight.name] = _round_weight(weight.array.astype(np.float32), self._formats[weight.name])
+
+    def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
+        check_batch(batch, self.vocab_size, len(pool))
+        step = _Step(batch, pool, self._weights, self._formats)
+        for op in self._program.ops:
+            _KERNELS[op.name](step, op)
+        return step.buffers[self._program.logits.id]
+
+
+class _Step:
+    def __init__(
+        self, batch: StepBatch, pool: FloatArray, weights: dict[str, FloatArray], formats: dict[str, str]
+    ) -> None:
+        self.batch, self.pool, self.weights, self.formats = batch, pool, weights, formats
+        self.buffers: dict[int, FloatArray] = {}
+
+    def sequences(self) -> Iterable[tuple[int, slice]]:
+        """Pairs of slot and its rows."""
+        starts = self.batch.seq_starts
+        for b, slot in enumerate(self.batch.slots):
+            yield int(slot), slice(int(starts[b]), int(starts[b + 1]))
+
+
+def _round_weight(w: FloatArray, storage: str) -> FloatArray:
+    if storage == "bfloat16":
+        return round_bfloat16(w)
+    return dequantize(*quantize_weight(w), k=w.shape[1]) if storage == "int8" else w
+
+
+def _round_activation(x: FloatArray, storage: str) -> FloatArray:
+    if storage == "bfloat16":
+        return round_bfloat16(x)
+    return dequantize(*quantize_activation(x), k=x.shape[1]) if storage == "int8" else x
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    return np.float32(0.5) * np.tanh(np.float32(0.5) * x) + np.float32(0.5)  # never overflows
+
+
+ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "none": lambda x: x,
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "decay7": lambda x: np.exp(DECAY_SCALE * sigmoid(x)),
+}
+
+
+def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray, eps: float) -> FloatArray:
+    """LayerNorm over the last axis, biased variance."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(eps)) * weight + bias
+
+
+def _embed(step: _Step, op: Op) -> None:
+    step.buffers[op.writes[0].id] = step.weights[op.weights[0]][step.batch.tokens]
+
+
+def _norm_shift_mix(step: _Step, op: Op) -> None:
+    weight, bias, mu = (step.weights[name] for name in op.weights)
+    assert op.state is not None
+    z = layer_norm(step.buffers[op.reads[0].id], weight, bias, float(op.constants["eps"]))
+    previous = np.empty_like(z)
+    for slot, rows in step.sequences():
+        state = op.state.view(step.pool[slot])
+        previous[rows] = np.concatenate([state[None], z[rows][:-1]])
+        state[...] = z[rows][-1]
+    for out, mix in zip(op.writes, mu.reshape(len(op.writes), -1), strict=True):
+        step.buffers[out.id] = z + (previous - z) * mix
+
+
+def _linear(step: _Step, op: Op) -> None:
+    name, *bias = op.weights
+    product = _round_activation(step.buffers[op.reads[0].id], step.formats[name]) @ step.weights[name].T
+    if op.constants["add"]:
+        step.buffers[op.writes[0].id] = step.buffers[op.writes[0].id] + product
+        return
+    if bias:
+        product = product + step.weights[bias[0]]
+    step.buffers[op.writes[0].id] = ACTIVATIONS[str(op.constants["activation"])](product)
+
+
+def _wkv7(step: _Step, op: Op) -> None:
+    assert op.state is not None
+    heads, size = op.state.shape[:2]
+    r, w, k, v, a, g, *value_mix = (step.buffers[b.id].reshape(-1, heads, size) for b in op.reads)
+    k_k, k_a, r_k, norm_weight, norm_bias = (step.weights[name].reshape(heads, size) for name in op.weights)
+    kk = k * k_k
+    kk = kk / np.maximum(np.sqrt((kk**2).sum(axis=-1, keepdims=True)), np.float32(1e-12))
+    k = k * (1 + (a - 1) * k_a)
+    if value_mix:
+        v = v + (value_mix[0] - v) * value_mix[1]
+    y = np.empty_like(v)
+    for slot, rows in step.sequences():
+        state = op.state.view(step.pool[slot])
+        s = np.array(state)
+        for t in range(rows.start, rows.stop):
+            removed = np.einsum("hij,hj->hi", s, kk[t])[:, :, None] * (kk[t] * a[t])[:, None, :]
+            s = s * w[t][:, None, :] - removed + v[t][:, :, None] * k[t][:, None, :]
+            y[t] = np.einsum("hij,hj->hi", s, r[t])
+        state[...] = s
+    y = layer_norm(y, norm_weight, norm_bias, float(op.constants["eps"]))
+    y = y + (r * k * r_k).sum(axis=-1, keepdims=True) * v
+    step.buffers[op.writes[0].id] = (y * g).reshape(-1, heads * size)
+
+
+def _gather_norm(step: _Step, op: Op) -> None:
+    weight, bias = (step.weights[name] for name in op.weights)
+    rows = step.buffers[op.reads[0].id][step.batch.logit_rows]
+    step.buffers[op.writes[0].id] = layer_norm(rows, weight, bias, float(op.constants["eps"]))
+
+
+_KERNELS: dict[str, Callable[[_Step, Op], None]] = {
+    "embed": _embed,
+    "norm_shift_mix": _norm_shift_mix,
+    "linear": _linear,
+    "wkv7": _wkv7,
+    "gather_norm": _gather_norm,
+}
