@@ -1,29 +1,28 @@
 """The safetensors format: a length, a JSON header, then the tensors' bytes.
 
 Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length N, N bytes of JSON
-`{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`, then the data; offsets count from
-its start. Values are little-endian and row-major.
+`{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}`, then the data; offsets count
+from its start. Values are little-endian and row-major.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import mmap
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
-from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor
+from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor, check_shape, map_file
 
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
-MAX_DIMENSIONS = 32
+MAX_HEADER = 16 << 20  # bytes; 100,000 tensors need less, and parsed JSON takes twenty times the memory
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -41,6 +40,79 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DAMAGED = "the file is damaged or was not completely copied: download it again"
+
+
+def open_safetensors(path: Path) -> Checkpoint:
+    """Open a `.safetensors` file; raises FormatError if it is damaged or holds an unknown dtype."""
+    data = map_file(path)
+    try:
+        length = int.from_bytes(data[:8].tobytes(), "little")
+        if length > min(MAX_HEADER, len(data) - 8):
+            raise FormatError(f"its header should have {length:,} bytes, the file has {len(data):,}: {_DAMAGED}")
+        header = _parse(data[8 : 8 + length].tobytes())
+        metadata = _metadata(header.pop("__metadata__", {}))
+        values = data[8 + length :]
+        ranges: list[tuple[int, int]] = []
+        tensors = {name: _tensor(name, entry, values, ranges) for name, entry in header.items()}
+        _check_overlap(ranges)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    return Checkpoint(path, tensors, metadata)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"its header is not JSON ({error}): {_DAMAGED}") from error
+    if not isinstance(header, dict):
+        raise FormatError(f"its header is not a JSON object: {_DAMAGED}")
+    return header
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise FormatError("its __metadata__ is not a map of strings: write the file again with another tool")
+    return value
+
+
+def _tensor(name: str, entry: Any, values: NDArray[np.uint8], ranges: list[tuple[int, int]]) -> LazyTensor:
+    """One tensor of the header; its place goes to `ranges`."""
+    match entry:
+        case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise FormatError(f"the header's entry of {name[:100]!r} lacks dtype, shape or data_offsets: {_DAMAGED}")
+    if not all(type(n) is int for n in shape):
+        raise FormatError(f"the shape of {name[:100]!r} is not a list of whole numbers: {_DAMAGED}")
+    dtype = DTYPES.get(code)
+    if dtype is None:
+        raise FormatError(f"tensor {name[:100]!r} has dtype {code[:20]!r}; known are {', '.join(DTYPES)}")
+    size = check_shape(tuple(shape), dtype.itemsize)
+    if not 0 <= begin <= end <= len(values) or end - begin != size * dtype.itemsize:
+        raise FormatError(
+            f"tensor {name[:100]!r} of {size:,} {code} cannot lie in bytes {begin:,} to {end:,} of {len(values):,}:"
+            f" {_DAMAGED}"
+        )
+    if end > begin:
+        ranges.append((begin, end))
+
+    def read() -> NDArray:
+        raw = values[begin:end]
+        if raw.ctypes.data % dtype.itemsize:
+            raw = raw.copy()
+            raw.flags.writeable = False
+        return raw.view(dtype).reshape(shape)
+
+    return LazyTensor(tuple(shape), dtype, read)
+
+
+def _check_overlap(ranges: list[tuple[int, int]]) -> None:
+    ranges = sorted(ranges)
+    for (_, end), (begin, _) in pairwise(ranges):
+        if begin < end:
+            raise FormatError(f"two tensors share bytes {begin:,} to {end:,}: {_DAMAGED}")
 
 
 def save_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -63,14 +135,16 @@ def save_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadat
         position += array.nbytes
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the data begins at a multiple of 8
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(struct.pack("<Q", len(encoded)) + encoded)
             for array in arrays.values():
                 plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
                 file.write(plain.reshape(-1).view(np.uint8).data)
-        Path(temporary).replace(path)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure after the rename could leave an empty file
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

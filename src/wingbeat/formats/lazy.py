@@ -1,0 +1,88 @@
+"""What every checkpoint reader yields: names to arrays that are read only when asked for."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DIMENSIONS = 32  # what every NumPy can hold
+MAX_BYTES = 2**62  # of one tensor, so that no size computation overflows
+
+
+class FormatError(ValueError):
+    """A file is not what it should be; the message says what was found and what to do."""
+
+
+class UnsupportedFormatError(FormatError):
+    """A file of a kind that is known but not read yet."""
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """An array still in its file.
+
+    `dtype` is the stored one (`ml_dtypes.bfloat16` for bf16). `read()` gives a read-only array of `shape`, aligned to
+    its item size: a view of the memory-mapped file where the format allows, a copy otherwise. Its elements need not
+    be contiguous.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], NDArray]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, without gaps."""
+        return self.size * self.dtype.itemsize
+
+
+class Checkpoint(Mapping[str, LazyTensor]):
+    """The tensors of one file by name, in the file's order, and the file's own remarks in `metadata`."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
+        self.path = path
+        self.metadata = dict(metadata)
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """The bytes of a file, memory-mapped read-only; it stays mapped while a view of it lives. Raises FormatError."""
+    try:
+        with path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:  # ValueError: an empty file
+        raise FormatError(f"{path} cannot be read: {error}") from error
+
+
+def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
+    """The number of elements of a shape read from a file; raises FormatError if no array could have it."""
+    if len(shape) > MAX_DIMENSIONS or any(n < 0 for n in shape):
+        raise FormatError(f"shape {_abbreviate(shape)} is impossible")
+    if math.prod(n for n in shape if n) * itemsize > MAX_BYTES:
+        raise FormatError(f"shape {_abbreviate(shape)} is absurdly large")
+    return math.prod(shape)
+
+
+def _abbreviate(shape: tuple[int, ...]) -> str:
+    text = str(list(shape[:8]))[:200]
+    return text if len(shape) <= 8 else f"{text} and more"

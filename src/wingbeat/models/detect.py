@@ -1,0 +1,105 @@
+"""Which RWKV a checkpoint is, told from the names and shapes of its tensors in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+PREFIXES = ("module.", "_forward_module.", "_orig_mod.")  # DistributedDataParallel, DeepSpeed, torch.compile
+ADAPTER_ENDINGS = (".lora_A", ".lora_B", ".lora_M", ".lora.0", ".lora.1", ".disha", ".bone")
+RESEARCH_V6 = ("att.gate_w1", "att.time_maa_rkvw_w1")
+RESEARCH_V4 = ("tiny_q", "head_q", "pos_emb_x", "copy_mask")
+
+
+class UnsupportedModelError(ValueError):
+    """A model, or a file that belongs to one, that cannot be run yet; the message names what was found."""
+
+
+def official_name(name: str) -> str:
+    """The name without the prefixes that training frameworks add."""
+    while True:
+        for prefix in PREFIXES:
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
+        else:
+            return name
+
+
+def require_rwkv7(shapes: Shapes, metadata: Mapping[str, str]) -> None:
+    """Raise UnsupportedModelError, naming what was found, unless the tensors are of a plain RWKV-7 model."""
+    found = _not_a_model(set(shapes), metadata) or _other_version(shapes)
+    if found:
+        raise UnsupportedModelError(
+            f"not yet supported: found {found}. Wingbeat runs RWKV-7 (x070) models in their official .pth layout."
+        )
+
+
+def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:
+    """Files that are not a model in the official layout."""
+    if "_strategy" in names or "_strategy" in metadata:
+        return "a model that the old rwkv package converted in place (it has the key _strategy); use the original file"
+    if any(name.startswith(("model.layers.", "model.embeddings.")) for name in names):
+        return _hugging_face(names)
+    if any(name.startswith("rwkv.blocks.") for name in names):
+        return "an RWKV model in the Hugging Face layout (rwkv.blocks...); use the official .pth file"
+    adapters = sorted(name for name in names if name.endswith(ADAPTER_ENDINGS) or "init_lora_" in name)
+    if adapters:
+        return f"a LoRA, PiSSA or Bone adapter (such as {adapters[0]!r}); merge it into its model first"
+    states = sorted(name for name in names if name.endswith((".time_state", ".time_offset")))
+    if states and len(states) == len(names):
+        return f"a tuned initial state (such as {states[0]!r}), not a model"
+    if states:
+        return f"a model with a tuned initial state in it (such as {states[0]!r})"
+    return None
+
+
+def _hugging_face(names: set[str]) -> str:
+    if any(".attn.r_proj." in name for name in names):
+        version = "RWKV-7" if any(name.endswith(".attn.r_k") for name in names) else "RWKV-6"
+        return f"an {version} model in the Hugging Face layout (model.layers...); use the official .pth file"
+    return "a model in the Hugging Face layout (model.layers...) that is not an RWKV"
+
+
+def _other_version(shapes: Shapes) -> str | None:
+    """The version of a model in the official layout; None for RWKV-7."""
+
+    def has(name: str) -> bool:
+        return "blocks.0." + name in shapes
+
+    if has("att.r_k") or has("att.k_k"):
+        return _variant_of_7(shapes)
+    if has("att.time_maa_x") or has("att.time_mix_x"):
+        if any(map(has, RESEARCH_V6)):
+            return "a research variant of RWKV-6"
+        return "an RWKV-6 (x060) model" if has("att.time_maa_x") else "an RWKV-6 model in the web-rwkv (.st) layout"
+    if has("att.ln_x.weight"):
+        return _variant_of_5(shapes)
+    if has("att.time_first") and has("att.time_decay"):
+        research = [key for key in RESEARCH_V4 if any(key in name for name in shapes)]
+        return f"a research variant of RWKV-4 (it has {research[0]!r})" if research else "an RWKV-4 model"
+    if not shapes:
+        return "a file without tensors"
+    return f"a model that is not an RWKV ({len(shapes)} tensors, such as {', '.join(sorted(shapes)[:3])})"
+
+
+def _variant_of_7(shapes: Shapes) -> str | None:
+    if "blocks.0.qkv.qq.weight" in shapes:
+        return "an RWKV-7b model (DeepEmbed and DEA)"
+    if "blocks.0.ffn.s_emb.weight" in shapes:
+        return "an RWKV-7a model (DeepEmbed)"
+    if "blocks.0.ffn.enn.weight" in shapes:
+        return "an RWKV-8 preview model"
+    # The converters of web-rwkv store the low-rank factors transposed: w1 as (rank, D).
+    w1, emb = shapes.get("blocks.0.att.w1", ()), shapes.get("emb.weight", ())
+    if len(w1) == 2 and len(emb) == 2 and w1[1] == emb[1] != w1[0]:
+        return "an RWKV-7 model in the web-rwkv (.st) layout, with transposed low-rank factors"
+    return None
+
+
+def _variant_of_5(shapes: Shapes) -> str:
+    if "blocks.0.att.gate.weight" not in shapes:
+        return "an RWKV-5.0 model"
+    decay = [n for n in shapes.get("blocks.0.att.time_decay", ()) if n != 1]
+    return "an RWKV-5.2 model" if len(decay) == 2 else "an RWKV-5.1 model"
