@@ -1,7 +1,7 @@
 """The World vocabulary file: its format, and where such files are found.
 
-A line is `<id> <Python literal of str or bytes> <length in bytes>`, ended by LF or CRLF. Ids may have gaps; id 0 is the end
-of text and has no line; every single byte has a token, so that any text can be encoded.
+A line is `<id> <Python literal of str or bytes> <length in bytes>`, ended by LF or CRLF. Ids may have gaps; id 0 is the
+end of text and has no line; every single byte has a token, so that any text can be encoded.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def _parse_literal(literal: bytes) -> bytes:
     quote = literal[:1]
     inside = literal[1:-1]
     # Most tokens need no unescaping; parsing each of 65,529 lines as Python would triple the load time.
-    if quote in (b"'", b'"') and len(literal) >= 2 and literal.endswith(quote):
-        if quote not in inside and b"\\" not in inside:
-            inside.decode("utf-8")  # UnicodeDecodeError is a ValueError
-            return inside
+    plain = quote in (b"'", b'"') and len(literal) >= 2 and literal.endswith(quote)
+    if plain and quote not in inside and b"\\" not in inside:
+        inside.decode("utf-8")  # UnicodeDecodeError is a ValueError
+        return inside
     try:
         value = ast.literal_eval(literal.decode("utf-8"))
     except (ValueError, SyntaxError, MemoryError, RecursionError):

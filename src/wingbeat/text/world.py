@@ -26,7 +26,7 @@ class WorldTokenizer:
     """
 
     def __init__(self, vocab_path: str | Path, *, native: bool | None = None) -> None:
-        """Read the vocabulary. `native` chooses the C++ trie (True), the Python twin (False) or the best there is (None).
+        """Read the vocabulary. `native` chooses the C++ trie (True), its Python twin (False) or what there is (None).
 
         Raises VocabError for a malformed file, OSError for an unreadable one, RuntimeError when `native=True` and the
         native module is not built.
@@ -72,9 +72,7 @@ class WorldTokenizer:
         return f"WorldTokenizer({self.path.name!r}, size={self.size}, vocab_size={self.vocab_size})"
 
 
-def tokenizer_for(
-    model_path: str | Path, vocab_size: int, override: str | Path | None = None
-) -> WorldTokenizer | None:
+def tokenizer_for(model_path: str | Path, vocab_size: int, override: str | Path | None = None) -> WorldTokenizer | None:
     """The tokenizer of a model whose logits have `vocab_size` rows, or None when no vocabulary fits.
 
     In this order: the file `override`; the vocabulary beside the model; the World vocabulary when the rows fit it.

@@ -1,0 +1,88 @@
+"""What a model expects around its maths: chat template, stops, sampling defaults, whether it can think."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from wingbeat.text.reasoning import ReasoningSplitter
+from wingbeat.text.templates import G1, WORLD, ChatTemplate
+
+METADATA_KEY = "wingbeat.profile"
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Chosen when a model is loaded, from its file, with an override from the user."""
+
+    name: str
+    template: ChatTemplate
+    stops: tuple[str, ...]
+    """Strings that end a chat reply."""
+    stop_token_ids: tuple[int, ...]
+    """Tokens that end any generation."""
+    sampling: Mapping[str, Any]
+    """Chat defaults, by the field names of SamplingParams."""
+    thinking: Literal["none", "optional"] = "none"
+    thinking_sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Chat defaults for a request that turns thinking on."""
+
+    def sampling_for(self, thinking: bool | None) -> Mapping[str, Any]:
+        """The chat defaults of a request with this thinking mode."""
+        return self.thinking_sampling if thinking and self.thinking != "none" else self.sampling
+
+    def splitter(self, segments: Sequence[str]) -> ReasoningSplitter:
+        """A fresh splitter for the reply to a prompt that `template.render` made."""
+        return ReasoningSplitter(segments[-1] if segments else "", thinking=self.thinking != "none")
+
+
+# The models' authors chat at top_p 0.3 with presence and frequency penalties of 0.5 that fade by 0.4 % a token. These
+# penalties do not fade, and 0.5 for each use of a comma ruins a long answer, so the frequency part is smaller.
+_CHAT: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 1.0, "top_p": 0.3, "presence_penalty": 0.5, "frequency_penalty": 0.1}
+)
+_THINK: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 1.0, "top_p": 0.5, "top_k": 100, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+)
+_DEMO: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 1.0, "top_p": 0.3, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+)
+
+PROFILES: Mapping[str, ModelProfile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            # A blank line ends a turn in the training text. As a string, not as a token: it may come as two tokens.
+            ModelProfile("world", WORLD, ("\n\n", "\nUser:"), (0,), _CHAT),
+            # Blank lines belong to the answers here; the longer stop takes the blank line before the label with it.
+            ModelProfile("g1", G1, ("\n\nUser:", "\nUser:"), (0,), _CHAT, "optional", _THINK),
+            ModelProfile("demo", WORLD, ("\n\n",), (0,), _DEMO),
+        )
+    }
+)
+
+# rwkv7-g1-0.1b-..., RWKV7-G1a-..., rwkv7a-g1d-..., rwkv7-g0a3-...
+_G1_NAME = re.compile(r"(?<![a-z0-9])g\d+[a-z]?\d*(?![a-z0-9])")
+_DEMO_NAME = re.compile(r"(?<![a-z0-9])demo(?![a-z0-9])")
+
+
+def choose_profile(
+    model_name: str, metadata: Mapping[str, str] | None = None, override: str | None = None
+) -> ModelProfile:
+    """The profile of a model: `override`, else what its file's metadata says under "wingbeat.profile", else what its
+    name tells (a path will do), else World.
+
+    Raises ValueError for an override or a metadata entry that names no profile.
+    """
+    chosen = override or (metadata or {}).get(METADATA_KEY)
+    if chosen:
+        if chosen.lower() not in PROFILES:
+            raise ValueError(f"unknown model profile {chosen!r}: use one of {', '.join(PROFILES)}")
+        return PROFILES[chosen.lower()]
+    name = re.split(r"[/\\]", model_name.rstrip("/\\"))[-1].lower()
+    if _G1_NAME.search(name):
+        return PROFILES["g1"]
+    return PROFILES["demo"] if _DEMO_NAME.search(name) and "world" not in name else PROFILES["world"]

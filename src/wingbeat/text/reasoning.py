@@ -1,0 +1,73 @@
+"""Splits what a thinking model writes into its reasoning and its answer, while it is being written."""
+
+from __future__ import annotations
+
+from wingbeat.text.stream import Trimmer
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+class ReasoningSplitter:
+    """Turns generated text into (reasoning, answer) pieces, both without white space at their ends.
+
+    It begins where the prompt stopped: inside the reasoning after "<think", after an empty one after "</think" (their
+    missing ">" is the model's to write and is dropped), else at the answer, which a thinking model may still open with
+    "<think>" of its own accord. The text of a continued message keeps its leading white space.
+    """
+
+    def __init__(self, last_segment: str = "", *, thinking: bool = True) -> None:
+        """`last_segment` is the end of the prompt as `ChatTemplate.render` gave it; `thinking=False` for models whose
+        replies are answers only."""
+        opening = last_segment.strip()
+        continues = last_segment.startswith(" ")  # contents begin with a space, role labels do not
+        opened = thinking and opening.startswith("<think")
+        self._reasoning = opened and "</think" not in opening
+        self._undecided = thinking and not continues
+        self._tag_open = opened and opening.endswith("think")
+        answer_starts = not continues or (opened and (self._reasoning or opening.endswith(("</think", _CLOSE))))
+        self._reasoning_trimmer = Trimmer()
+        self._answer_trimmer = Trimmer(leading=answer_starts)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str]:
+        """The reasoning and the answer that this piece of text adds, either possibly empty."""
+        text = self._held + text
+        self._held = ""
+        if self._tag_open and text:
+            text = text.removeprefix(">")
+            self._tag_open = False
+        if self._undecided:
+            text = self._decide(text)
+        if not self._reasoning:
+            return "", self._answer_trimmer.push(text)
+        reasoning, closed, answer = text.partition(_CLOSE)
+        if closed:
+            self._reasoning = False
+            return self._reasoning_trimmer.push(reasoning), self._answer_trimmer.push(answer)
+        border = len(text) - _overlap(text, _CLOSE)
+        self._held = text[border:]
+        return self._reasoning_trimmer.push(text[:border]), ""
+
+    def flush(self) -> tuple[str, str]:
+        """The end of the text: what was held back as the beginning of a tag is text after all."""
+        held, self._held, self._undecided = self._held, "", False
+        if self._reasoning:
+            return self._reasoning_trimmer.push(held), ""
+        return "", self._answer_trimmer.push(held)
+
+    def _decide(self, text: str) -> str:
+        """Hold the beginning of the reply until it is clear whether it opens with a tag; returns what follows that."""
+        start = text.lstrip()
+        if start.startswith(_OPEN):
+            self._undecided, self._reasoning = False, True
+            return start.removeprefix(_OPEN)
+        if _OPEN.startswith(start):
+            self._held = start
+            return ""
+        self._undecided = False
+        return text
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `tag`."""
+    return next((n for n in range(min(len(text), len(tag) - 1), 0, -1) if tag.startswith(text[-n:])), 0)

@@ -1,0 +1,127 @@
+"""Chat messages to prompt text, in the format the models were trained on:
+
+    System: <s>\\n\\nUser: <u>\\n\\nAssistant: <a>\\n\\nUser: <u>\\n\\nAssistant:
+
+A prompt is a list of segments that are tokenised one by one. A role's label with its colon, the content with the space
+before it, and the blank line after it are segments of their own. So no token joins two of them, and a conversation's ids
+begin with the ids of the shorter conversation and the model's reply: what the cached state of the last turn has seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+SEPARATOR = "\n\n"
+_LABELS = {
+    "system": "System",
+    "developer": "System",
+    "user": "User",
+    "assistant": "Assistant",
+    "tool": "User",
+    "function": "User",
+}
+_TOOL_RESULT = "Function output:\n"
+_REASONING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """system, developer, user, assistant, tool or function."""
+    content: str
+    name: str | None = None
+    """Who speaks. The trained format has no place for it, so it does not reach the prompt."""
+    reasoning_content: str | None = None
+    """The reasoning of an assistant's turn. Left out of the prompt, except of a turn that is to be continued."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How messages become a prompt. Immutable; the instances WORLD and G1 serve everyone."""
+
+    reply_openings: Mapping[bool, str] | None = None
+    """What follows the last "Assistant:" for thinking on (True) and off (False); None: the model cannot think."""
+
+    @property
+    def can_think(self) -> bool:
+        """Whether replies may hold reasoning."""
+        return self.reply_openings is not None
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, continue_final: bool = False
+    ) -> list[str]:
+        """The prompt, as segments to be tokenised one by one.
+
+        `thinking` None leaves it to the model; models that cannot think ignore it. `continue_final` ends the prompt
+        inside the last message, which must be the assistant's; white space at its end is dropped, because the model
+        writes the space before its next word itself.
+        Raises ValueError for an empty conversation, an unknown role, or a last message that cannot be continued.
+        """
+        if not messages:
+            raise ValueError("messages must hold at least one message")
+        if continue_final and messages[-1].role.lower() != "assistant":
+            raise ValueError(
+                f"only an assistant's message can be continued; the last one is of role {messages[-1].role!r}"
+            )
+        segments: list[str] = []
+        for message in messages[:-1] if continue_final else messages:
+            segments += self._turn(message)
+        segments.append(_LABELS["assistant"] + ":")
+        opening = self._partial(messages[-1]) if continue_final else self._opening(thinking)
+        return [*segments, opening] if opening else segments
+
+    def _turn(self, message: Message) -> list[str]:
+        label = _LABELS.get(message.role.lower())
+        if label is None:
+            raise ValueError(f"unknown role {message.role!r}: use one of {', '.join(_LABELS)}")
+        content = self._content(message)
+        if label == "System" and not content:
+            return []
+        return [f"{label}:", f" {content}", SEPARATOR] if content else [f"{label}:", SEPARATOR]
+
+    def _content(self, message: Message) -> str:
+        match message.role.lower():
+            case "assistant":
+                return self._answer(message.content)
+            case "tool" | "function":
+                return _TOOL_RESULT + sanitise(message.content)
+            case _:
+                return sanitise(message.content)
+
+    def _answer(self, content: str) -> str:
+        if not self.can_think:
+            return sanitise(content)
+        reasoning = _REASONING.match(content)
+        answer = content[reasoning.end() :] if reasoning else content
+        # Thinking models do write blank lines into answers, and do not end there. Kept as written, the turn keeps the
+        # tokens it was generated with.
+        return normalise_line_ends(answer).strip()
+
+    def _opening(self, thinking: bool | None) -> str:
+        return "" if self.reply_openings is None or thinking is None else self.reply_openings[thinking]
+
+    def _partial(self, message: Message) -> str:
+        content = normalise_line_ends(message.content).strip() if self.can_think else sanitise(message.content)
+        if self.can_think and message.reasoning_content:
+            reasoning = f"<think>\n{normalise_line_ends(message.reasoning_content).strip()}"
+            content = f"{reasoning}\n</think>\n{content}" if content else reasoning
+        return f" {content}" if content else ""
+
+
+def normalise_line_ends(text: str) -> str:
+    """CR LF and CR to LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def sanitise(text: str) -> str:
+    """A text as one turn may hold it: LF line ends, no blank line (it would end the turn), no white space at the ends."""
+    return re.sub(r"\n{2,}", "\n", normalise_line_ends(text)).strip()
+
+
+WORLD = ChatTemplate()
+# "<think" lacks its ">" on purpose: the model writes it. An empty reasoning makes it answer at once, and well.
+G1 = ChatTemplate(reply_openings={True: " <think", False: " <think>\n</think"})
