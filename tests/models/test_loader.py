@@ -1,0 +1,212 @@
+"""Checkpoints become RWKV-7 models, or say precisely why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.random_models import cast, random_rwkv7, write_pth, write_safetensors
+from tests.torch_zip import dictionary, document, integer, tensor, unicode_, write_archive
+from wingbeat.formats.checkpoint import FormatError
+from wingbeat.models.loader import LoadedCheckpoint, Rwkv7Shape, UnsupportedModelError, load_checkpoint
+
+Arrays = dict[str, np.ndarray]
+
+
+def small(**changes: object) -> Arrays:
+    return random_rwkv7(**({"layers": 2, "width": 64, "vocab": 11, "ranks": (3, 4, 5, 6)} | changes))  # type: ignore[arg-type]
+
+
+def zeros(**shapes: tuple[int, ...]) -> Arrays:
+    """Arrays by name; `__` stands for a dot."""
+    return {name.replace("__", "."): np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def load(tmp_path: Path, arrays: Arrays) -> LoadedCheckpoint:
+    return load_checkpoint(write_safetensors(tmp_path / "model.safetensors", arrays))
+
+
+@pytest.mark.parametrize("write", [write_pth, write_safetensors])
+def test_shape_and_tensors_come_from_the_file(tmp_path: Path, write: Callable[[Path, Arrays], Path]) -> None:
+    arrays = cast(random_rwkv7(3, 96, 301, head_size=32, ffn=333, ranks=(8, 12, 4, 20)), "bfloat16")
+    loaded = load_checkpoint(write(tmp_path / "model", arrays))
+    parameters = sum(array.size for array in arrays.values())
+    assert loaded.info == Rwkv7Shape(3, 96, 301, 3, 32, 333, 8, 12, 4, 20, parameters, "bfloat16")
+    assert loaded.version == "7"
+    assert set(loaded.tensors) == set(arrays)
+    for name, array in arrays.items():
+        assert loaded.tensors[name].read().tobytes() == array.tobytes(), name
+
+
+def test_parameters_agree_with_the_published_formula(tmp_path: Path) -> None:
+    L, D, V, w, a, v, g = 3, 64, 50, 8, 12, 4, 20
+    info = load(tmp_path, random_rwkv7(L, D, V, ranks=(w, a, v, g))).info
+    full = 2 * V * D + 4 * D + L * (12 * D**2 + 2 * D * (w + a + v + g) + 19 * D)
+    assert info.parameters == full - D * (2 * v + 1)
+
+
+def test_one_layer_has_no_value_rank(tmp_path: Path) -> None:
+    info = load(tmp_path, small(layers=1, layer0_value=True)).info
+    assert (info.layers, info.rank_value) == (1, 0)
+
+
+def test_value_residual_of_layer_0_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    without = load(tmp_path, small())
+    with_it = load_checkpoint(write_pth(tmp_path / "with.pth", small(layer0_value=True)))
+    assert with_it.info == without.info
+    assert "blocks.0.att.v1" not in with_it.tensors
+    assert with_it.fingerprint == without.fingerprint
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_vectors_of_any_rank(tmp_path: Path, rank: int) -> None:
+    arrays = small()
+    reshaped = {
+        name: a.reshape((1,) * (rank - 1) + (64,)) if a.size == 64 and not name.endswith("r_k") else a
+        for name, a in arrays.items()
+    }
+    assert reshaped["ln_out.weight"].ndim == rank
+    loaded = load(tmp_path, reshaped)
+    assert loaded.fingerprint == load_checkpoint(write_pth(tmp_path / "other.pth", arrays)).fingerprint
+
+
+def test_names_are_normalised(tmp_path: Path) -> None:
+    arrays = small()
+    prefixed = {f"_forward_module.module._orig_mod.{name}": array for name, array in arrays.items()}
+    assert set(load(tmp_path, prefixed).tensors) == set(arrays)
+
+
+def test_two_names_for_one_tensor(tmp_path: Path) -> None:
+    arrays = small()
+    with pytest.raises(FormatError, match=r"two tensors are both called 'emb\.weight'"):
+        load(tmp_path, arrays | {"module.emb.weight": arrays["emb.weight"]})
+
+
+def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
+    arrays = small()
+    first = load(tmp_path, arrays).fingerprint
+    assert len(first) == 64
+    assert load(tmp_path, dict(reversed(arrays.items()))).fingerprint == first
+    assert load(tmp_path, cast(arrays, "bfloat16")).fingerprint != first
+    arrays["blocks.1.ffn.value.weight"] = arrays["blocks.1.ffn.value.weight"] * np.float32(1.001)
+    assert load(tmp_path, arrays).fingerprint != first
+
+
+def test_missing_tensors_are_listed(tmp_path: Path) -> None:
+    arrays = small()
+    for name in ("emb.weight", "blocks.1.att.v2"):
+        del arrays[name]
+    with pytest.raises(FormatError, match=r"lacks 2 tensors: emb\.weight, blocks\.1\.att\.v2"):
+        load(tmp_path, arrays)
+    only_norm = {name: array for name, array in small().items() if not name.startswith("blocks.1.") or "ln1.w" in name}
+    with pytest.raises(FormatError, match=r"lacks 32 tensors: blocks\.1\.ln1\.bias, .* and 27 more"):
+        load(tmp_path, only_norm)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("head.weight", (12, 64), r"'head\.weight' has shape \[12, 64\], expected \[11, 64\]"),
+        ("blocks.1.att.w1", (64, 4), r"'blocks\.1\.att\.w1' has shape \[64, 4\], expected \[64, 3\]"),
+        ("blocks.1.att.x_r", (64, 1), r"'blocks\.1\.att\.x_r' has shape \[64, 1\], expected \[64\]"),
+        ("blocks.0.att.r_k", (3, 16), "does not fit the width 64"),
+        ("blocks.0.att.r_k", (64,), "should be a matrix"),
+        ("emb.weight", (0, 64), "should be a matrix"),
+    ],
+)
+def test_wrong_shapes_are_named(tmp_path: Path, name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path, small() | {name: np.zeros(shape, np.float32)})
+
+
+def test_integers_are_not_weights(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"'head\.weight' is int8"):
+        load(tmp_path, small() | {"head.weight": np.zeros((11, 64), np.int8)})
+
+
+def test_a_huge_layer_index_costs_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="layer 999999999"):
+        load(tmp_path, small() | {"blocks.999999999.x": np.zeros(1, np.float32)})
+
+
+def test_unknown_tensors_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "wingbeat.models"):
+        loaded = load(tmp_path, small() | zeros(blocks__0__att__strange=(2,)))
+    assert "blocks.0.att.strange" not in loaded.tensors
+    assert "ignoring unknown tensors: blocks.0.att.strange" in caplog.text
+
+
+V5 = zeros(blocks__0__att__ln_x__weight=(64,), emb__weight=(11, 64))
+GATE = zeros(blocks__0__att__gate__weight=(64, 64))
+V4 = zeros(blocks__0__att__time_first=(64,), blocks__0__att__time_decay=(64,))
+V6 = zeros(blocks__0__att__time_maa_x=(1, 1, 64), blocks__0__att__ln_x__weight=(64,))
+HUGGING_FACE = zeros(model__embeddings__weight=(11, 64), model__layers__0__attn__r_proj__weight=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "found"),
+    [
+        (V4, "an RWKV-4 model"),
+        (V4 | zeros(head_q__weight=(2, 2)), "a research variant of RWKV-4"),
+        (V5, "RWKV-5.0"),
+        (V5 | GATE | zeros(blocks__0__att__time_decay=(4,)), "RWKV-5.1"),
+        (V5 | GATE | zeros(blocks__0__att__time_decay=(4, 16)), "RWKV-5.2"),
+        (V6, "RWKV-6"),
+        (V6 | zeros(blocks__0__att__gate_w1=(2, 2)), "a research variant of RWKV-6"),
+        (zeros(blocks__0__att__time_mix_x=(64,)), r"RWKV-6 model in the web-rwkv \(\.st\) layout"),
+        (small() | zeros(blocks__0__ffn__s_emb__weight=(11, 1024)), "RWKV-7a"),
+        (small() | zeros(blocks__0__qkv__qq__weight=(256, 64)), "RWKV-7b"),
+        (small() | zeros(blocks__0__ffn__enn__weight=(11, 64)), "RWKV-8 preview"),
+        (small() | zeros(blocks__0__att__w1=(3, 64)), r"RWKV-7 model in the web-rwkv \(\.st\) layout"),
+        (small() | zeros(blocks__0__att__time_state=(1, 64, 64)), "a model with a tuned initial state"),
+        (zeros(blocks__0__att__time_state=(1, 64, 64)), "a tuned initial state .* not a model"),
+        (zeros(blocks__0__att__key__lora_A=(4, 64)), "LoRA"),
+        (zeros(blocks__0__att__key__disha=(4, 64)), "Bone"),
+        (HUGGING_FACE | zeros(model__layers__0__attn__r_k=(1, 64)), "an RWKV-7 model in the Hugging Face layout"),
+        (HUGGING_FACE, "an RWKV-6 model in the Hugging Face layout"),
+        (zeros(rwkv__blocks__0__ln1__weight=(64,)), "an RWKV model in the Hugging Face layout"),
+        (zeros(model__layers__0__self_attn__q_proj__weight=(4, 4)), "not an RWKV"),
+        (zeros(conv__weight=(4, 4), fc__bias=(4,)), r"not an RWKV \(2 tensors, such as conv.weight, fc.bias\)"),
+        ({}, "a file without tensors"),
+    ],
+)
+def test_other_models_are_named(tmp_path: Path, arrays: Arrays, found: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"not yet supported: found .*{found}"):
+        load(tmp_path, arrays)
+
+
+def test_a_converted_file_of_the_old_package(tmp_path: Path) -> None:
+    items = {"emb.weight": tensor("FloatStorage", "0", 4, 0, (2, 2), (2, 1)), "_strategy": unicode_("cpu fp32")}
+    write_archive(tmp_path / "model.pth", document(dictionary(items)), {"0": bytes(16)})
+    with pytest.raises(UnsupportedModelError, match="_strategy"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_known_formats_that_are_not_read_yet(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + bytes(100))
+    with pytest.raises(UnsupportedModelError, match="not yet supported: found a GGUF file"):
+        load_checkpoint(tmp_path / "model.gguf")
+
+
+def test_metadata_is_passed_on(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "model.safetensors", small(), {"name": "tiny"})
+    assert load_checkpoint(path).metadata == {"name": "tiny"}
+
+
+def test_model_inside_a_training_checkpoint(tmp_path: Path) -> None:
+    arrays = small(layers=1)
+    storages = {str(i): array.tobytes() for i, array in enumerate(arrays.values())}
+    items = {
+        name: tensor("FloatStorage", str(i), array.size, 0, array.shape, [s // 4 for s in array.strides])
+        for i, (name, array) in enumerate(arrays.items())
+    }
+    wrapped = dictionary({"epoch": integer(3), "state_dict": dictionary(items)})
+    write_archive(tmp_path / "model.pth", document(wrapped), storages)
+    loaded = load_checkpoint(tmp_path / "model.pth")
+    assert set(loaded.tensors) == set(arrays)
+    assert loaded.metadata == {"epoch": "3"}
