@@ -1,0 +1,226 @@
+// One token for one row of logits. src/wingbeat/sampling/reference.py is the readable version; this one finds the
+// same set of tokens with few passes over the row and never sorts it.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "sampler_random.hpp"
+#include "sampler_select.hpp"
+#include "sampler_sequence.hpp"
+
+namespace wingbeat::sampler {
+
+// Histogram of scaled logits: bucket 0 holds the peak, the last one the tokens without mass.
+constexpr size_t buckets = 2048;
+constexpr uint16_t last_bucket = buckets - 1;
+constexpr float buckets_per_unit = 78.f;  // cutoff * 78 = 2028 < last_bucket
+
+// The last token that a filter keeps.
+struct Border {
+    float logit = -infinity;
+    int32_t id = 0;
+};
+
+WINGBEAT_CLONES static void weigh(const float* logits, size_t size, Scale scale, float* weights, uint16_t* bucket) {
+    for (size_t i = 0; i < size; ++i) {
+        weights[i] = weight_of(logits[i], scale);
+        const float depth = (scale.peak - logits[i]) * scale.inverse_temperature;
+        bucket[i] = static_cast<uint16_t>(static_cast<int32_t>(
+            depth < -cutoff ? depth * buckets_per_unit : static_cast<float>(last_bucket)));
+    }
+}
+
+WINGBEAT_CLONES static void drop_beyond(const float* logits, size_t size, Border border, float* weights) {
+    for (size_t i = 0; i < size; ++i) {
+        const bool kept = (logits[i] > border.logit) |
+                          ((logits[i] == border.logit) & (static_cast<int32_t>(i) <= border.id));
+        weights[i] = kept ? weights[i] : 0.f;
+    }
+}
+
+WINGBEAT_INLINE double block_weight(const float* weights, size_t size, double rounder) {
+    double total = 0;
+#pragma omp simd reduction(+ : total)
+    for (size_t i = 0; i < size; ++i) total += rounded(weights[i], rounder);
+    return total;
+}
+
+// Mass of each block of weights; returns the total.
+WINGBEAT_CLONES static double sum_weights(const float* weights, size_t size, double rounder, double* sums) {
+    double total = 0;
+    for (size_t b = 0; b < block_count(size); ++b) {
+        const float* start = weights + b * block;
+        sums[b] = size - b * block >= block ? block_weight(start, block, rounder)
+                                            : block_weight(start, size - b * block, rounder);
+        total += sums[b];
+    }
+    return total;
+}
+
+// Where a row's answer goes; `top_*` have room for the sequence's `logprobs` entries.
+struct Answer {
+    int32_t* token;
+    float* logprob;
+    int32_t* top_tokens;
+    float* top_logprobs;
+};
+
+// The scratch memory of one thread and what is done in it.
+class RowSampler {
+   public:
+    explicit RowSampler(size_t vocab) : rounder_(1.5 * std::exp2(std::bit_width(vocab) - 1.0)) {}
+
+    void sample(const float* logits, size_t vocab, Sequence& sequence, uint64_t position, const Answer& answer) {
+        *answer.token = -1;
+        raw_.look_at(logits, vocab);
+        if (raw_.nan) return;
+        if (sequence.edits())
+            edited_.look_at_edited(logits, vocab, [&](float* row) { sequence.edit(row); });
+        const Row& row = sequence.edits() ? edited_ : raw_;
+        if (row.peak == -infinity) return;
+        const double random = uniform(sequence.seed, sequence.choice, position);
+        const int32_t token = sequence.greedy() ? row.arg_max() : draw(row, sequence, random);
+        sequence.remember(token);
+        *answer.token = token;
+        if (sequence.logprobs >= 0) report(token, static_cast<size_t>(sequence.logprobs), answer);
+    }
+
+   private:
+    int32_t draw(const Row& row, const Sequence& sequence, double random) {
+        const Scale scale{row.peak, static_cast<float>(1.0 / sequence.temperature), rounder_};
+        const bool top_k = sequence.top_k > 0 && static_cast<size_t>(sequence.top_k) < row.size;
+        const bool top_p = sequence.top_p < 1;
+        if (!top_k && !top_p && sequence.min_p <= 0) return draw_plain(row, scale, random);
+        if (top_k && static_cast<size_t>(sequence.top_k) <= row.peaks.size()) {
+            most_likely(row, static_cast<size_t>(sequence.top_k), floats_, list_);
+            return draw_from_list(scale, sequence, top_p ? sequence.top_p * weigh_list(scale) : -1, random);
+        }
+        if (!top_k && top_p) {
+            const double target = sequence.top_p * sum_block_masses(row, scale);
+            if (list_mass(row, scale, target)) return draw_from_list(scale, sequence, target, random);
+        }
+        return draw_from_row(row, scale, sequence, top_k, top_p, random);
+    }
+
+    double sum_block_masses(const Row& row, const Scale& scale) {
+        sums_.resize(row.peaks.size());
+        return sum_masses(row.logits, row.size, row.peaks.data(), scale, sums_.data());
+    }
+
+    int32_t draw_plain(const Row& row, const Scale& scale, double random) {
+        const double drawn = random * sum_block_masses(row, scale);
+        return find_drawn(row.size, drawn, [&](size_t i) { return mass_of(row.logits[i], scale); });
+    }
+
+    // The first id whose cumulative mass exceeds `drawn`.
+    template <class Mass>
+    int32_t find_drawn(size_t size, double drawn, const Mass& mass) const {
+        size_t b = 0;
+        double sum = 0;
+        for (; sum + sums_[b] <= drawn; ++b) sum += sums_[b];
+        size_t i = b * block;
+        for (sum += mass(i); sum <= drawn && i + 1 < size;) sum += mass(++i);
+        return static_cast<int32_t>(i);
+    }
+
+    double weigh_list(const Scale& scale) {
+        double total = 0;
+        for (Candidate& candidate : list_) total += candidate.mass = mass_of(candidate.logit, scale);
+        return total;
+    }
+
+    // Whether few tokens hold the mass `target`; they are listed then.
+    bool list_mass(const Row& row, const Scale& scale, double target) {
+        for (size_t count : {size_t{32}, size_t{512}}) {
+            if (count > row.peaks.size() / 2) break;
+            gather_top_blocks(row, count, floats_, list_);
+            if (weigh_list(scale) >= target) return true;
+        }
+        return false;
+    }
+
+    // Applies top_p (`target` >= 0) and min_p to the list and draws from it.
+    int32_t draw_from_list(const Scale& scale, const Sequence& sequence, double target, double random) {
+        if (target >= 0) {
+            list_.resize(partition_by_mass(list_, target));
+        } else {
+            weigh_list(scale);
+        }
+        std::erase_if(list_, [&](const Candidate& candidate) { return candidate.mass < sequence.min_p; });
+        std::sort(list_.begin(), list_.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+        double total = 0;
+        for (const Candidate& candidate : list_) total += candidate.mass;
+        const double drawn = random * total;
+        size_t i = 0;
+        for (double sum = list_[0].mass; sum <= drawn && i + 1 < list_.size();) sum += list_[++i].mass;
+        return list_[i].id;
+    }
+
+    // Any filters, for sets too large to list.
+    int32_t draw_from_row(const Row& row, const Scale& scale, const Sequence& sequence, bool top_k, bool top_p,
+                          double random) {
+        floats_.resize(row.size);
+        buckets_.resize(row.size);
+        sums_.resize(row.peaks.size());
+        float* weights = floats_.data();
+        weigh(row.logits, row.size, scale, weights, buckets_.data());
+        const auto mass = [&](size_t i) { return rounded(weights[i], rounder_); };
+        if (top_k) {
+            const auto one = [](size_t) { return 1.0; };
+            drop_beyond(row.logits, row.size, find_border(row, one, static_cast<double>(sequence.top_k)), weights);
+        }
+        if (top_p) {
+            const double target = sequence.top_p * sum_weights(weights, row.size, rounder_, sums_.data());
+            drop_beyond(row.logits, row.size, find_border(row, mass, target), weights);
+        }
+        for (size_t i = 0; i < row.size; ++i) weights[i] = mass(i) < sequence.min_p ? 0.f : weights[i];
+        const double drawn = random * sum_weights(weights, row.size, rounder_, sums_.data());
+        return find_drawn(row.size, drawn, mass);
+    }
+
+    // The token at which the sum of `weight` over the most likely tokens reaches `target`.
+    template <class Weight>
+    Border find_border(const Row& row, const Weight& weight, double target) {
+        histogram_.fill(0);
+        for (size_t i = 0; i < row.size; ++i) histogram_[buckets_[i]] += weight(i);
+        size_t b = 0;
+        for (; b < last_bucket && histogram_[b] < target; ++b) target -= histogram_[b];
+        if (b == last_bucket) return {};  // only tokens without mass remain: nothing to cut
+        list_.clear();
+        for (size_t i = 0; i < row.size; ++i)
+            if (buckets_[i] == b) list_.push_back({row.logits[i], static_cast<int32_t>(i), weight(i)});
+        const Candidate& last = list_[partition_by_mass(list_, target) - 1];
+        return {last.logit, last.id};
+    }
+
+    // Log-softmax of the raw logits: of the chosen token and of the most likely ones.
+    void report(int32_t token, size_t count, const Answer& answer) {
+        const Scale scale{raw_.peak, 1.f, rounder_};
+        const double log_total = std::log(sum_block_masses(raw_, scale));
+        const auto logprob = [&](float logit) {
+            return static_cast<float>((static_cast<double>(logit) - raw_.peak) - log_total);
+        };
+        *answer.logprob = logprob(raw_.logits[token]);
+        if (count == 0) return;
+        most_likely(raw_, count, floats_, list_);
+        std::sort(list_.begin(), list_.end(), before);
+        for (size_t i = 0; i < list_.size(); ++i) {
+            const float value = logprob(list_[i].logit);
+            if (value == -infinity) break;
+            answer.top_tokens[i] = list_[i].id;
+            answer.top_logprobs[i] = value;
+        }
+    }
+
+    const double rounder_;
+    Row raw_, edited_;
+    std::vector<float> floats_;
+    std::vector<double> sums_;
+    std::vector<uint16_t> buckets_;
+    std::vector<Candidate> list_;
+    std::array<double, buckets> histogram_{};
+};
+
+}  // namespace wingbeat::sampler

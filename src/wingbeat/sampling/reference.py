@@ -1,0 +1,176 @@
+"""The sampler in NumPy: the readable truth that `native/sampler.cpp` repeats bit for bit.
+
+How two implementations can choose the same token always: a token's *mass* is its probability relative to the most
+likely token, `exp((logit - max) / temperature)`, computed in float32 by the fixed sequence of IEEE operations of
+`exp_f32` and then rounded to a multiple of a grain so coarse (2^-36 for 65536 tokens) that every sum of masses is
+exact in float64. Exact sums have no order, so vectors, blocks and threads cannot change them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.rng import uniform
+
+GREEDY_BELOW = 1e-6
+"""Lower temperatures take the most likely token."""
+
+CUTOFF = np.float32(-26.0)
+"""Tokens whose scaled logit is this far below the largest (5e-12 of its probability) have no mass."""
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.1219444e-4)  # ln 2 in two parts; n * high is exact
+_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+_POLYNOMIAL = (0.0013814467238262296, 0.008368780836462975, 0.04166839271783829, 0.1666651964187622, 0.4999999403953552)
+
+
+def exp_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """e^x for -80 < x <= 0, within 1 ulp of float32; e^0 is exactly 1.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r), q a minimax polynomial of degree 4. No step is fused.
+    """
+    shifted = x * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    q = np.full_like(r, _POLYNOMIAL[0])
+    for coefficient in _POLYNOMIAL[1:]:
+        q = q * r + np.float32(coefficient)
+    power = ((q * r) * r + r) + np.float32(1.0)
+    return (power.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))).view(np.float32)
+
+
+def mass_rounder(vocab: int) -> float:
+    """Adding and subtracting this rounds a number in [0, 1] so that sums of `vocab` such numbers are exact."""
+    return 1.5 * 2.0 ** (vocab.bit_length() - 1)
+
+
+def masses(logits: NDArray[np.float32], inverse_temperature: np.float32, rounder: float) -> NDArray[np.float64]:
+    """Probabilities relative to the largest: float64 [N] in [0, 1]. The logits hold no NaN and not only -inf.
+
+    Infinite logits share all of it equally, the limit of ever larger ones.
+    """
+    peak = logits.max()
+    if peak == np.inf:
+        logits, peak = np.where(logits == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = (logits - peak) * inverse_temperature
+    inside = scaled > CUTOFF
+    mass = exp_f32(np.where(inside, scaled, CUTOFF)).astype(np.float64)
+    return np.where(inside, (mass + rounder) - rounder, 0.0)
+
+
+@dataclass
+class _Sequence:
+    """What the sampler keeps of one running sequence."""
+
+    params: SamplingParams
+    seed: int
+    choice: int
+    seen: dict[int, int] = field(default_factory=dict)  # token of prompt or answer -> times generated
+
+
+class ReferenceSampler:
+    """Same interface as `wingbeat._sampler.Sampler`; the arguments were checked by `wingbeat.sampling.Sampler`."""
+
+    def __init__(self, slots: int, valid_vocab: int) -> None:
+        self._sequences: list[_Sequence | None] = [None] * slots
+        self._valid = valid_vocab
+        self._rounder = mass_rounder(valid_vocab)
+
+    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int) -> None:
+        sequence = _Sequence(params, seed, choice)
+        if params.repetition_penalty != 1.0:
+            sequence.seen = {int(token): 0 for token in np.unique(prompt) if 0 <= token < self._valid}
+        self._sequences[slot] = sequence
+
+    def finish(self, slot: int) -> None:
+        self._sequences[slot] = None
+
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        slots: NDArray[np.int32],
+        positions: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+    ) -> None:
+        """Fill `tokens` [R] (-1: the row cannot be sampled), `logprobs` [R] and `top_*` [R, K] (unused places keep
+        what they held)."""
+        for row, slot in enumerate(slots):
+            sequence = self._sequences[slot]
+            assert sequence is not None
+            raw = logits[row, : self._valid]
+            tokens[row] = self._choose(raw, sequence, int(positions[row]))
+            if tokens[row] >= 0 and sequence.params.logprobs is not None:
+                logprob = self._log_softmax(raw)
+                logprobs[row] = logprob[tokens[row]]
+                best = _descending(raw)[: sequence.params.logprobs]
+                best = best[logprob[best] > -np.inf]
+                top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
+
+    def _choose(self, raw: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
+        if np.isnan(raw).any():
+            return -1
+        params = sequence.params
+        logits = self._edit(raw, sequence)
+        if logits.max() == -np.inf:
+            return -1
+        if params.temperature < GREEDY_BELOW:
+            token = int(logits.argmax())
+        else:
+            mass = self._filtered(logits, params)
+            cumulative = np.cumsum(mass)
+            draw = uniform(sequence.seed, sequence.choice, position) * cumulative[-1]
+            token = int(np.searchsorted(cumulative, draw, side="right"))
+        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            sequence.seen[token] = sequence.seen.get(token, 0) + 1
+        return token
+
+    def _edit(self, raw: NDArray[np.float32], sequence: _Sequence) -> NDArray[np.float32]:
+        """Logit bias, then penalties; each in float64, rounded to float32 once."""
+        params, logits = sequence.params, raw.copy()
+        with np.errstate(over="ignore"):
+            for token, bias in params.logit_bias.items():
+                if token < self._valid:
+                    logits[token] = np.float64(logits[token]) + bias
+            for token, generated in sequence.seen.items():
+                logit = np.float64(logits[token])
+                logit = logit / params.repetition_penalty if logit > 0 else logit * params.repetition_penalty
+                if generated:
+                    logit -= params.presence_penalty + params.frequency_penalty * generated
+                logits[token] = logit
+        return logits
+
+    def _filtered(self, logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
+        """Masses with those of filtered tokens set to 0."""
+        with np.errstate(under="ignore", over="ignore"):
+            mass = masses(logits, np.float32(1.0 / params.temperature), self._rounder)
+        order = _descending(logits)
+        if params.top_k > 0:
+            mass[order[params.top_k :]] = 0.0
+        if params.top_p < 1.0:
+            cumulative = np.cumsum(mass[order])
+            kept = int(np.searchsorted(cumulative, params.top_p * cumulative[-1], side="left")) + 1
+            mass[order[kept:]] = 0.0
+        mass[mass < params.min_p] = 0.0
+        return mass
+
+    def _log_softmax(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        total = masses(raw, np.float32(1.0), self._rounder).sum()
+        peak = raw.max()
+        if peak == np.inf:
+            raw, peak = np.where(raw == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)
+        with np.errstate(over="ignore"):
+            return ((raw.astype(np.float64) - np.float64(peak)) - math.log(total)).astype(np.float32)
+
+
+def _descending(logits: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Token ids from the most to the least likely, ties by lower id."""
+    return np.argsort(-logits, kind="stable")

@@ -1,0 +1,177 @@
+"""One token for each row of a step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.reference import ReferenceSampler
+
+try:
+    from wingbeat import _sampler
+except ImportError:  # installed without a C++ compiler
+    _sampler = None
+
+
+class SampleResult(NamedTuple):
+    """What `Sampler.sample` found for R rows."""
+
+    tokens: NDArray[np.int32]
+    """[R]; -1 where the row cannot be sampled: it holds a NaN, or every token is at -inf."""
+
+    logprobs: NDArray[np.float32]
+    """[R]: log-softmax of the raw logits at the chosen token; NaN where not asked for or not sampled."""
+
+    top: list[list[tuple[int, float]] | None]
+    """[R]: (token, log-probability) of the most likely tokens, best first; None where not asked for or not sampled.
+    Tokens of probability 0 are left out, so a list may be shorter than asked for."""
+
+
+class _Core(Protocol):
+    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /) -> None: ...
+    def finish(self, slot: int, /) -> None: ...
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        slots: NDArray[np.int32],
+        positions: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+        /,
+    ) -> None: ...
+
+
+class Sampler:
+    """Samples for up to `slots` sequences at a time; one object for each engine, used by one thread at a time.
+
+    A draw depends only on the seed, choice and position, the row of logits and the sequence's own history: never on
+    the other rows, the slot, the thread or which implementation runs. Only the first `valid_vocab` logits of a row
+    are looked at, for log-probabilities too; later ids are padding without text.
+
+    Raises:
+        ValueError: sizes that make no sense, or `native=True` where the extension is missing.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        vocab_size: int,
+        *,
+        valid_vocab: int | None = None,
+        native: bool | None = None,
+        threads: int = 1,
+    ) -> None:
+        """`native`: None takes the C++ implementation where it is installed, False the NumPy twin. `threads` share
+        the rows of a step in C++ (the caller's thread is one of them)."""
+        valid = vocab_size if valid_vocab is None else valid_vocab
+        if slots < 1 or threads < 1 or not 1 <= valid <= vocab_size:
+            raise ValueError(
+                f"a sampler needs slots >= 1, threads >= 1 and 1 <= valid_vocab <= vocab_size, "
+                f"not {slots=}, {threads=}, {valid_vocab=}, {vocab_size=}"
+            )
+        if native and _sampler is None:
+            raise ValueError("the native sampler is not installed: install wingbeat with a C++ compiler present")
+        self.vocab_size = vocab_size
+        self.native = _sampler is not None and native is not False
+        self._core: _Core
+        if _sampler is not None and native is not False:
+            self._core = _sampler.Sampler(slots, valid, threads)
+        else:
+            self._core = ReferenceSampler(slots, valid)
+        self._params: list[SamplingParams | None] = [None] * slots
+
+    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int) -> None:
+        """A sequence begins in `slot`, replacing what was there.
+
+        Args:
+            params: as `SamplingParams.validate` accepts; bias on ids without text is ignored.
+            prompt: int32 [T]: the tokens that the repetition penalty counts beside the generated ones.
+            seed: 64 bits (a negative one is taken modulo 2^64); `params.seed` is the engine's business.
+            choice: which of a request's `n` answers this is, 0 <= choice < 2^32.
+
+        Raises:
+            IndexError: no such slot.
+            ValueError: `prompt` is not one-dimensional, or `choice` is out of range.
+        """
+        self._check_slot(slot)
+        prompt = np.ascontiguousarray(prompt, dtype=np.int32)
+        if prompt.ndim != 1:
+            raise ValueError(f"prompt must be a vector of token ids, not an array of shape {prompt.shape}")
+        if not 0 <= choice < 2**32:
+            raise ValueError(f"choice must be from 0 to 2^32 - 1, not {choice}")
+        self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice)
+        self._params[slot] = params
+
+    def finish(self, slot: int) -> None:
+        """Forget the sequence in `slot`; nothing happens if there is none.
+
+        Raises:
+            IndexError: no such slot.
+        """
+        self._check_slot(slot)
+        self._core.finish(slot)
+        self._params[slot] = None
+
+    def sample(
+        self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
+    ) -> SampleResult:
+        """Draw a token for each row and count it for the penalties of its sequence.
+
+        Args:
+            logits: float32 [R, V], unchanged afterwards; rows may be apart by more than V values.
+            slots: int32 [R], each a different slot with a sequence.
+            positions: int64 [R]: tokens that the sequence has consumed; with its seed and choice it fixes the draw.
+
+        Raises:
+            IndexError: a slot that does not exist.
+            ValueError: shapes or types that do not fit, a slot twice, a slot without a sequence.
+        """
+        slots = np.ascontiguousarray(slots, dtype=np.int32)
+        positions = np.ascontiguousarray(positions, dtype=np.int64)
+        rows = len(slots)
+        self._check_shapes(logits, slots, positions)
+        wanted = [self._running(slot).logprobs for slot in slots.tolist()]
+        if len(set(slots.tolist())) != rows:
+            raise ValueError(f"every row of a step needs its own slot, not {slots.tolist()}")
+
+        tokens = np.empty(rows, np.int32)
+        logprobs = np.full(rows, np.nan, np.float32)
+        top_tokens = np.full((rows, max((k or 0 for k in wanted), default=0)), -1, np.int32)
+        top_logprobs = np.empty(top_tokens.shape, np.float32)
+        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs)
+        top = [
+            None if k is None or token < 0 else _pairs(top_tokens[row, :k], top_logprobs[row, :k])
+            for row, (k, token) in enumerate(zip(wanted, tokens.tolist(), strict=True))
+        ]
+        return SampleResult(tokens, logprobs, top)
+
+    def _check_shapes(
+        self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
+    ) -> None:
+        if slots.ndim != 1 or positions.shape != slots.shape or logits.shape != (len(slots), self.vocab_size):
+            raise ValueError(
+                f"logits [R, {self.vocab_size}], slots [R] and positions [R] must agree, "
+                f"not {logits.shape}, {slots.shape} and {positions.shape}"
+            )
+        if logits.dtype != np.float32 or logits.strides[1] != 4 or logits.strides[0] % 4:
+            raise ValueError("logits must be float32 with the values of a row next to each other")
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < len(self._params):
+            raise IndexError(f"slot {slot} does not exist: the sampler has {len(self._params)}")
+
+    def _running(self, slot: int) -> SamplingParams:
+        self._check_slot(slot)
+        params = self._params[slot]
+        if params is None:
+            raise ValueError(f"slot {slot} has no sequence: call start first")
+        return params
+
+
+def _pairs(tokens: NDArray[np.int32], logprobs: NDArray[np.float32]) -> list[tuple[int, float]]:
+    return [(token, value) for token, value in zip(tokens.tolist(), logprobs.tolist(), strict=True) if token >= 0]
