@@ -41,14 +41,14 @@ class Row(msgspec.Struct, array_like=True):
 class GenerationRequest(msgspec.Struct, kw_only=True):
     """A group of rows, admitted and cancelled as one.
 
-    ``id`` is unique for the client that chose it. ``fingerprint`` is that of the model whose tokenizer made the ids.
+    ``fingerprint`` is that of the model whose tokenizer made the ids. ``EngineClient.submit`` chooses the ``id``.
     An empty prompt is fed as token 0, the document start, so that there is something to predict from.
     """
 
-    id: int
     fingerprint: str
     rows: list[Row]
     sampling: SamplingParams
+    id: int = 0
     kind: Literal["generate"] = "generate"
 
 

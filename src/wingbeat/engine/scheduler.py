@@ -1,0 +1,126 @@
+"""Who runs in the next step: decoding sequences first, then prompts in order of arrival under a token budget."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from wingbeat.engine.sequence import Sequence
+from wingbeat.engine.state_pool import StatePool
+from wingbeat.ops.table import StepBatch
+
+MIN_PROMPT_ROWS = 16
+"""Prompt rows a step takes even when decoding alone fills the budget, so that no prompt waits for ever."""
+
+
+class StepPlan(NamedTuple):
+    """A packed step. ``sequences[b]`` owns ``counts[b]`` rows of the batch."""
+
+    batch: StepBatch
+    sequences: list[Sequence]
+    counts: list[int]
+    sampled: list[Sequence]  # those that get a token, in the order of batch.logit_rows
+
+
+class Scheduler:
+    """The waiting queue and the running set. It hands out the pool's slots, first come, first served."""
+
+    def __init__(self, pool: StatePool, token_budget: int) -> None:
+        if token_budget < 1:
+            raise ValueError(f"token_budget must be at least 1, not {token_budget}")
+        self._pool = pool
+        self._budget = token_budget
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        self._waiting.extend(sequences)
+
+    def admit(self) -> list[Sequence]:
+        """Give free slots to the sequences that have waited longest; returns those that got one.
+
+        A sequence whose twin (same request, same prompt) is still reading its prompt follows it: it takes a slot now
+        and the twin's state later. The others get a fresh state.
+        """
+        if not self._waiting or not self._pool.free:
+            return []
+        leaders = {id(s.prompt): s for s in self._running if not s.decoding and s.leader is None}
+        admitted: list[Sequence] = []
+        while self._waiting and self._pool.free:
+            sequence = self._waiting.popleft()
+            sequence.slot = self._pool.acquire()
+            leader = leaders.setdefault(id(sequence.prompt), sequence)
+            if leader is sequence:
+                self._pool.reset(sequence.slot)
+            else:
+                sequence.leader = leader
+            admitted.append(sequence)
+        self._running += admitted
+        return admitted
+
+    def plan(self) -> StepPlan | None:
+        """Pack the next step: one row for each decoding sequence, then prompt chunks. None when nothing runs."""
+        if not self._running:
+            return None
+        decoding, reading = [], []
+        for sequence in self._running:
+            if sequence.decoding:
+                decoding.append(sequence)
+            elif sequence.leader is None:
+                reading.append(sequence)
+        left = max(self._budget - len(decoding), MIN_PROMPT_ROWS)
+        chunks = [np.array([s.last_token for s in decoding], np.int32)]
+        counts = [1] * len(decoding)
+        for sequence in reading:
+            if left == 0:
+                break
+            chunks.append(sequence.prompt[sequence.fed : sequence.fed + left])
+            counts.append(len(chunks[-1]))
+            left -= counts[-1]
+        return _pack(decoding + reading[: len(chunks) - 1], chunks, counts)
+
+    def followers(self, leader: Sequence) -> list[Sequence]:
+        """The sequences that wait for ``leader`` to finish their prompt."""
+        return [s for s in self._running if s.leader is leader and not s.decoding]
+
+    def touched(self, plan: StepPlan) -> list[Sequence]:
+        """The running sequences whose state or next token hangs on the step ``plan``."""
+        planned = set(plan.sequences)
+        return [s for s in self._running if s in planned or s.leader in planned]
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, waiting or running. A slot that it held is free again."""
+        if sequence.slot < 0:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        self._pool.release(sequence.slot)
+        sequence.slot = -1
+
+
+def _pack(sequences: list[Sequence], chunks: list[np.ndarray], counts: list[int]) -> StepPlan:
+    starts = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    sampled, logit_rows = [], []
+    for sequence, count, stop in zip(sequences, counts, starts[1:].tolist(), strict=True):
+        if sequence.fed + count >= len(sequence.prompt):
+            sampled.append(sequence)
+            logit_rows.append(stop - 1)
+    batch = StepBatch(
+        tokens=np.concatenate(chunks),
+        slots=np.array([s.slot for s in sequences], np.int32),
+        seq_starts=starts,
+        logit_rows=np.array(logit_rows, np.int32),
+    )
+    return StepPlan(batch, sequences, counts, sampled)

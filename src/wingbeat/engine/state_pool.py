@@ -1,0 +1,83 @@
+"""The slots that hold the states of running sequences."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wingbeat.ops.table import StateLayout
+
+DEFAULT_SLOTS = 64
+MEMORY_SHARE = 4  # the pool may take one part in this many of the memory that is free
+
+
+class StatePool:
+    """``slots`` states of ``layout``, one contiguous block each. A sequence keeps its slot while it runs."""
+
+    def __init__(self, layout: StateLayout, slots: int) -> None:
+        if slots < 1:
+            raise ValueError(f"a state pool needs at least one slot, not {slots}")
+        self.layout = layout
+        self.slots = slots
+        self.states = layout.allocate(slots)  # float32 [slots, layout.slot_floats]
+        self._free = list(range(slots - 1, -1, -1))
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def in_use(self) -> int:
+        return self.slots - len(self._free)
+
+    def acquire(self) -> int:
+        """Take a free slot; what it holds is whatever its last sequence left. Raises IndexError when none is free."""
+        return self._free.pop()
+
+    def release(self, slot: int) -> None:
+        self._free.append(slot)
+
+    def reset(self, slot: int) -> None:
+        """Make ``slot`` the state of a sequence that has seen nothing."""
+        self.layout.reset(self.states, slot)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make ``target`` the state of ``source``: from here on the two sequences share nothing."""
+        self.states[target] = self.states[source]
+
+
+def default_slots(layout: StateLayout) -> int:
+    """64, or as many as a quarter of the free memory holds, but at least one."""
+    return max(1, min(DEFAULT_SLOTS, available_memory() // MEMORY_SHARE // max(1, layout.slot_bytes)))
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the system's free memory within the limit of its container."""
+    limits = [_system_memory()]
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        maximum, used = _read_number(Path("/sys/fs/cgroup", limit)), _read_number(Path("/sys/fs/cgroup", usage))
+        if maximum is not None and used is not None:
+            limits.append(max(0, maximum - used))
+    return min(limits)
+
+
+def _system_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 8 << 30
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None

@@ -1,0 +1,143 @@
+"""The engine's process: ``python -m wingbeat.engine.worker``, started and owned by ``EngineClient``.
+
+The parent writes a ``Bootstrap`` to standard input and leaves the pipe open: its end means that the parent is gone,
+however it went, and ends this process at once. Frames go over one ZeroMQ socket. Sends never wait, so the API cannot
+slow the engine down.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn
+
+import msgspec
+import zmq
+
+from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap, read_bootstrap
+from wingbeat.engine.engine import Engine
+from wingbeat.engine.messages import (
+    Cancel,
+    Command,
+    EngineConfig,
+    Event,
+    Failed,
+    Loading,
+    Ready,
+    RowOutput,
+    StepOutput,
+    Submit,
+)
+from wingbeat.models import load_model
+from wingbeat.text.world import tokenizer_for
+
+PROGRESS_INTERVAL = 0.05  # seconds between Loading frames
+LINGER_MS = 2000  # how long the last frame may take to leave
+
+
+class Channel:
+    """The worker's end of the socket."""
+
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.set_hwm(0)
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.IDENTITY, bootstrap.token)
+        self._socket.connect(bootstrap.address)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def send(self, event: Event) -> None:
+        self._socket.send(self._encoder.encode(event), zmq.NOBLOCK)
+
+    def receive(self, *, wait: bool) -> bytes | None:
+        """The next command's frame; None when there is none and ``wait`` is not set."""
+        try:
+            return self._socket.recv(0 if wait else zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def close(self) -> None:
+        self._socket.close()
+        zmq.Context.instance().term()  # waits for the last frame, LINGER_MS at most
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which decides when this process ends
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    bootstrap = read_bootstrap()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    channel = Channel(bootstrap)
+    try:
+        engine = _load(bootstrap.config, channel)
+    except Exception as error:
+        logging.getLogger(__name__).exception("cannot load %s", bootstrap.config.model)
+        channel.send(Failed(str(error) or type(error).__name__))
+        channel.close()
+        sys.exit(LOAD_FAILED)
+    gc.freeze()  # the weights and the vocabulary stay: no collection need look at them again
+    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.slots))
+    serve(engine, channel)
+
+
+def serve(engine: Engine, channel: Channel) -> NoReturn:
+    """Take commands as they come, waiting only when there is nothing to run; send one frame a step."""
+    decoder = msgspec.msgpack.Decoder(Command)
+    while True:
+        frame = channel.receive(wait=not engine.has_work)
+        while frame is not None:
+            refusal = _obey(engine, decoder, frame)
+            if refusal is not None:
+                channel.send(refusal)
+            frame = channel.receive(wait=False)
+        output = engine.step()
+        if output.rows:
+            channel.send(output)
+
+
+def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | None:
+    try:
+        command = decoder.decode(frame)
+    except msgspec.ValidationError as error:  # a value of the wrong type: the fault of that request alone
+        request = msgspec.msgpack.decode(frame)["request"]
+        rows = [
+            RowOutput(request["id"], i, finish_reason="error", error=str(error)) for i in range(len(request["rows"]))
+        ]
+        return StepOutput(rows, engine.stats())
+    if isinstance(command, Submit):
+        engine.submit(command.request)
+    elif isinstance(command, Cancel):
+        for request_id in command.ids:
+            engine.cancel(request_id)
+    return None
+
+
+def _load(config: EngineConfig, channel: Channel) -> Engine:
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last >= PROGRESS_INTERVAL:
+            last = now
+            channel.send(Loading(done, total))
+
+    model = load_model(
+        config.model, dtype=config.dtype, threads=config.threads, backend=config.backend, progress=progress
+    )
+    return Engine(model, tokenizer_for(config.model, model.info.vocab_size, config.tokenizer), config)
+
+
+def _die_with_parent() -> NoReturn:
+    while os.read(0, 4096):  # not sys.stdin: its lock would still be held when the interpreter shuts down
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
