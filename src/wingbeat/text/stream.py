@@ -79,7 +79,7 @@ class StopMatcher:
 
 
 class _StopAutomaton:
-    """Aho-Corasick over characters. A state is the longest end of the text that begins some stop; 0 is the empty one."""
+    """Aho-Corasick over characters. A state is the longest end of the text that begins some stop; 0 is none."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         if not all(stops):

@@ -2,9 +2,9 @@
 
     System: <s>\\n\\nUser: <u>\\n\\nAssistant: <a>\\n\\nUser: <u>\\n\\nAssistant:
 
-A prompt is a list of segments that are tokenised one by one. A role's label with its colon, the content with the space
-before it, and the blank line after it are segments of their own. So no token joins two of them, and a conversation's ids
-begin with the ids of the shorter conversation and the model's reply: what the cached state of the last turn has seen.
+A prompt is a list of segments that are tokenised one by one: a role's label with its colon, the content with the space
+before it, the blank line after it. So no token joins two of them, and the ids of a conversation begin with the ids of
+the shorter conversation and the model's reply to it: what the cached state of the last turn has seen.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def normalise_line_ends(text: str) -> str:
 
 
 def sanitise(text: str) -> str:
-    """A text as one turn may hold it: LF line ends, no blank line (it would end the turn), no white space at the ends."""
+    """A text as a turn may hold it: LF line ends, no blank line (it would end the turn), no white space at the ends."""
     return re.sub(r"\n{2,}", "\n", normalise_line_ends(text)).strip()
 
 
