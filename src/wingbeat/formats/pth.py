@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor, check_shape, map_file
+from wingbeat.formats.lazy import MAX_DIMENSIONS, Checkpoint, FormatError, LazyTensor, check_shape, map_file
 from wingbeat.formats.unpickle import Call, unpickle
 
 MAX_PICKLE = 4 << 20  # bytes; 2,500 tensors (the largest RWKV) need 0.4 MB, and a byte can cost 70 of memory
@@ -222,7 +222,8 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_is_size, value))
+    # The length is checked first: one huge tuple could be shared by very many tensors.
+    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_size, value))
 
 
 def _size(value: Any) -> tuple[int, ...]:
