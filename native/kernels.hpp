@@ -1,0 +1,134 @@
+// What the program runner hands to the kernels: plain structs, one table of functions for each instruction set.
+//
+// An op is cut into work units. A unit writes only its own part of the output, so units of one stage may run on any
+// thread in any order with the same result, to the last bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace wingbeat {
+
+constexpr int kLanes = 16;       // output rows of a panel
+constexpr int kBlock = 64;       // columns a unit produces together; an int8 block along K
+constexpr int kGroupBytes = 64;  // one K group of a panel: 1 x 16 float32, 2 x 16 bfloat16 or 4 x 16 bytes
+constexpr int kRowsPerUnit = 16;
+
+enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8 };
+enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kDecay7 };
+
+// A weight [out, in], packed in panels of 16 output rows by groups of K, both padded to 64 with zeros.
+// int8 values are stored plus 128 (the multiply-add instructions want one unsigned factor).
+struct PackedWeight {
+  Format format;
+  int out, in;
+  int k_padded;               // in, rounded up to 64
+  const std::uint8_t* data;   // [panels][k_padded / group][64 bytes], 64-byte aligned
+  std::size_t panel_bytes;
+  const std::uint16_t* scales;  // int8: bfloat16 [panels][k_padded / 64][16]
+};
+
+// Rows of [rows, width] in every form its readers want. Widths are padded to 64 and the padding holds zeros.
+struct Buffer {
+  int width, padded;
+  float* f32;  // or null
+  std::size_t f32_stride;  // in floats
+  std::uint8_t* bf16;      // or null: the unit's own form of a bfloat16 activation
+  std::size_t bf16_stride;  // in bytes
+  std::uint8_t* int8;       // or null: the unit's own form of an int8 activation
+  std::size_t int8_stride;  // in bytes
+  float* scales;            // int8: [rows][padded / 64]
+  std::int32_t* offsets;    // int8: [rows][padded / 64], -128 * sum of the block: undoes the weights' plus 128
+};
+
+struct Step {
+  int rows, sequences, wanted;
+  const std::int32_t* tokens;       // [rows]
+  const std::int32_t* slots;        // [sequences]
+  const std::int32_t* seq_starts;   // [sequences + 1]
+  const std::int32_t* logit_rows;   // [wanted]
+  const std::int32_t* row_sequence;  // [rows]
+  float* pool;
+  std::size_t slot_floats;
+  float* slot(int sequence) const { return pool + (std::size_t)slots[sequence] * slot_floats; }
+};
+
+struct EmbedOp {
+  const Buffer* out;
+  Format format;  // float32 or bfloat16
+  const void* table;
+  std::size_t stride;  // in elements
+};
+
+struct NormShiftMixOp {
+  const Buffer *x, *last;  // last: [sequences, D], what `commit_shift` stores into the state afterwards
+  const Buffer* outs[8];
+  int mixes;
+  const float *norm_weight, *norm_bias, *mu;  // mu [mixes][padded]
+  float eps;
+  std::size_t state_offset;
+};
+
+struct CommitShiftOp {
+  const Buffer* last;
+  std::size_t state_offset;
+};
+
+struct LinearOp {
+  const Buffer *x, *out;
+  const PackedWeight* weight;
+  const float* bias;  // padded, or null
+  Activation activation;
+  bool add;     // out += instead of out =
+  bool wanted;  // its rows are the step's wanted rows, not its tokens
+};
+
+struct Wkv7Op {
+  const Buffer *r, *w, *k, *v, *a, *g, *v_first, *mix;  // the last two null in the first layer
+  const Buffer* out;
+  const float *k_k, *k_a, *r_k, *norm_weight, *norm_bias;
+  int heads, size;  // size: channels of a head
+  float eps;
+  std::size_t state_offset;  // S as [heads][key][value padded to 16]
+};
+
+struct GatherNormOp {
+  const Buffer *x, *out;
+  const float *norm_weight, *norm_bias;
+  float eps;
+};
+
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// Heads that one wkv unit computes: whole 64-column blocks of the output.
+constexpr int heads_per_unit(int heads, int size) {
+  int n = 1;
+  while (n < heads && (n * size) % kBlock != 0) ++n;
+  return n;
+}
+
+// Rows a unit of `linear` takes: all of them up to this many.
+constexpr int kLinearRows = 256;
+
+struct KernelTable {
+  const char* name;
+  int bf16_act_bytes, int8_act_bytes;  // bytes a K of an activation takes in this unit's form
+  // Each runs one unit; `scratch` is 64-byte aligned, scratch_floats() long, private to the thread.
+  void (*embed)(const EmbedOp&, const Step&, int unit, float* scratch);
+  void (*norm_shift_mix)(const NormShiftMixOp&, const Step&, int unit, float* scratch);
+  void (*linear)(const LinearOp&, int rows, int unit);
+  void (*wkv7)(const Wkv7Op&, const Step&, int unit, float* scratch);
+  void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
+  // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.
+  float (*read_bytes)(const std::uint8_t* data, std::size_t bytes);
+};
+
+const KernelTable& portable_kernels();
+#if defined(WINGBEAT_X86)
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+const KernelTable& avx512_bf16_kernels();
+#endif
+
+}  // namespace wingbeat

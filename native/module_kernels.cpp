@@ -1,0 +1,194 @@
+// Python's door to the program runner: wingbeat._kernels.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <stdexcept>
+
+#include "cpu_levels.hpp"
+#include "packing.hpp"
+#include "program.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace wingbeat {
+namespace {
+
+using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using F32Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bf16Matrix = nb::ndarray<const std::uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Pool = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+Format format_of(const std::string& name) {
+  if (name == "float32") return Format::kFloat32;
+  if (name == "bfloat16") return Format::kBfloat16;
+  if (name == "int8") return Format::kInt8;
+  throw std::invalid_argument("unknown format '" + name + "'");
+}
+
+Activation activation_of(const std::string& name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "tanh") return Activation::kTanh;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  if (name == "relu2") return Activation::kRelu2;
+  if (name == "decay7") return Activation::kDecay7;
+  throw std::invalid_argument("unknown activation '" + name + "'");
+}
+
+Rows rows_of(const std::string& name) {
+  if (name == "tokens") return Rows::kTokens;
+  if (name == "logits") return Rows::kLogits;
+  if (name == "sequences") return Rows::kSequences;
+  throw std::invalid_argument("unknown kind of rows '" + name + "'");
+}
+
+template <class Array>
+Matrix matrix_of(const Array& a) {
+  Matrix m{nullptr, nullptr, (int)a.shape(0), (int)a.shape(1)};
+  if constexpr (std::is_same_v<Array, F32Matrix>) m.f32 = a.data();
+  else m.bf16 = a.data();
+  return m;
+}
+
+template <class Array>
+int add_matrix(Program& p, const Array& a, const std::string& format) {
+  Matrix m = matrix_of(a);
+  nb::gil_scoped_release release;
+  return p.add_weight(pack_matrix(m, format_of(format), p.pool().threads()));
+}
+
+template <class Array>
+int add_table(Program& p, const Array& a, const std::string& format) {
+  Matrix m = matrix_of(a);
+  nb::gil_scoped_release release;
+  return p.add_weight(pack_table(m, format_of(format)));
+}
+
+// One op of a stage as Python describes it: buffers and weights by id (-1 for none).
+OpBody op_of(const Program& p, const nb::dict& op) {
+  auto name = nb::cast<std::string>(op["name"]);
+  auto reads = nb::cast<std::vector<int>>(op["reads"]), writes = nb::cast<std::vector<int>>(op["writes"]);
+  auto weights = nb::cast<std::vector<int>>(op["weights"]);
+  auto in = [&](std::size_t i) { return i < reads.size() ? p.buffer(reads[i]) : nullptr; };
+  auto out = [&](std::size_t i) { return p.buffer(writes.at(i)); };
+  auto vec = [&](std::size_t i) { return i < weights.size() ? p.weight(weights[i]).data.as<const float>() : nullptr; };
+  auto constant = [&](const char* key) { return nb::cast<float>(op[key]); };
+  auto offset = [&] { return nb::cast<std::size_t>(op["state_offset"]); };
+  if (name == "embed") {
+    const Weight& w = p.weight(weights.at(0));
+    return EmbedOp{out(0), w.table_format, w.data.as<const void>(), w.stride};
+  }
+  if (name == "norm_shift_mix") {
+    NormShiftMixOp o{in(0), out(0), {}, (int)writes.size() - 1, vec(0), vec(1), vec(2), constant("eps"), offset()};
+    if (o.mixes > 8) throw std::invalid_argument("norm_shift_mix takes at most 8 mixes");
+    for (int c = 0; c < o.mixes; ++c) o.outs[c] = out((std::size_t)c + 1);
+    return o;
+  }
+  if (name == "commit_shift") return CommitShiftOp{in(0), offset()};
+  if (name == "linear")
+    return LinearOp{in(0), out(0), &p.weight(weights.at(0)).packed, vec(1), activation_of(nb::cast<std::string>(op["activation"])),
+                    nb::cast<int>(op["add"]) != 0, nb::cast<bool>(op["wanted"])};
+  if (name == "wkv7")
+    return Wkv7Op{in(0), in(1), in(2), in(3), in(4), in(5), in(6), in(7), out(0), vec(0), vec(1), vec(2), vec(3), vec(4),
+                  nb::cast<int>(op["heads"]), nb::cast<int>(op["size"]), constant("eps"), offset()};
+  if (name == "gather_norm") return GatherNormOp{in(0), out(0), vec(0), vec(1), constant("eps")};
+  throw std::invalid_argument("the native kernels have no op '" + name + "'");
+}
+
+nb::ndarray<nb::numpy, float> run(nb::handle self, const Ints& tokens, const Ints& slots, const Ints& starts,
+                                  const Ints& wanted, const Pool& pool) {
+  Program& p = *nb::inst_ptr<Program>(self);
+  if (starts.shape(0) != slots.shape(0) + 1) throw std::invalid_argument("seq_starts must be one longer than slots");
+  Step step{};
+  step.rows = (int)tokens.shape(0);
+  step.sequences = (int)slots.shape(0);
+  step.wanted = (int)wanted.shape(0);
+  step.tokens = tokens.data();
+  step.slots = slots.data();
+  step.seq_starts = starts.data();
+  step.logit_rows = wanted.data();
+  step.pool = pool.data();
+  const Buffer* logits;
+  {
+    nb::gil_scoped_release release;
+    logits = &p.run(step, pool.shape(0), pool.shape(1));
+  }
+  std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)logits->width};
+  std::int64_t strides[2] = {(std::int64_t)logits->f32_stride, 1};
+  return nb::ndarray<nb::numpy, float>(logits->f32, 2, shape, self, strides);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Bytes a second that all threads together read from memory, as a decode step reads weights.
+double probe_read(const std::string& level, int threads, std::size_t bytes) {
+  const KernelTable& kernels = kernels_by_name(level);
+  std::size_t piece = std::size_t{1} << 18;
+  int units = (int)(bytes / piece);
+  if (units < 1) throw std::invalid_argument("probe_read needs at least 256 KiB");
+  ThreadPool pool(threads);
+  Memory memory((std::size_t)units * piece);
+  std::vector<float> sink((std::size_t)pool.threads() * 16);
+  auto pass = [&] {
+    pool.run({units}, [&](int, int unit, int thread) {
+      sink[(std::size_t)thread * 16] += kernels.read_bytes(memory.as<std::uint8_t>() + (std::size_t)unit * piece, piece);
+    });
+  };
+  pass();
+  auto start = std::chrono::steady_clock::now();
+  pass();
+  return (double)units * (double)piece / seconds_since(start);
+}
+
+}  // namespace
+}  // namespace wingbeat
+
+NB_MODULE(_kernels, m) {
+  using namespace wingbeat;
+  m.doc() = "Runs recorded programs with native kernels.";
+  nb::class_<Program>(m, "Program")
+      .def("__init__",
+           [](Program* self, const std::string& level, int threads, int vocab_size, std::size_t slot_floats) {
+             new (self) Program(kernels_by_name(level), threads, vocab_size, slot_floats);
+           },
+           "level"_a, "threads"_a, "vocab_size"_a, "slot_floats"_a)
+      .def_prop_ro("level", [](const Program& p) { return p.kernels().name; })
+      .def_prop_ro("threads", [](Program& p) { return p.pool().threads(); })
+      .def("add_buffer",
+           [](Program& p, int width, const std::string& rows, const std::vector<std::string>& formats) {
+             BufferSpec spec{width, rows_of(rows), false, false, false};
+             for (const std::string& f : formats) {
+               Format format = format_of(f);
+               (format == Format::kFloat32 ? spec.f32 : format == Format::kBfloat16 ? spec.bf16 : spec.int8) = true;
+             }
+             return p.add_buffer(spec);
+           },
+           "width"_a, "rows"_a, "formats"_a)
+      .def("add_matrix", add_matrix<F32Matrix>, "array"_a, "format"_a)
+      .def("add_matrix", add_matrix<Bf16Matrix>, "array"_a, "format"_a)
+      .def("add_table", add_table<F32Matrix>, "array"_a, "format"_a)
+      .def("add_table", add_table<Bf16Matrix>, "array"_a, "format"_a)
+      .def("add_vectors", [](Program& p, const F32Matrix& a) { return p.add_weight(pack_vectors(matrix_of(a))); }, "array"_a)
+      .def("add_stage",
+           [](Program& p, const nb::list& ops) {
+             std::vector<OpBody> stage;
+             for (nb::handle op : ops) stage.push_back(op_of(p, nb::cast<nb::dict>(op)));
+             p.add_stage(std::move(stage));
+           },
+           "ops"_a)
+      .def("set_logits", &Program::set_logits, "buffer"_a)
+      .def_prop_ro("weight_bytes", &Program::weight_bytes);
+  // A method that returns a view of the object itself needs the Python handle.
+  m.def("run", run, "program"_a, "tokens"_a, "slots"_a, "seq_starts"_a, "logit_rows"_a, "pool"_a);
+  m.def("levels", [] {
+    std::vector<std::string> names;
+    for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);
+    return names;
+  });
+  m.def("probe_read", probe_read, "level"_a, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
+}

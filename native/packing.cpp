@@ -1,0 +1,122 @@
+#include "packing.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace wingbeat {
+namespace {
+
+std::uint32_t bits_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+std::uint16_t nearest_bf16(float x) {
+  std::uint32_t bits = bits_of(x);
+  if (std::isnan(x)) return (std::uint16_t)((bits >> 16) | 0x40u);
+  return (std::uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+std::uint16_t bf16_not_below(float x) { return (std::uint16_t)((bits_of(x) + 0xffffu) >> 16); }
+
+float from_bf16(std::uint16_t half) {
+  std::uint32_t bits = (std::uint32_t)half << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+void pack_float_panel(const Matrix& m, std::size_t first, std::uint8_t* panel) {
+  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
+  float* out = (float*)panel;
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t k = 0; k < (std::size_t)m.columns; ++k) out[k * kLanes + r] = m.at(first + r, k);
+}
+
+void pack_bf16_panel(const Matrix& m, std::size_t first, std::uint8_t* panel) {
+  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
+  std::uint16_t* out = (std::uint16_t*)panel;
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t k = 0; k < (std::size_t)m.columns; ++k) {
+      std::size_t source = (first + r) * (std::size_t)m.columns + k;
+      out[k / 2 * 2 * kLanes + 2 * r + k % 2] = m.bf16 ? m.bf16[source] : nearest_bf16(m.f32[source]);
+    }
+}
+
+void pack_int8_block(const Matrix& m, std::size_t row, std::size_t begin, std::uint8_t* group, std::size_t lane,
+                     std::uint16_t* scale_out) {
+  std::size_t end = std::min<std::size_t>(begin + kBlock, (std::size_t)m.columns);
+  float top = 0.0f;
+  for (std::size_t k = begin; k < end; ++k) top = std::max(top, std::fabs(m.at(row, k)));
+  std::uint16_t half = bf16_not_below(top * (1.0f / 127.0f));
+  float scale = from_bf16(half), inverse = scale > 1e-35f ? 1.0f / scale : 0.0f;
+  for (std::size_t k = begin; k < end; ++k) {
+    float q = std::nearbyint(m.at(row, k) * inverse);
+    std::size_t i = k - begin;
+    group[i / 4 * kGroupBytes + lane * 4 + i % 4] = (std::uint8_t)(128 + (int)std::clamp(q, -127.0f, 127.0f));
+  }
+  *scale_out = half;
+}
+
+void pack_int8_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, std::uint16_t* scales, std::size_t k_padded) {
+  std::memset(panel, 128, k_padded * kLanes);  // the zero of a biased byte
+  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
+  for (std::size_t block = 0; block < k_padded / kBlock; ++block)
+    for (std::size_t r = 0; r < rows; ++r)
+      pack_int8_block(m, first + r, block * kBlock, panel + block * kBlock * kLanes, r, scales + block * kLanes + r);
+}
+
+void parallel(std::size_t count, int threads, const std::function<void(std::size_t)>& work) {
+  if (threads <= 1 || count < 8) {
+    for (std::size_t i = 0; i < count; ++i) work(i);
+    return;
+  }
+  std::vector<std::thread> workers;
+  for (int t = 0; t < threads; ++t)
+    workers.emplace_back([&, t] {
+      for (std::size_t i = (std::size_t)t; i < count; i += (std::size_t)threads) work(i);
+    });
+  for (auto& w : workers) w.join();
+}
+
+}  // namespace
+
+Weight pack_matrix(const Matrix& m, Format format, int threads) {
+  Weight w;
+  std::size_t k_padded = (std::size_t)round_up(m.columns, kBlock);
+  std::size_t value_bytes = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1;
+  std::size_t panels = (std::size_t)round_up(m.rows, kBlock) / kLanes, panel_bytes = k_padded * kLanes * value_bytes;
+  w.data = Memory(panels * panel_bytes);
+  std::size_t blocks = k_padded / kBlock;
+  if (format == Format::kInt8) w.scales = Memory(panels * blocks * kLanes * sizeof(std::uint16_t));
+  parallel((std::size_t)ceil_div(m.rows, kLanes), threads, [&](std::size_t p) {
+    std::uint8_t* panel = w.data.as<std::uint8_t>() + p * panel_bytes;
+    if (format == Format::kFloat32) pack_float_panel(m, p * kLanes, panel);
+    else if (format == Format::kBfloat16) pack_bf16_panel(m, p * kLanes, panel);
+    else pack_int8_panel(m, p * kLanes, panel, w.scales.as<std::uint16_t>() + p * blocks * kLanes, k_padded);
+  });
+  w.packed = {format, m.rows, m.columns, (int)k_padded, w.data.as<std::uint8_t>(), panel_bytes, w.scales.as<std::uint16_t>()};
+  return w;
+}
+
+Weight pack_table(const Matrix& m, Format format) {
+  Weight w;
+  w.table_format = format;
+  w.stride = (std::size_t)round_up(m.columns, kBlock);
+  w.data = Memory((std::size_t)m.rows * w.stride * (format == Format::kFloat32 ? 4 : 2));
+  for (std::size_t r = 0; r < (std::size_t)m.rows; ++r)
+    for (std::size_t c = 0; c < (std::size_t)m.columns; ++c) {
+      if (format == Format::kFloat32) w.data.as<float>()[r * w.stride + c] = m.at(r, c);
+      else w.data.as<std::uint16_t>()[r * w.stride + c] = nearest_bf16(m.at(r, c));
+    }
+  return w;
+}
+
+Weight pack_vectors(const Matrix& m) { return pack_table(m, Format::kFloat32); }
+
+}  // namespace wingbeat

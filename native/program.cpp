@@ -1,0 +1,175 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace wingbeat {
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+
+// Units of `commit_shift` are whole copies; a few sequences share one.
+constexpr int kCommitSequences = 16;
+
+std::size_t scratch_floats(const OpBody& op) {
+  return std::visit(Overloaded{
+                        [](const EmbedOp& o) { return (std::size_t)o.out->padded; },
+                        [](const NormShiftMixOp& o) { return 2 * (std::size_t)o.x->padded; },
+                        [](const GatherNormOp& o) { return (std::size_t)o.x->padded; },
+                        [](const Wkv7Op& o) {
+                          int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
+                          return (std::size_t)(columns + 14 * round_up(o.size, kLanes));
+                        },
+                        [](const auto&) { return std::size_t{0}; },
+                    },
+                    op);
+}
+
+void commit_shift(const CommitShiftOp& op, const Step& step, int unit) {
+  int end = std::min(step.sequences, (unit + 1) * kCommitSequences);
+  for (int b = unit * kCommitSequences; b < end; ++b)
+    std::memcpy(step.slot(b) + op.state_offset, op.last->f32 + (std::size_t)b * op.last->f32_stride,
+                sizeof(float) * (std::size_t)op.last->width);
+}
+
+}  // namespace
+
+Program::Program(const KernelTable& kernels, int threads, int vocab_size, std::size_t slot_floats)
+    : kernels_(kernels), pool_(threads), vocab_size_(vocab_size), slot_floats_(slot_floats) {}
+
+int Program::add_buffer(BufferSpec spec) {
+  Buffer b{};
+  b.width = spec.width;
+  b.padded = round_up(spec.width, kBlock);
+  buffers_.push_back(b);
+  specs_.push_back(spec);
+  storage_.emplace_back();
+  return (int)buffers_.size() - 1;
+}
+
+int Program::add_weight(Weight weight) {
+  weights_.push_back(std::move(weight));
+  return (int)weights_.size() - 1;
+}
+
+void Program::add_stage(std::vector<OpBody> ops) {
+  for (const OpBody& op : ops) scratch_floats_ = std::max(scratch_floats_, scratch_floats(op));
+  op_units_.emplace_back(ops.size());
+  stages_.push_back(std::move(ops));
+  stage_units_.push_back(0);
+}
+
+void Program::check(const Step& step, std::size_t pool_slots) {
+  auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
+  if (step.sequences < 1 || step.seq_starts[0] != 0 || step.seq_starts[step.sequences] != step.rows)
+    fail("seq_starts must rise from 0 to the number of rows, one range for each slot");
+  for (int b = 0; b < step.sequences; ++b)
+    if (step.seq_starts[b + 1] <= step.seq_starts[b])
+      fail("seq_starts must rise from 0 to the number of rows, one range for each slot");
+  for (int i = 0; i < step.rows; ++i)
+    if (step.tokens[i] < 0 || step.tokens[i] >= vocab_size_)
+      fail("token id " + std::to_string(step.tokens[i]) + " is outside the model's vocabulary of " + std::to_string(vocab_size_));
+  slot_seen_.assign(pool_slots, 0);
+  for (int b = 0; b < step.sequences; ++b) {
+    if (step.slots[b] < 0 || (std::size_t)step.slots[b] >= pool_slots)
+      fail("a slot is outside the pool of " + std::to_string(pool_slots));
+    if (slot_seen_[(std::size_t)step.slots[b]]++) fail("a slot occurs twice in one step");
+  }
+  for (int i = 0; i < step.wanted; ++i)
+    if (step.logit_rows[i] < (i ? step.logit_rows[i - 1] + 1 : 0) || step.logit_rows[i] >= step.rows)
+      fail("logit_rows must be rising row indices of this step");
+}
+
+// Grows the buffers to the step's rows. Contents do not outlive a step, so growing may drop them.
+void Program::reserve(const Step& step) {
+  int wanted[3] = {step.rows, step.wanted, step.sequences};
+  for (int kind = 0; kind < 3; ++kind) {
+    if (wanted[kind] <= capacity_[kind]) continue;
+    std::size_t rows = (std::size_t)std::max(wanted[kind], std::min(2 * capacity_[kind], 64));
+    capacity_[kind] = (int)rows;
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      const BufferSpec& spec = specs_[i];
+      if ((int)spec.rows != kind) continue;
+      Buffer& b = buffers_[i];
+      std::size_t padded = (std::size_t)b.padded, blocks = padded / kBlock;
+      // One more cache line a row: rows of a tile must not share a cache set.
+      b.f32_stride = padded + 16;
+      b.bf16_stride = padded * (std::size_t)kernels_.bf16_act_bytes + 64;
+      b.int8_stride = padded * (std::size_t)kernels_.int8_act_bytes + 64;
+      std::size_t f32 = spec.f32 ? rows * b.f32_stride * sizeof(float) : 0;
+      std::size_t bf16 = spec.bf16 ? rows * b.bf16_stride : 0, int8 = spec.int8 ? rows * b.int8_stride : 0;
+      std::size_t side = spec.int8 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
+      storage_[i] = Memory();
+      storage_[i] = Memory(f32 + bf16 + int8 + 2 * side);
+      std::uint8_t* p = storage_[i].as<std::uint8_t>();
+      b.f32 = spec.f32 ? (float*)p : nullptr;
+      b.bf16 = spec.bf16 ? p + f32 : nullptr;
+      b.int8 = spec.int8 ? p + f32 + bf16 : nullptr;
+      b.scales = (float*)(p + f32 + bf16 + int8);
+      b.offsets = (std::int32_t*)(p + f32 + bf16 + int8 + side);
+    }
+  }
+  if (scratch_.empty())
+    for (int i = 0; i < pool_.threads(); ++i) scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
+}
+
+int Program::units(const OpBody& op, const Step& step) const {
+  return std::visit(Overloaded{
+                        [&](const EmbedOp&) { return ceil_div(step.rows, kRowsPerUnit); },
+                        [&](const NormShiftMixOp&) { return ceil_div(step.rows, kRowsPerUnit); },
+                        [&](const CommitShiftOp&) { return ceil_div(step.sequences, kCommitSequences); },
+                        [&](const LinearOp& o) {
+                          return ceil_div(o.wanted ? step.wanted : step.rows, kLinearRows) * ceil_div(o.weight->out, kBlock);
+                        },
+                        [&](const Wkv7Op& o) { return step.sequences * ceil_div(o.heads, heads_per_unit(o.heads, o.size)); },
+                        [&](const GatherNormOp&) { return ceil_div(step.wanted, kRowsPerUnit); },
+                    },
+                    op);
+}
+
+void Program::run_unit(int stage, int unit, int thread) {
+  const std::vector<int>& counts = op_units_[(std::size_t)stage];
+  std::size_t i = 0;
+  while (unit >= counts[i]) unit -= counts[i++];
+  float* scratch = scratch_[(std::size_t)thread].as<float>();
+  std::visit(Overloaded{
+                 [&](const EmbedOp& o) { kernels_.embed(o, step_, unit, scratch); },
+                 [&](const NormShiftMixOp& o) { kernels_.norm_shift_mix(o, step_, unit, scratch); },
+                 [&](const CommitShiftOp& o) { commit_shift(o, step_, unit); },
+                 [&](const LinearOp& o) { kernels_.linear(o, o.wanted ? step_.wanted : step_.rows, unit); },
+                 [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
+                 [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
+             },
+             stages_[(std::size_t)stage][i]);
+}
+
+std::size_t Program::weight_bytes() const {
+  std::size_t total = 0;
+  for (const Weight& w : weights_) total += w.packed.data ? w.data.bytes() + w.scales.bytes() : 0;
+  return total;
+}
+
+const Buffer& Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats) {
+  if (slot_floats != slot_floats_) throw std::invalid_argument("the pool's slots have another size than this model's state");
+  check(step, pool_slots);
+  reserve(step);
+  row_sequence_.resize((std::size_t)step.rows);
+  for (int b = 0; b < step.sequences; ++b)
+    std::fill(row_sequence_.begin() + step.seq_starts[b], row_sequence_.begin() + step.seq_starts[b + 1], b);
+  step.row_sequence = row_sequence_.data();
+  step.slot_floats = slot_floats_;
+  step_ = step;
+  for (std::size_t s = 0; s < stages_.size(); ++s) {
+    stage_units_[s] = 0;
+    for (std::size_t i = 0; i < stages_[s].size(); ++i)
+      stage_units_[s] += op_units_[s][i] = units(stages_[s][i], step_);
+  }
+  pool_.run(stage_units_, [this](int stage, int unit, int thread) { run_unit(stage, unit, thread); });
+  return *buffer(logits_);
+}
+
+}  // namespace wingbeat

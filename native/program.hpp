@@ -1,0 +1,83 @@
+// A program bound to weights: buffers, packed weights and ops in stages, run in one call a step.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "thread_pool.hpp"
+
+namespace wingbeat {
+
+enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
+
+struct BufferSpec {
+  int width;
+  Rows rows;
+  bool f32, bf16, int8;  // the forms its readers want
+};
+
+// A weight as it is looked up or multiplied: a packed matrix, a table of rows, or float32 vectors (rows padded to 64).
+struct Weight {
+  PackedWeight packed{};
+  Format table_format = Format::kFloat32;
+  std::size_t stride = 0;
+  Memory data, scales;
+};
+
+using OpBody = std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv7Op, GatherNormOp>;
+
+class Program {
+ public:
+  Program(const KernelTable& kernels, int threads, int vocab_size, std::size_t slot_floats);
+
+  int add_buffer(BufferSpec spec);
+  int add_weight(Weight weight);
+  void add_stage(std::vector<OpBody> ops);
+  void set_logits(int buffer) { logits_ = buffer; }
+
+  const Buffer* buffer(int id) const { return id < 0 ? nullptr : &buffers_.at((std::size_t)id); }
+  const Weight& weight(int id) const { return weights_.at((std::size_t)id); }
+  const KernelTable& kernels() const { return kernels_; }
+  ThreadPool& pool() { return pool_; }
+
+  // Checks the step (throws std::invalid_argument before anything is written) and runs it. The logits buffer holds
+  // [wanted, vocabulary] until the next run.
+  const Buffer& run(Step step, std::size_t pool_slots, std::size_t slot_floats);
+
+  // Bytes of all weights but the tables, which a step reads a row of: what a decode step must read.
+  std::size_t weight_bytes() const;
+
+ private:
+  void check(const Step& step, std::size_t pool_slots);
+  void reserve(const Step& step);
+  int units(const OpBody& op, const Step& step) const;
+  void run_unit(int stage, int unit, int thread);
+
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  int vocab_size_;
+  std::size_t slot_floats_;
+  std::vector<BufferSpec> specs_;
+  std::deque<Buffer> buffers_;  // ops keep pointers into it
+  std::vector<Memory> storage_;
+  std::deque<Weight> weights_;
+  std::vector<std::vector<OpBody>> stages_;
+  int logits_ = -1;
+  int capacity_[3] = {0, 0, 0};
+  std::vector<Memory> scratch_;
+  std::size_t scratch_floats_ = 0;
+  // of the step that runs
+  Step step_{};
+  std::vector<std::int32_t> row_sequence_;
+  std::vector<int> stage_units_;
+  std::vector<std::vector<int>> op_units_;
+  std::vector<std::uint8_t> slot_seen_;
+};
+
+}  // namespace wingbeat

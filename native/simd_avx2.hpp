@@ -1,0 +1,97 @@
+// Sixteen lanes as two AVX2 registers (with FMA).
+// Included inside the namespace of one instruction-set unit; see kernels.inl.hpp.
+
+struct F16 { __m256 lo, hi; };
+struct I16 { __m256i lo, hi; };
+
+inline F16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F16 v) { _mm256_storeu_ps(p, v.lo); _mm256_storeu_ps(p + 8, v.hi); }
+inline F16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline I16 set1i(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline F16 fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+inline F16 add(F16 a, F16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline F16 sub(F16 a, F16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline F16 mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F16 div(F16 a, F16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline F16 max(F16 a, F16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline F16 min(F16 a, F16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline F16 abs(F16 a) {
+  __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+inline F16 to_float(I16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
+
+inline F16 round(F16 x) {
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.lo, nearest), _mm256_round_ps(x.hi, nearest)};
+}
+inline I16 to_int(F16 x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
+inline __m256 scale_by_power(__m256 x, __m256 n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+inline F16 scale_by_power(F16 x, F16 n) { return {scale_by_power(x.lo, n.lo), scale_by_power(x.hi, n.hi)}; }
+
+inline __m256 widen_bf16(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
+inline F16 load_bf16(const std::uint16_t* p) {
+  const __m128i* q = (const __m128i*)p;
+  return {widen_bf16(_mm_loadu_si128(q)), widen_bf16(_mm_loadu_si128(q + 1))};
+}
+
+inline __m256 round_to_bf16(__m256 v) {
+  __m256i bits = _mm256_castps_si256(v);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+// bfloat16 activations stay float32 (rounded): a pair costs two broadcasts instead of two shifts a row.
+// Even and odd K are two phases, so that twelve accumulators, two weights and a broadcast fit the registers.
+struct Bf16Format {
+  static constexpr int group = 2, phases = 2;
+  static constexpr int act_bytes = 4;
+  typedef F16 Weight;
+  static Weight weight(const std::uint8_t* p, int phase) {
+    __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
+    if (phase == 0) return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+    __m256i odd = _mm256_set1_epi32((int)0xffff0000);
+    return {_mm256_castsi256_ps(_mm256_and_si256(lo, odd)), _mm256_castsi256_ps(_mm256_and_si256(hi, odd))};
+  }
+  static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
+    __m256 a = _mm256_broadcast_ss((const float*)act + phase);
+    return {_mm256_fmadd_ps(a, w.lo, acc.lo), _mm256_fmadd_ps(a, w.hi, acc.hi)};
+  }
+  static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, {round_to_bf16(v.lo), round_to_bf16(v.hi)}); }
+};
+
+// Four K of an int8 activation are kept as the int16 pairs (0, 2) and (1, 3): the even and odd bytes of a weight
+// group, widened by a mask and a shift, meet them in one multiply-add each.
+struct Int8Format {
+  static constexpr int phases = 2;
+  static constexpr int act_bytes = 2;
+  typedef I16 Weight;
+  static Weight weight(const std::uint8_t* p, int phase) {
+    __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
+    if (phase) return {_mm256_srli_epi16(lo, 8), _mm256_srli_epi16(hi, 8)};
+    __m256i even = _mm256_set1_epi16(0x00ff);
+    return {_mm256_and_si256(lo, even), _mm256_and_si256(hi, even)};
+  }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
+    __m256i a = _mm256_set1_epi32(((const std::int32_t*)act)[phase]);
+    return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
+  }
+  static void store_act(std::uint8_t* dst, I16 v) {
+    alignas(32) std::int32_t q[16];
+    _mm256_store_si256((__m256i*)q, v.lo);
+    _mm256_store_si256((__m256i*)q + 1, v.hi);
+    std::int16_t* out = (std::int16_t*)dst;
+    for (int i = 0; i < 16; i += 4) {
+      out[i] = (std::int16_t)q[i], out[i + 1] = (std::int16_t)q[i + 2];
+      out[i + 2] = (std::int16_t)q[i + 1], out[i + 3] = (std::int16_t)q[i + 3];
+    }
+  }
+};
+
+constexpr int kFloatRows = 6, kInt8Rows = 4;
+template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R <= 3 ? 2 : 1; };
+template <int R> struct Int8Panels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
+constexpr int kValueVectors = 2;

@@ -1,0 +1,107 @@
+// Sixteen lanes as one AVX-512 register; BF16 and VNNI instructions where the unit is compiled with them.
+// Included inside the namespace of one instruction-set unit; see kernels.inl.hpp.
+
+typedef __m512 F16;
+typedef __m512i I16;
+
+inline F16 load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F16 v) { _mm512_storeu_ps(p, v); }
+inline F16 set1(float x) { return _mm512_set1_ps(x); }
+inline I16 set1i(std::int32_t x) { return _mm512_set1_epi32(x); }
+inline F16 fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
+inline F16 add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
+inline F16 sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
+inline F16 mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
+inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
+inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
+inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
+inline F16 abs(F16 a) { return _mm512_abs_ps(a); }
+inline F16 to_float(I16 v) { return _mm512_cvtepi32_ps(v); }
+
+inline F16 round(F16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline I16 to_int(F16 x) { return _mm512_cvtps_epi32(x); }
+inline F16 scale_by_power(F16 x, F16 n) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+}
+
+inline F16 load_bf16(const std::uint16_t* p) {
+  __m256i v = _mm256_loadu_si256((const __m256i*)p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+inline __m512i bf16_bits(F16 v) {  // rounded to nearest even, in the upper half of each lane
+  __m512i bits = _mm512_castps_si512(v);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000));
+}
+
+#if defined(__AVX512BF16__)
+struct Bf16Format {
+  static constexpr int group = 2, phases = 1;
+  static constexpr int act_bytes = 2;
+  typedef __m512bh Weight;
+  static Weight weight(const std::uint8_t* p, int) { return (__m512bh)_mm512_load_si512((const void*)p); }
+  static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int) {
+    return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(*(const std::int32_t*)act));
+  }
+  static void store_act(std::uint8_t* dst, F16 v) {
+    __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(v), 16));
+    _mm256_storeu_si256((__m256i*)dst, halves);
+  }
+};
+#else
+struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K as two phases
+  static constexpr int group = 2, phases = 2;
+  static constexpr int act_bytes = 4;
+  typedef F16 Weight;
+  static Weight weight(const std::uint8_t* p, int phase) {
+    __m512i w = _mm512_load_si512((const void*)p);
+    return _mm512_castsi512_ps(phase ? _mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(w, 16));
+  }
+  static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
+    return _mm512_fmadd_ps(_mm512_set1_ps(((const float*)act)[phase]), w, acc);
+  }
+  static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, _mm512_castsi512_ps(bf16_bits(v))); }
+};
+#endif
+
+#if defined(__AVX512VNNI__)
+struct Int8Format {
+  static constexpr int phases = 1;
+  static constexpr int act_bytes = 1;
+  typedef I16 Weight;
+  static Weight weight(const std::uint8_t* p, int) { return _mm512_load_si512((const void*)p); }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(*(const std::int32_t*)act));
+  }
+  static void store_act(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
+};
+#else
+struct Int8Format {  // as in simd_avx2.hpp: int16 pairs (0, 2) and (1, 3)
+  static constexpr int phases = 2;
+  static constexpr int act_bytes = 2;
+  typedef I16 Weight;
+  static Weight weight(const std::uint8_t* p, int phase) {
+    __m512i w = _mm512_load_si512((const void*)p);
+    return phase ? _mm512_srli_epi16(w, 8) : _mm512_and_si512(w, _mm512_set1_epi16(0x00ff));
+  }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_set1_epi32(((const std::int32_t*)act)[phase]), w));
+  }
+  static void store_act(std::uint8_t* dst, I16 v) {
+    alignas(64) std::int32_t q[16];
+    _mm512_store_si512((void*)q, v);
+    std::int16_t* out = (std::int16_t*)dst;
+    for (int i = 0; i < 16; i += 4) {
+      out[i] = (std::int16_t)q[i], out[i + 1] = (std::int16_t)q[i + 2];
+      out[i + 2] = (std::int16_t)q[i + 1], out[i + 3] = (std::int16_t)q[i + 3];
+    }
+  }
+};
+#endif
+
+constexpr int kFloatRows = 12, kInt8Rows = 8;
+template <int R> struct FloatPanels { static constexpr int value = R <= 6 ? 4 : 2; };
+template <int R> struct Int8Panels { static constexpr int value = R <= 4 ? 4 : 2; };
+constexpr int kValueVectors = 4;

@@ -1,0 +1,78 @@
+// Sixteen lanes in plain C++ (GCC/Clang vector types): compiles for any machine.
+// Included inside the namespace of one instruction-set unit; see kernels.inl.hpp.
+
+typedef float F16 __attribute__((vector_size(64)));
+typedef std::int32_t I16 __attribute__((vector_size(64)));
+typedef std::uint32_t U16 __attribute__((vector_size(64)));
+
+inline F16 load(const float* p) { F16 v; __builtin_memcpy(&v, p, 64); return v; }
+inline void store(float* p, F16 v) { __builtin_memcpy(p, &v, 64); }
+inline F16 set1(float x) { return F16{} + x; }
+inline I16 set1i(std::int32_t x) { return I16{} + x; }
+inline F16 fma(F16 a, F16 b, F16 c) { return a * b + c; }
+inline F16 add(F16 a, F16 b) { return a + b; }
+inline F16 sub(F16 a, F16 b) { return a - b; }
+inline F16 mul(F16 a, F16 b) { return a * b; }
+inline F16 div(F16 a, F16 b) { return a / b; }
+inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
+inline F16 min(F16 a, F16 b) { return a < b ? a : b; }
+inline F16 abs(F16 a) { return (F16)((U16)a & 0x7fffffffu); }
+inline F16 to_float(I16 v) { return __builtin_convertvector(v, F16); }
+
+// Rounds to the nearest integer, ties to even; |x| < 2^22.
+inline F16 round(F16 x) { return (x + 12582912.0f) - 12582912.0f; }
+inline I16 to_int(F16 x) { return __builtin_convertvector(round(x), I16); }
+// x * 2^n for whole n with a normal result.
+inline F16 scale_by_power(F16 x, F16 n) { return (F16)((I16)x + (__builtin_convertvector(n, I16) << 23)); }
+
+inline F16 load_bf16(const std::uint16_t* p) {
+  U16 v;
+  for (int i = 0; i < 16; ++i) v[i] = (std::uint32_t)p[i] << 16;
+  return (F16)v;
+}
+
+inline F16 round_to_bf16(F16 v) {
+  U16 bits = (U16)v;
+  return (F16)((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+}
+
+// bfloat16 activations stay float32 (rounded): a pair costs two broadcasts instead of two shifts a row.
+struct Bf16Format {
+  static constexpr int group = 2, phases = 2;
+  static constexpr int act_bytes = 4;
+  typedef F16 Weight;
+  static Weight weight(const std::uint8_t* p, int phase) {
+    U16 w;
+    __builtin_memcpy(&w, p, 64);
+    return (F16)(phase ? w & 0xffff0000u : w << 16);
+  }
+  static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
+    return fma(set1(((const float*)act)[phase]), w, acc);
+  }
+  static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, round_to_bf16(v)); }
+};
+
+// int8 activations stay bytes, in K order; weights are bytes plus 128.
+struct Int8Format {
+  static constexpr int phases = 1;
+  static constexpr int act_bytes = 1;
+  struct Weight { const std::uint8_t* p; };
+  static Weight weight(const std::uint8_t* p, int) { return {p}; }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
+    const std::int8_t* a = (const std::int8_t*)act;
+    for (int i = 0; i < 16; ++i) {
+      const std::uint8_t* q = w.p + 4 * i;
+      acc[i] += a[0] * q[0] + a[1] * q[1] + a[2] * q[2] + a[3] * q[3];
+    }
+    return acc;
+  }
+  static void store_act(std::uint8_t* dst, I16 v) {
+    for (int i = 0; i < 16; ++i) dst[i] = (std::uint8_t)(std::int8_t)v[i];
+  }
+};
+
+// Rows and panels of a register tile.
+constexpr int kFloatRows = 4, kInt8Rows = 4;
+template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 2 : 1; };
+template <int R> struct Int8Panels { static constexpr int value = 1; };
+constexpr int kValueVectors = 2;  // vectors of value rows that wkv keeps in registers

@@ -1,0 +1,106 @@
+#include "thread_pool.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace wingbeat {
+namespace {
+
+// About 20 us: longer than the gap between two steps of a small model's inner loop, far shorter than a time slice.
+constexpr int kSpins = 2000;
+
+inline void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
+  for (int i = 0; i <= threads_; ++i) runs_.push_back(std::make_unique<Run>());
+  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (auto& w : workers_) w.join();
+}
+
+ThreadPool::Run& ThreadPool::free_run(std::size_t stages) {
+  for (;;) {
+    for (auto& run : runs_) {
+      if (run->inside.load() != 0) continue;
+      if (run->stages.size() < stages) run->stages = std::vector<Stage>(stages);
+      return *run;
+    }
+    relax();
+  }
+}
+
+void ThreadPool::run(const std::vector<int>& units, const Work& work) {
+  if (threads_ == 1) {
+    for (std::size_t s = 0; s < units.size(); ++s)
+      for (int u = 0; u < units[s]; ++u) work((int)s, u, 0);
+    return;
+  }
+  Run& run = free_run(units.size());
+  for (std::size_t s = 0; s < run.stages.size(); ++s) {
+    Stage& stage = run.stages[s];
+    stage.next.store(0, std::memory_order_relaxed);
+    stage.done.store(0, std::memory_order_relaxed);
+    stage.units = s < units.size() ? units[s] : 0;
+  }
+  run.work = &work;
+  run.open.store(true);
+  current_.store(&run);
+  epoch_.fetch_add(1);
+  if (sleepers_.load() > 0) epoch_.notify_all();
+  take_part(run, 0);
+  run.open.store(false);
+}
+
+void ThreadPool::take_part(Run& run, int thread) {
+  for (std::size_t s = 0; s < run.stages.size(); ++s) {
+    Stage& stage = run.stages[s];
+    int units = stage.units, mine = 0;
+    for (int u; (u = stage.next.fetch_add(1, std::memory_order_relaxed)) < units; ++mine) (*run.work)((int)s, u, thread);
+    int done = stage.done.fetch_add(mine, std::memory_order_acq_rel) + mine;
+    if (mine && done == units) stage.done.notify_all();
+    for (int spins = 0; done < units; ++spins) {
+      if (spins < kSpins) relax();
+      else stage.done.wait(done, std::memory_order_acquire);
+      done = stage.done.load(std::memory_order_acquire);
+    }
+  }
+}
+
+void ThreadPool::worker(int thread) {
+  std::uint32_t seen = 0;
+  for (;;) {
+    for (int spins = 0; epoch_.load(std::memory_order_acquire) == seen; ++spins) {
+      if (spins < kSpins) {
+        relax();
+        continue;
+      }
+      sleepers_.fetch_add(1);
+      epoch_.wait(seen);
+      sleepers_.fetch_sub(1);
+    }
+    seen = epoch_.load();
+    if (stop_.load()) return;
+    Run* run = current_.load();
+    if (!run) continue;
+    // Enter first, then look: the record cannot be reset while `inside` is not zero.
+    run->inside.fetch_add(1);
+    if (run->open.load() && current_.load() == run) take_part(*run, thread);
+    run->inside.fetch_sub(1);
+  }
+}
+
+}  // namespace wingbeat

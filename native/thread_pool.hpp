@@ -1,0 +1,58 @@
+// Threads that share a step's stages. Units are claimed one by one from an atomic counter, so a thread that loses its
+// core to another process delays only the unit it holds. Threads spin briefly between stages, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace wingbeat {
+
+class ThreadPool {
+ public:
+  // Runs a unit: (stage, unit, thread).
+  using Work = std::function<void(int, int, int)>;
+
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Runs all units of stage 0, then of stage 1, ...; returns when the last is done. The caller takes part.
+  // One call at a time.
+  void run(const std::vector<int>& units, const Work& work);
+
+ private:
+  struct alignas(64) Stage {
+    std::atomic<int> next{0};
+    std::atomic<int> done{0};
+    int units = 0;
+  };
+  // One run. A thread that was preempted inside a finished run may still look at its counters, so a run's record is
+  // used again only when nobody is inside; there is one more record than there are threads.
+  struct Run {
+    std::vector<Stage> stages;
+    const Work* work = nullptr;
+    std::atomic<int> inside{0};
+    std::atomic<bool> open{false};
+  };
+
+  void worker(int thread);
+  void take_part(Run& run, int thread);
+  Run& free_run(std::size_t stages);
+
+  int threads_;
+  std::vector<std::unique_ptr<Run>> runs_;
+  std::atomic<Run*> current_{nullptr};
+  std::atomic<std::uint32_t> epoch_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace wingbeat

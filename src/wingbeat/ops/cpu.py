@@ -1,0 +1,136 @@
+"""The native CPU backend: one C++ call a step, on kernels chosen for this machine at load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wingbeat.ops.lowering import Lowered, lower
+from wingbeat.ops.program import Program
+from wingbeat.ops.table import BFLOAT16, FloatArray, StepBatch, Weight, WeightKind, storage_dtype
+
+
+def available() -> bool:
+    """Whether the native kernels were built."""
+    return find_spec("wingbeat._kernels") is not None
+
+
+def levels() -> list[str]:
+    """The kernel levels this machine can run, best first, such as ["avx2", "portable"]."""
+    return _kernels().levels()
+
+
+class CpuExecutable:
+    """A program bound to packed weights.
+
+    ``threads``: None takes ``default_threads()``. ``level``: a kernel level; None takes ``WINGBEAT_KERNELS`` from the
+    environment, else the best. Raises ValueError for a level this machine cannot run.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Iterable[Weight],
+        dtype: str,
+        threads: int | None = None,
+        level: str | None = None,
+    ) -> None:
+        self.layout = program.layout
+        self.vocab_size = program.vocab_size
+        self._native = _kernels()
+        level = level if level is not None else os.environ.get("WINGBEAT_KERNELS", "")
+        self._program = self._native.Program(level, threads or default_threads(), self.vocab_size, self.layout.slot_floats)
+        ids: dict[str, int] = {}
+        formats: dict[str, str] = {}
+        for weight in weights:
+            formats[weight.name] = storage_dtype(weight.kind, dtype)
+            ids[weight.name] = self._add(weight, formats[weight.name])
+        self._add_ops(lower(program, formats), ids)
+
+    @property
+    def level(self) -> str:
+        """The kernel level in use."""
+        return self._program.level
+
+    @property
+    def threads(self) -> int:
+        return self._program.threads
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a decode step must read (all but the embedding table)."""
+        return self._program.weight_bytes
+
+    def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
+        return self._native.run(self._program, *batch, pool)
+
+    def _add(self, weight: Weight, storage: str) -> int:
+        array = _native_array(weight.array)
+        if weight.kind is WeightKind.VECTOR:
+            return self._program.add_vectors(np.atleast_2d(array))
+        add = self._program.add_table if weight.kind is WeightKind.TABLE else self._program.add_matrix
+        return add(array, storage)
+
+    def _add_ops(self, lowered: Lowered, weights: dict[str, int]) -> None:
+        for buffer in lowered.buffers:
+            self._program.add_buffer(buffer.width, buffer.rows, sorted(buffer.formats))
+        for stage in lowered.stages:
+            self._program.add_stage(
+                [
+                    {
+                        "name": op.name,
+                        "reads": op.reads,
+                        "writes": op.writes,
+                        "weights": [weights[name] for name in op.weights],
+                        **op.constants,
+                    }
+                    for op in stage
+                ]
+            )
+        self._program.set_logits(lowered.logits)
+
+
+def _native_array(array: np.ndarray) -> np.ndarray:
+    """What the kernels take: float32, or bfloat16 as its bits (uint16). float16 becomes float32, exactly."""
+    if array.dtype == BFLOAT16:
+        return np.ascontiguousarray(array).view(np.uint16)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def default_threads() -> int:
+    """Physical cores this process may use: its affinity, two hyper-threads counted once, within the cgroup's quota."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {_core_of(cpu) for cpu in cpus}
+    quota = _cgroup_quota()
+    return max(1, min(len(cores), quota) if quota else len(cores))
+
+
+def _core_of(cpu: int) -> str:
+    siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return siblings.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cgroup_quota() -> int | None:
+    """Whole cores of the container's CPU quota (cgroup v2, else v1), None without one."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    return None if quota.strip() in ("max", "-1") else max(1, round(int(quota) / int(period)))
+
+
+def _kernels() -> Any:
+    return import_module("wingbeat._kernels")
