@@ -1,1 +1,23 @@
-"""RWKV inference: one engine whose unit of work is a batch of fixed-size states."""
+"""RWKV inference: one engine whose unit of work is a batch of fixed-size states.
+
+``from wingbeat import LLM, SamplingParams`` is the Python API; both are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wingbeat.llm import LLM as LLM
+    from wingbeat.sampling.params import SamplingParams as SamplingParams
+
+_HOMES = {"LLM": "wingbeat.llm", "SamplingParams": "wingbeat.sampling.params"}
+
+__all__ = ["LLM", "SamplingParams"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wingbeat' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,364 @@
+"""The Python API: a model in this process, without a server.
+
+from wingbeat import LLM, SamplingParams
+
+with LLM("model.safetensors") as llm:
+    print(llm.generate("The Eiffel tower is in", SamplingParams(max_tokens=20, temperature=0))[0].text)
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbeat.engine.engine import Engine
+from wingbeat.engine.messages import (
+    EngineConfig,
+    FinishReason,
+    GenerationRequest,
+    Row,
+    RowOutput,
+    TokenLogprob,
+)
+from wingbeat.models import Model, ModelInfo, load_model
+from wingbeat.ops.table import FloatArray, StepBatch
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.text.profile import choose_profile
+from wingbeat.text.templates import Message
+from wingbeat.text.world import WorldTokenizer, tokenizer_for
+
+__all__ = ["LLM", "Chunk", "Completion", "GenerationError", "demo_model_path"]
+
+DEFAULT_MAX_TOKENS = 512
+"""For calls without sampling parameters. ``SamplingParams()`` sets no limit of its own."""
+
+TokenIds = Sequence[int] | NDArray[np.integer]
+Prompt = str | TokenIds
+
+
+class Completion(msgspec.Struct):
+    """One prompt's answer. ``token_ids`` hold every sampled token, the one that ended it included; ``text`` does not.
+
+    ``finish_reason`` is "stop" (``stop_reason`` then holds the stop string or id; None: the end of text), "length" or
+    "error". ``reasoning`` is what a thinking model wrote before its answer, in ``chat`` only.
+    """
+
+    prompt_ids: list[int]
+    text: str = ""
+    token_ids: list[int] = []
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    stop_reason: str | int | None = None
+    error: str | None = None
+    reasoning: str = ""
+
+
+class Chunk(msgspec.Struct):
+    """A piece of a streamed answer; the last one has a ``finish_reason``."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    stop_reason: str | int | None = None
+
+
+class GenerationError(RuntimeError):
+    """The model could not answer. ``completions`` holds what there is, of all prompts of the call."""
+
+    def __init__(self, message: str, completions: list[Completion]) -> None:
+        super().__init__(message)
+        self.completions = completions
+
+
+class LLM:
+    """A model and an engine. May be used from several threads: their requests share the engine's steps."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        dtype: str = "auto",
+        tokenizer: str | Path | None = None,
+        threads: int | None = None,
+        max_batch: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """Load a model.
+
+        Args:
+            path: a ``.pth`` or ``.safetensors`` file; None: the demo model that comes with wingbeat.
+            dtype: "float32", "bfloat16", "int8", or "auto" for the backend's usual one.
+            tokenizer: a World vocabulary file; None: the one beside the model or the standard one, where it fits.
+            threads: None: the physical cores this process may use.
+            max_batch: sequences that run at once; None: up to 64, as memory allows.
+            backend: "cpu" (C++), "reference" (NumPy) or "auto".
+
+        Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
+        """
+        path = demo_model_path() if path is None else path
+        model = load_model(path, dtype=dtype, threads=threads, backend=backend)
+        config = EngineConfig(model=str(path), threads=threads, max_batch=max_batch)
+        self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
+
+    @classmethod
+    def from_model(cls, model: Model, tokenizer: WorldTokenizer | None = None, *, max_batch: int | None = None) -> LLM:
+        """The same over a model that is loaded already."""
+        llm = cls.__new__(cls)
+        llm._start(model, tokenizer, EngineConfig(model=model.info.path, max_batch=max_batch))
+        return llm
+
+    def _start(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
+        self._model: Model | None = model
+        self._tokenizer = tokenizer
+        self._engine = Engine(model, tokenizer, config)
+        self._chunk = config.token_budget
+        self._ids = itertools.count(1)
+        self._boxes: dict[int, deque[RowOutput]] = {}  # request id -> the outputs that its caller has yet to take
+        self._scratch: FloatArray | None = None  # a pool of one state, for logits()
+        self._cancelled: list[int] = []
+        self._stepping = False
+        # Reentrant, because a stream may be closed by the garbage collector in the middle of this thread's own step.
+        self._lock = threading.RLock()
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._loaded().info
+
+    @property
+    def tokenizer(self) -> WorldTokenizer:
+        """Raises ValueError when no tokenizer fits the model: it takes token ids only."""
+        if self._tokenizer is None:
+            raise ValueError(
+                "no tokenizer fits this model's vocabulary: pass token ids, or LLM(..., tokenizer=<vocabulary file>)"
+            )
+        return self._tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Complete one or many prompts, all together; the answers come in the order of the prompts.
+
+        A prompt is a text or token ids. One ``sampling_params`` serves all prompts, or there is one for each; several
+        for a single prompt give as many answers to it. None: temperature 1, at most 512 tokens.
+        Raises ValueError for a bad prompt or parameter before anything runs, GenerationError when an answer fails.
+        """
+        single = _is_single(prompts)
+        many: list[Any] = [prompts] if single else list(prompts)
+        params = self._spread(sampling_params, len(many))
+        if single:
+            many *= len(params)
+        requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
+        completions = {request.id: Completion(request.rows[0].prompt_ids) for request in requests}
+        for output in self._run(requests):
+            _append(completions[output.request], output)
+        return _checked(list(completions.values()))
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
+        """Complete one prompt, piece by piece. Closing the iterator ends the generation.
+
+        The model runs while the iterator is asked for the next piece (or another thread runs it).
+        Raises ValueError at once for a bad prompt or parameter, GenerationError when the answer fails.
+        """
+        request = self._request(prompt, self._spread(sampling_params, 1)[0])
+        return self._stream(request)
+
+    def _stream(self, request: GenerationRequest) -> Iterator[Chunk]:
+        for output in self._run([request]):
+            if output.finish_reason == "error":
+                raise GenerationError(output.error or "the generation failed", [])
+            yield Chunk(output.text, output.token_ids, output.finish_reason, output.logprobs, output.stop_reason)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        thinking: bool | None = None,
+    ) -> Completion:
+        """The reply to a conversation of ``{"role": ..., "content": ...}`` in the model's own chat format.
+
+        The format's stops are added to those of ``sampling_params``; None takes the model's chat defaults.
+        Raises ValueError for a bad conversation or parameter, GenerationError when the answer fails.
+        """
+        profile = choose_profile(self.info.path, self.info.metadata)
+        segments = profile.template.render([_message(m) for m in messages], thinking=thinking)
+        if sampling_params is None:
+            sampling_params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, **profile.sampling_for(thinking))
+        sampling_params = msgspec.structs.replace(
+            sampling_params,
+            stop=(*sampling_params.stop, *profile.stops),
+            stop_token_ids=(*sampling_params.stop_token_ids, *profile.stop_token_ids),
+        )
+        completion = self.generate(self.tokenizer.encode_segments(segments), sampling_params)[0]
+        splitter = profile.splitter(segments)
+        pieces = splitter.push(completion.text), splitter.flush()
+        completion.reasoning, completion.text = ("".join(parts) for parts in zip(*pieces, strict=True))
+        return completion
+
+    def logits(self, tokens: TokenIds, chunk: int | None = None) -> FloatArray:
+        """What the model predicts after each of ``tokens``, from a fresh state: float32 [T, V], the caller's own.
+
+        The tokens are fed ``chunk`` at a time (None: a step's worth); with the native kernels the result is the same
+        to the last bit. Raises ValueError for an id out of range or a chunk below 1.
+        """
+        ids = self._token_ids(tokens)
+        size = self._chunk if chunk is None else chunk
+        if size < 1:
+            raise ValueError(f"chunk must be at least 1, not {chunk}")
+        with self._lock:
+            executable = self._loaded().executable
+            if self._scratch is None:
+                self._scratch = executable.layout.allocate(1)
+            executable.layout.reset(self._scratch, 0)
+            out = np.empty((len(ids), executable.vocab_size), np.float32)
+            for start in range(0, len(ids), size):
+                piece = np.array(ids[start : start + size], np.int32)
+                rows = len(piece)
+                slots, bounds = np.zeros(1, np.int32), np.array([0, rows], np.int32)
+                batch = StepBatch(piece, slots, bounds, np.arange(rows, dtype=np.int32))
+                out[start : start + rows] = executable.run(batch, self._scratch)
+            return out
+
+    def close(self) -> None:
+        """Free the model's memory. Running streams end with an error; further calls raise ValueError."""
+        with self._lock:
+            self._model = self._scratch = None
+            self._boxes.clear()
+            del self._engine
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise ValueError("this LLM was closed")
+        return self._model
+
+    def _run(self, requests: Iterable[GenerationRequest]) -> Iterator[RowOutput]:
+        """The outputs of some requests until all have ended; cancels the rest when the caller leaves early."""
+        box: deque[RowOutput] = deque()
+        running: set[int] = set()
+        try:
+            for request in requests:
+                with self._lock:
+                    self._loaded()
+                    self._boxes[request.id] = box
+                    running.add(request.id)
+                    self._engine.submit(request)
+            while running:
+                with self._lock:
+                    if not box:
+                        self._beat()
+                while box:
+                    output = box.popleft()
+                    if output.finish_reason is not None:
+                        running.discard(output.request)
+                        self._boxes.pop(output.request, None)
+                    yield output
+        finally:
+            self._cancel(running)
+
+    def _beat(self) -> None:
+        """One step of the engine for everybody; the lock is held."""
+        self._loaded()
+        self._stepping = True
+        try:
+            outputs = self._engine.step().rows
+        finally:
+            self._stepping = False
+        for output in outputs:
+            if (box := self._boxes.get(output.request)) is not None:
+                box.append(output)
+        while self._cancelled:
+            self._engine.cancel(self._cancelled.pop())
+
+    def _cancel(self, request_ids: Iterable[int]) -> None:
+        with self._lock:
+            for request_id in request_ids:
+                self._boxes.pop(request_id, None)
+                if self._stepping:
+                    self._cancelled.append(request_id)
+                elif self._model is not None:
+                    self._engine.cancel(request_id)
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> GenerationRequest:
+        vocab_size = self.info.vocab_size
+        params.validate(vocab_size)
+        if params.stop and self._tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._token_ids(prompt)
+        return GenerationRequest(
+            fingerprint=self.info.fingerprint, rows=[Row(ids)], sampling=params, id=next(self._ids)
+        )
+
+    def _token_ids(self, tokens: TokenIds) -> list[int]:
+        vocab_size = self.info.vocab_size
+        ids = [int(token) for token in tokens]
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"token id {token} is outside the model's vocabulary of {vocab_size}")
+        return ids
+
+    @staticmethod
+    def _spread(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+        if params is None:
+            params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS)
+        if isinstance(params, SamplingParams):
+            return [params] * prompts
+        if prompts != 1 and len(params) != prompts:
+            raise ValueError(f"{len(params)} sampling_params for {prompts} prompts: give one, or one for each prompt")
+        return list(params)
+
+
+def demo_model_path() -> Path:
+    """The model file that comes with wingbeat. Raises FileNotFoundError when this installation carries none."""
+    folder = Path(__file__).parent / "demo"
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.pth")):
+        return path
+    raise FileNotFoundError(f"no demo model in {folder}: name a model file (.pth or .safetensors)")
+
+
+def _is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """A text, an array of ids, or a list that begins with an id; an empty list is a list of no prompts."""
+    if isinstance(prompts, np.ndarray):
+        return prompts.ndim == 1
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer))
+
+
+def _message(message: Mapping[str, str]) -> Message:
+    unknown = message.keys() - {"role", "content", "name", "reasoning_content"}
+    if unknown or "role" not in message or "content" not in message:
+        raise ValueError(f"a message is {{'role': ..., 'content': ...}}, not {dict(message)!r}")
+    return Message(**message)
+
+
+def _append(completion: Completion, output: RowOutput) -> None:
+    completion.text += output.text
+    completion.token_ids += output.token_ids
+    if output.logprobs is not None:
+        completion.logprobs = completion.logprobs or []
+        completion.logprobs += output.logprobs
+    completion.finish_reason, completion.stop_reason = output.finish_reason, output.stop_reason
+    completion.error = output.error
+
+
+def _checked(completions: list[Completion]) -> list[Completion]:
+    failed = [c for c in completions if c.finish_reason == "error"]
+    if failed:
+        message = failed[0].error or "the generation failed"
+        raise GenerationError(f"{len(failed)} of {len(completions)} completions failed: {message}", completions)
+    return completions
