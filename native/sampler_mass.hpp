@@ -21,37 +21,37 @@
 namespace wingbeat::sampler {
 
 constexpr size_t block = 64;     // ids summarised by one maximum and one sum
-constexpr float cutoff = -26.f;  // tokens scaled this far below the largest have no mass
+constexpr float cutoff = -37.5f;  // tokens less likely than 2^cutoff of the most likely one have no mass
 
 inline size_t block_count(size_t size) { return (size + block - 1) / block; }
 
 // How logits become masses.
 struct Scale {
-    float peak;                 // the largest logit, finite
-    float inverse_temperature;  // finite, >= 0
-    double rounder;             // see mass_rounder in reference.py
+    float peak;       // the largest logit, finite
+    float sharpness;  // log2(e) / temperature, finite, >= 0
+    double rounder;   // see mass_rounder in reference.py
 };
 
-// e^x for cutoff <= x <= 0; see exp_f32 in reference.py.
-WINGBEAT_INLINE float exp_f32(float x) {
+// 2^x for cutoff <= x <= 0; see exp2_f32 in reference.py.
+WINGBEAT_INLINE float exp2_f32(float x) {
     constexpr float to_integer = 12582912.f;  // 1.5 * 2^23
-    const float shifted = x * 1.4426950408889634f + to_integer;
-    const float n = shifted - to_integer;
-    const float r = (x - n * 0.693359375f) - n * -2.1219444e-4f;
-    float q = 0.0013814467238262296f;
-    q = q * r + 0.008368780836462975f;
-    q = q * r + 0.04166839271783829f;
-    q = q * r + 0.1666651964187622f;
-    q = q * r + 0.4999999403953552f;
-    const float power = ((q * r) * r + r) + 1.f;
+    const float shifted = x + to_integer;
+    const float r = x - (shifted - to_integer);
+    float power = 0.00015353361959569156f;
+    power = power * r + 0.0013398873852565885f;
+    power = power * r + 0.00961843691766262f;
+    power = power * r + 0.055503323674201965f;
+    power = power * r + 0.24022647738456726f;
+    power = power * r + 0.6931471824645996f;
+    power = power * r + 1.f;
     return std::bit_cast<float>(std::bit_cast<uint32_t>(power) + (std::bit_cast<uint32_t>(shifted) << 23));
 }
 
-// NaN (an infinite logit times an inverse temperature of 0) fails the comparison and has no weight.
-WINGBEAT_INLINE float weight_of(float logit, const Scale& scale) {
-    const float scaled = (logit - scale.peak) * scale.inverse_temperature;
-    const float weight = exp_f32(scaled > cutoff ? scaled : cutoff);
-    return scaled > cutoff ? weight : 0.f;
+// log2 of a token's probability relative to the largest, not below the cutoff.
+// NaN (an infinite logit times a sharpness of 0) fails the comparison and is at the cutoff.
+WINGBEAT_INLINE float depth_of(float logit, const Scale& scale) {
+    const float depth = (logit - scale.peak) * scale.sharpness;
+    return depth > cutoff ? depth : cutoff;
 }
 
 WINGBEAT_INLINE double rounded(float weight, double rounder) {
@@ -59,7 +59,7 @@ WINGBEAT_INLINE double rounded(float weight, double rounder) {
 }
 
 WINGBEAT_INLINE double mass_of(float logit, const Scale& scale) {
-    return rounded(weight_of(logit, scale), scale.rounder);
+    return rounded(exp2_f32(depth_of(logit, scale)), scale.rounder);
 }
 
 WINGBEAT_INLINE float block_peak(const float* logits, size_t size, int& nan) {
@@ -96,7 +96,7 @@ WINGBEAT_CLONES static double sum_masses(const float* logits, size_t size, const
     for (size_t b = 0; b < block_count(size); ++b) {
         const float* start = logits + b * block;
         sums[b] = 0;
-        if (!((peaks[b] - scale.peak) * scale.inverse_temperature > cutoff)) continue;
+        if (depth_of(peaks[b], scale) == cutoff) continue;
         sums[b] = size - b * block >= block ? block_mass(start, block, scale)
                                             : block_mass(start, size - b * block, scale);
         total += sums[b];

@@ -12,10 +12,11 @@
 
 namespace wingbeat::sampler {
 
-// Histogram of scaled logits: bucket 0 holds the peak, the last one the tokens without mass.
-constexpr size_t buckets = 2048;
-constexpr uint16_t last_bucket = buckets - 1;
-constexpr float buckets_per_unit = 78.f;  // cutoff * 78 = 2028 < last_bucket
+// Histogram over depths: bucket 0 holds the peak, the last one begins at the cutoff.
+constexpr float buckets_per_unit = 54.f;
+constexpr uint16_t last_bucket = static_cast<uint16_t>(-cutoff * buckets_per_unit);
+
+constexpr double log2_e = 1.4426950408889634;
 
 // The last token that a filter keeps.
 struct Border {
@@ -25,10 +26,9 @@ struct Border {
 
 WINGBEAT_CLONES static void weigh(const float* logits, size_t size, Scale scale, float* weights, uint16_t* bucket) {
     for (size_t i = 0; i < size; ++i) {
-        weights[i] = weight_of(logits[i], scale);
-        const float depth = (scale.peak - logits[i]) * scale.inverse_temperature;
-        bucket[i] = static_cast<uint16_t>(static_cast<int32_t>(
-            depth < -cutoff ? depth * buckets_per_unit : static_cast<float>(last_bucket)));
+        const float depth = depth_of(logits[i], scale);
+        weights[i] = exp2_f32(depth);
+        bucket[i] = static_cast<uint16_t>(static_cast<int32_t>(depth * -buckets_per_unit));
     }
 }
 
@@ -70,7 +70,7 @@ struct Answer {
 // The scratch memory of one thread and what is done in it.
 class RowSampler {
    public:
-    explicit RowSampler(size_t vocab) : rounder_(1.5 * std::exp2(std::bit_width(vocab) - 1.0)) {}
+    explicit RowSampler(size_t vocab) : rounder_(1.5 * std::exp2(std::max<size_t>(std::bit_width(vocab), 17) - 1.0)) {}
 
     void sample(const float* logits, size_t vocab, Sequence& sequence, uint64_t position, const Answer& answer) {
         *answer.token = -1;
@@ -89,7 +89,7 @@ class RowSampler {
 
    private:
     int32_t draw(const Row& row, const Sequence& sequence, double random) {
-        const Scale scale{row.peak, static_cast<float>(1.0 / sequence.temperature), rounder_};
+        const Scale scale{row.peak, static_cast<float>(log2_e / sequence.temperature), rounder_};
         const bool top_k = sequence.top_k > 0 && static_cast<size_t>(sequence.top_k) < row.size;
         const bool top_p = sequence.top_p < 1;
         if (!top_k && !top_p && sequence.min_p <= 0) return draw_plain(row, scale, random);
@@ -197,7 +197,7 @@ class RowSampler {
 
     // Log-softmax of the raw logits: of the chosen token and of the most likely ones.
     void report(int32_t token, size_t count, const Answer& answer) {
-        const Scale scale{raw_.peak, 1.f, rounder_};
+        const Scale scale{raw_.peak, static_cast<float>(log2_e), rounder_};
         const double log_total = std::log(sum_block_masses(raw_, scale));
         const auto logprob = [&](float logit) {
             return static_cast<float>((static_cast<double>(logit) - raw_.peak) - log_total);
@@ -220,7 +220,7 @@ class RowSampler {
     std::vector<double> sums_;
     std::vector<uint16_t> buckets_;
     std::vector<Candidate> list_;
-    std::array<double, buckets> histogram_{};
+    std::array<double, last_bucket + 1> histogram_{};
 };
 
 }  // namespace wingbeat::sampler

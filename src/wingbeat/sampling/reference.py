@@ -1,9 +1,9 @@
 """The sampler in NumPy: the readable truth that `native/sampler.cpp` repeats bit for bit.
 
 How two implementations can choose the same token always: a token's *mass* is its probability relative to the most
-likely token, `exp((logit - max) / temperature)`, computed in float32 by the fixed sequence of IEEE operations of
-`exp_f32` and then rounded to a multiple of a grain so coarse (2^-36 for 65536 tokens) that every sum of masses is
-exact in float64. Exact sums have no order, so vectors, blocks and threads cannot change them.
+likely token, `2^((logit - max) * log2(e) / temperature)`, computed in float32 by the fixed sequence of IEEE
+operations of `exp2_f32` and then rounded to a multiple of a grain so coarse (2^-36) that every sum of masses is exact
+in float64. Exact sums have no order, so vectors, blocks and threads cannot change them.
 """
 
 from __future__ import annotations
@@ -20,36 +20,44 @@ from wingbeat.sampling.rng import uniform
 GREEDY_BELOW = 1e-6
 """Lower temperatures take the most likely token."""
 
-CUTOFF = np.float32(-26.0)
-"""Tokens whose scaled logit is this far below the largest (5e-12 of its probability) have no mass."""
+CUTOFF = np.float32(-37.5)
+"""Tokens less likely than 2^-37.5 (5e-12) of the most likely one have no mass."""
 
-_LOG2_E = np.float32(1.4426950408889634)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.1219444e-4)  # ln 2 in two parts; n * high is exact
-_ROUND = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-_POLYNOMIAL = (0.0013814467238262296, 0.008368780836462975, 0.04166839271783829, 0.1666651964187622, 0.4999999403953552)
+_LOG2_E = 1.4426950408889634
+_TO_INTEGER = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+_POLYNOMIAL = (
+    0.00015353361959569156,
+    0.0013398873852565885,
+    0.00961843691766262,
+    0.055503323674201965,
+    0.24022647738456726,
+    0.6931471824645996,
+    1.0,
+)
 
 
-def exp_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """e^x for -80 < x <= 0, within 1 ulp of float32; e^0 is exactly 1.
+def exp2_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """2^x for -100 < x <= 0, within 1.2 ulp of float32; 2^0 is exactly 1.
 
-    x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r), q a minimax polynomial of degree 4. No step is fused.
+    x = n + r with |r| <= 1/2; 2^r is a polynomial of degree 6, minimax in the relative error. No step is fused.
     """
-    shifted = x * _LOG2_E + _ROUND
-    n = shifted - _ROUND
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    q = np.full_like(r, _POLYNOMIAL[0])
+    shifted = x + _TO_INTEGER
+    r = x - (shifted - _TO_INTEGER)
+    power = np.full_like(r, _POLYNOMIAL[0])
     for coefficient in _POLYNOMIAL[1:]:
-        q = q * r + np.float32(coefficient)
-    power = ((q * r) * r + r) + np.float32(1.0)
+        power = power * r + np.float32(coefficient)
     return (power.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))).view(np.float32)
 
 
 def mass_rounder(vocab: int) -> float:
-    """Adding and subtracting this rounds a number in [0, 1] so that sums of `vocab` such numbers are exact."""
-    return 1.5 * 2.0 ** (vocab.bit_length() - 1)
+    """Adding and subtracting this rounds a number in [0, 1] so that sums of `vocab` such numbers are exact.
+
+    The grain is 2^-36, or coarser for more than 2^17 - 1 tokens; a mass at the cutoff becomes 0.
+    """
+    return 1.5 * 2.0 ** (max(vocab.bit_length(), 17) - 1)
 
 
-def masses(logits: NDArray[np.float32], inverse_temperature: np.float32, rounder: float) -> NDArray[np.float64]:
+def masses(logits: NDArray[np.float32], temperature: float, rounder: float) -> NDArray[np.float64]:
     """Probabilities relative to the largest: float64 [N] in [0, 1]. The logits hold no NaN and not only -inf.
 
     Infinite logits share all of it equally, the limit of ever larger ones.
@@ -57,11 +65,10 @@ def masses(logits: NDArray[np.float32], inverse_temperature: np.float32, rounder
     peak = logits.max()
     if peak == np.inf:
         logits, peak = np.where(logits == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        scaled = (logits - peak) * inverse_temperature
-    inside = scaled > CUTOFF
-    mass = exp_f32(np.where(inside, scaled, CUTOFF)).astype(np.float64)
-    return np.where(inside, (mass + rounder) - rounder, 0.0)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        depth = (logits - peak) * np.float32(_LOG2_E / temperature)
+    mass = exp2_f32(np.where(depth > CUTOFF, depth, CUTOFF)).astype(np.float64)
+    return (mass + rounder) - rounder
 
 
 @dataclass
@@ -150,8 +157,7 @@ class ReferenceSampler:
 
     def _filtered(self, logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
         """Masses with those of filtered tokens set to 0."""
-        with np.errstate(under="ignore", over="ignore"):
-            mass = masses(logits, np.float32(1.0 / params.temperature), self._rounder)
+        mass = masses(logits, params.temperature, self._rounder)
         order = _descending(logits)
         if params.top_k > 0:
             mass[order[params.top_k :]] = 0.0
@@ -163,7 +169,7 @@ class ReferenceSampler:
         return mass
 
     def _log_softmax(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        total = masses(raw, np.float32(1.0), self._rounder).sum()
+        total = masses(raw, 1.0, self._rounder).sum()
         peak = raw.max()
         if peak == np.inf:
             raw, peak = np.where(raw == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)

@@ -31,7 +31,9 @@ class SampleResult(NamedTuple):
 
 
 class _Core(Protocol):
-    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /) -> None: ...
+    def start(
+        self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /
+    ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
     def sample(
         self,
