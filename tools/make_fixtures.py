@@ -35,6 +35,7 @@ CASES = {
     "odd_ffn": {"layers": 2, "width": 192, "vocab": 77, "ffn": 333, "ranks": (9, 5, 3, 17)},
     "head_size_32": {"layers": 2, "width": 96, "vocab": 61, "head_size": 32},
     "head_size_128": {"layers": 2, "width": 256, "vocab": 53, "head_size": 128, "ffn": 512},
+    "nothing_even": {"layers": 2, "width": 63, "vocab": 37, "head_size": 21, "ffn": 131, "ranks": (3, 5, 7, 2)},
     "five_layers": {"layers": 5, "width": 64, "vocab": 129, "ranks": (4, 4, 4, 4)},
 }
 

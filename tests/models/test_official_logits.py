@@ -33,7 +33,7 @@ def forward(executable: Executable, tokens: np.ndarray, chunk: int) -> np.ndarra
 
 
 def test_there_are_fixtures() -> None:
-    assert len(FIXTURES) == 7
+    assert len(FIXTURES) == 8
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
