@@ -90,7 +90,7 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   if (name == "commit_shift") return CommitShiftOp{in(0), offset()};
   if (name == "linear")
     return LinearOp{in(0), out(0), &p.weight(weights.at(0)).packed, vec(1), activation_of(nb::cast<std::string>(op["activation"])),
-                    nb::cast<int>(op["add"]) != 0, nb::cast<bool>(op["wanted"])};
+                    nb::cast<int>(op["add"]) != 0, nb::cast<int>(op["wanted"]) != 0};
   if (name == "wkv7")
     return Wkv7Op{in(0), in(1), in(2), in(3), in(4), in(5), in(6), in(7), out(0), vec(0), vec(1), vec(2), vec(3), vec(4),
                   nb::cast<int>(op["heads"]), nb::cast<int>(op["size"]), constant("eps"), offset()};
