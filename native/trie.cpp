@@ -38,14 +38,8 @@ class Trie::Builder {
       const std::uint32_t base = place(range, queue);
       slots_[range.slot].base = base;
     }
-    // A free slot must not look like anybody's child. A block whose bases are all in use has no free slot left, so
-    // the search ends.
-    for (std::uint32_t slot = kBlock; slot < slots_.size(); ++slot) {
-      if (!free_[slot]) continue;
-      std::uint32_t label = 0;
-      while (used_base_[slot ^ label]) ++label;
-      slots_[slot].label = label;
-    }
+    // A slot left free has label 0, and may pass for somebody's child for byte 0: one without token or children, which
+    // changes nothing.
     return root;
   }
 

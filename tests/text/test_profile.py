@@ -19,6 +19,7 @@ from wingbeat.text.templates import Message
         ("/g1/RWKV-x060-World-1B6-v2.1.pth", "world"),
         ("model.safetensors", "world"),
         ("something-16gb", "world"),
+        ("big1-model", "world"),
         ("wingbeat-demo.safetensors", "demo"),
         ("rwkv-world-demo", "world"),
         ("democracy", "world"),

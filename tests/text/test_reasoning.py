@@ -9,6 +9,7 @@ from wingbeat.text.reasoning import ReasoningSplitter
 CASES = [
     # last segment of the prompt, generated text, reasoning, answer
     (" <think", ">\nLet me see.\n</think>\n\nIt is 4.\n", "Let me see.", "It is 4."),
+    (" <think", ">a>b</think>>c", "a>b", ">c"),
     (" <think", "> a < b </thin </think>ok", "a < b </thin", "ok"),
     (" <think", ">never closed </thi", "never closed </thi", ""),
     (" <think", " no bracket</think>x", "no bracket", "x"),

