@@ -1,0 +1,163 @@
+"""The command line: `wingbeat serve` and its flags. Each command hands over to the module that does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wingbeat.config import ConfigError, load_settings, version
+
+app = typer.Typer(
+    help="Wingbeat serves RWKV models with OpenAI's API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wingbeat {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+_MODEL, _SERVER, _LOGS = "Model", "Server", "Configuration and logs"
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="A .pth or .safetensors file. Without it the small bundled demo is served.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, int8 (smallest and fastest) or auto.", rich_help_panel=_MODEL, metavar="TYPE"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. Default: the physical cores.", rich_help_panel=_MODEL)
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="cpu (C++), reference (NumPy, slow) or auto.", rich_help_panel=_MODEL, metavar="NAME"),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Vocabulary file in World format. Default: found from the model.", rich_help_panel=_MODEL),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="How to chat with the model: world, g1 or demo. Default: found from the model.",
+            rich_help_panel=_MODEL,
+            metavar="NAME",
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(help="Sequences generated at the same time. Default: by memory.", rich_help_panel=_MODEL),
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens in one step; lower it if long prompts make streams stutter. Default: 512.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option(help="Sequences that may wait before new ones get 429. Default: 1024.", rich_help_panel=_MODEL),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on; 0.0.0.0 for every network. Default: 127.0.0.1, this machine only.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.", rich_help_panel=_SERVER)
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that clients must send; repeat it for several. "
+            "Better in the environment, WINGBEAT_API_KEYS=a,b: flags show in the list of processes.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A web origin whose pages may call the server; repeat it for several. "
+            "Default: any while only this machine can reach the server, else none.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    any_model: Annotated[
+        bool | None,
+        typer.Option("--any-model", help="Serve requests whatever model they name.", rich_help_panel=_SERVER),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with these settings. Default: ./wingbeat.toml if present.", rich_help_panel=_LOGS),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error.", rich_help_panel=_LOGS, metavar="LEVEL")
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(help="text, json (one object a line) or auto.", rich_help_panel=_LOGS, metavar="FORMAT"),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP.
+
+    Every flag can also be set in a TOML file (max_batch = 8) or in the environment (WINGBEAT_MAX_BATCH=8).
+    Flags win over the environment, and the environment wins over the file.
+    """
+    flags = {
+        "model": model,
+        "dtype": dtype,
+        "threads": threads,
+        "backend": backend,
+        "tokenizer": tokenizer,
+        "profile": profile,
+        "max_batch": max_batch,
+        "token_budget": token_budget,
+        "max_queue": max_queue,
+        "host": host,
+        "port": port,
+        "api_keys": api_key or None,
+        "cors_origins": cors_origin or None,
+        "any_model": any_model,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    _serve(flags, config)
+
+
+def _serve(flags: dict[str, Any], config: Path | None) -> None:
+    from wingbeat.server.run import CannotServe, serve  # the web framework takes a while: not for --help
+
+    try:
+        serve(load_settings(flags, config))
+    except (ConfigError, CannotServe) as error:
+        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+
+
+def main() -> None:
+    """The entry point of the `wingbeat` command."""
+    app()

@@ -1,0 +1,147 @@
+"""One settings tree. Flags win over the environment (`WINGBEAT_...`), which wins over a TOML file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.exceptions import SettingsError
+
+DEFAULT_FILE = Path("wingbeat.toml")
+"""Read from the working directory when no other file is named."""
+
+DEMO = "demo"
+"""The name under which the bundled model is asked for."""
+
+Words = Annotated[list[str], NoDecode]  # in the environment: separated by commas, not JSON
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used; the message names each and says what is wrong."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. A field `max_batch` is `max_batch` in TOML, `WINGBEAT_MAX_BATCH` in the environment
+    and `--max-batch` as a flag."""
+
+    model_config = SettingsConfigDict(env_prefix="WINGBEAT_", extra="forbid", validate_default=False)
+
+    model: str = DEMO
+    tokenizer: Path | None = None
+    profile: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    backend: Literal["auto", "cpu", "reference"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    max_batch: int | None = Field(None, ge=1)
+    token_budget: int = Field(512, ge=1)
+    max_queue: int = Field(1024, ge=1)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys: Words = []
+    cors_origins: Words = []
+    any_model: bool = False
+    max_body_mb: float = Field(32, gt=0)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _no_empty_key(cls, keys: list[str]) -> list[str]:
+        if not all(key.strip() for key in keys):
+            raise ValueError("an API key must not be empty")
+        return keys
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Origins whose pages may call the server: those configured, else any on loopback and none elsewhere."""
+        return self.cors_origins or (["*"] if self.loopback else [])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(flags: dict[str, Any] | None = None, file: Path | None = None) -> Settings:
+    """Settings from `flags` (None means not given), the environment and a TOML file.
+
+    The file is `file`, else `WINGBEAT_CONFIG`, else `wingbeat.toml` in the working directory if there is one.
+
+    Raises:
+        ConfigError: a value or a name is wrong, or the file cannot be read.
+    """
+    path = _config_file(file)
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = (init_settings, env_settings)
+            return (*sources, TomlConfigSettingsSource(settings_cls, path)) if path else sources
+
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings.model_construct(**dict(Layered(**given)))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+    except (SettingsError, ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from None
+
+
+def version() -> str:
+    """The version of this installation."""
+    try:
+        return importlib.metadata.version("wingbeat")
+    except importlib.metadata.PackageNotFoundError:  # run from the source tree
+        return "unknown"
+
+
+def _config_file(file: Path | None) -> Path | None:
+    named = file or (Path(os.environ["WINGBEAT_CONFIG"]) if os.environ.get("WINGBEAT_CONFIG") else None)
+    if named is None:
+        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    if not named.is_file():
+        raise ConfigError(f"The configuration file {named} does not exist.")
+    return named
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    shown = "" if name.startswith("api_keys") else f" (it is {problem['input']!r})"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}"

@@ -1,0 +1,171 @@
+"""The answer to one OpenAI request, streamed or whole: envelopes, counts and order. Choices render themselves."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from wingbeat.engine.messages import RowOutput, TokenLogprob
+from wingbeat.server.errors import ApiError, openai_error, unavailable
+from wingbeat.server.registry import ServedModel
+
+encode = msgspec.json.Encoder().encode
+DONE = b"data: [DONE]\n\n"
+
+
+class Piece(NamedTuple):
+    """What a step adds to a choice."""
+
+    text: str = ""
+    reasoning: str = ""
+    logprobs: Sequence[TokenLogprob] = ()
+    finish_reason: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not (self.text or self.reasoning or self.logprobs or self.finish_reason)
+
+
+class Choice(Protocol):
+    """One row of a request in its dialect. The methods that render give the fields of `choices[i]` without `index`."""
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the tokens so far were reasoning."""
+        ...
+
+    def push(self, row: RowOutput) -> Piece:
+        """What this output adds."""
+        ...
+
+    def opening(self) -> dict[str, Any] | None:
+        """What a stream says before the first token."""
+        ...
+
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        """A piece as it is streamed."""
+        ...
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """All pieces as one reply."""
+        ...
+
+
+class ObjectNames(NamedTuple):
+    """What the two endpoints call their things."""
+
+    prefix: str
+    whole: str
+    chunk: str
+
+
+class Answer:
+    """Turns the rows of one generation into OpenAI's reply; `choices[i]` renders row i.
+
+    Streaming and whole replies are made of the same pieces, so they cannot differ. `per_prompt` rows share a prompt.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        names: ObjectNames,
+        choices: Sequence[Choice],
+        *,
+        per_prompt: int = 1,
+        include_usage: bool = False,
+    ) -> None:
+        self._model = model
+        self._choices = choices
+        self._per_prompt = per_prompt
+        self._include_usage = include_usage
+        self._names = names
+        self._identity = {"id": names.prefix + secrets.token_hex(12)}
+        self._common = {
+            "created": int(time.time()),
+            "model": model.name,
+            "system_fingerprint": f"fp_{model.fingerprint[:12]}",
+        }
+        self._head = encode({**self._identity, "object": names.chunk, **self._common})[:-1]
+        self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._pieces: list[list[Piece]] = [[] for _ in choices]
+        self._unfinished = set(range(len(choices)))
+        self._prompt_tokens = self._completion_tokens = 0
+
+    # --- streamed
+
+    def begin(self) -> bytes:
+        openings = ((index, choice.opening()) for index, choice in enumerate(self._choices))
+        return b"".join(self._event(index, opening) for index, opening in openings if opening is not None)
+
+    def step(self, rows: Sequence[RowOutput]) -> bytes:
+        events = bytearray()
+        for row in rows:
+            piece = self._piece(row)
+            if not piece.empty:
+                events += self._event(row.row, self._choices[row.row].chunk(piece))
+        return bytes(events)
+
+    def end(self) -> bytes:
+        self._check_complete()
+        if not self._include_usage:
+            return DONE
+        return b"data: " + self._head + b',"choices":[],"usage":' + encode(self._usage()) + b"}\n\n" + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return b"data: " + encode(openai_error(error)) + b"\n\n"
+
+    # --- whole
+
+    def take(self, rows: Sequence[RowOutput]) -> None:
+        """Keep the rows of a step for `whole`. Raises ApiError for a row that failed."""
+        for row in rows:
+            self._pieces[row.row].append(self._piece(row))
+
+    def whole(self) -> bytes:
+        """The reply as JSON. Raises ApiError when the generation ended early."""
+        self._check_complete()
+        choices = [
+            {"index": index, **choice.whole(pieces)}
+            for index, (choice, pieces) in enumerate(zip(self._choices, self._pieces, strict=True))
+        ]
+        reply = {**self._identity, "object": self._names.whole, **self._common, "choices": choices}
+        return encode({**reply, "usage": self._usage()})
+
+    # --- both
+
+    def _piece(self, row: RowOutput) -> Piece:
+        if row.finish_reason == "error":
+            raise self._failed(row.error or "The engine failed.")
+        if row.finish_reason == "cancelled":
+            raise unavailable("The generation was cancelled: the server is stopping.")
+        if row.finish_reason is not None:
+            self._unfinished.discard(row.row)
+            self._completion_tokens += row.completion_tokens
+            if row.row % self._per_prompt == 0:
+                self._prompt_tokens += row.prompt_tokens
+        return self._choices[row.row].push(row)
+
+    def _failed(self, message: str) -> ApiError:
+        if self._model.status != "ok":
+            return unavailable(message)
+        return ApiError(500, message, code="generation_failed")
+
+    def _check_complete(self) -> None:
+        if self._unfinished:
+            raise unavailable("The engine stopped before the answer was complete.")
+
+    def _event(self, index: int, fields: dict[str, Any]) -> bytes:
+        return b"data: " + self._head + b',"choices":[' + encode({"index": index, **fields}) + b"]" + self._tail
+
+    def _usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in self._choices)},
+        }

@@ -1,0 +1,100 @@
+"""POST /v1/chat/completions: messages to a prompt, pieces to chat choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from wingbeat.engine.messages import RowOutput
+from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
+from wingbeat.server.dialects.openai_schema import ChatBody
+from wingbeat.server.dialects.openai_tokens import TokenBytes, chat_logprobs, shown_logprobs
+from wingbeat.server.registry import ServedModel
+from wingbeat.text.reasoning import ReasoningSplitter
+from wingbeat.text.templates import Message
+
+CHAT = ObjectNames("chatcmpl-", "chat.completion", "chat.completion.chunk")
+
+_END_OF_THOUGHT = b"</think>"
+
+
+class ChatPrompt(NamedTuple):
+    segments: list[str]
+    ids: list[int]
+
+
+async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
+    """The conversation as the model's template renders it, tokenised segment by segment."""
+    messages = [
+        Message(message.role, message.content or "", message.name, message.reasoning_content)
+        for message in body.messages
+    ]
+    segments = model.profile.template.render(messages, thinking=body.thinking)
+    return ChatPrompt(segments, await model.encode(segments, "messages"))
+
+
+class ChatChoice:
+    """One answer of the assistant: reasoning and content, told apart as they come."""
+
+    def __init__(self, splitter: ReasoningSplitter, token_bytes: TokenBytes, *, logprobs: bool) -> None:
+        self._splitter = splitter
+        self._token_bytes = token_bytes
+        self._logprobs = logprobs
+        self._thought = _ThoughtCounter()
+        self._reasoned = False
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens up to the end of the reasoning, if there was any."""
+        return self._thought.count if self._reasoned else 0
+
+    def push(self, row: RowOutput) -> Piece:
+        for token in row.token_ids:
+            self._thought.push(self._token_bytes(token))
+        reasoning, content = self._splitter.push(row.text)
+        if row.finish_reason is not None:
+            last_reasoning, last_content = self._splitter.flush()
+            reasoning, content = reasoning + last_reasoning, content + last_content
+        self._reasoned = self._reasoned or bool(reasoning)
+        return Piece(content, reasoning, shown_logprobs(row), row.finish_reason)
+
+    def opening(self) -> dict[str, Any]:
+        return {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, str] = {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.text:
+            delta["content"] = piece.text
+        logprobs = chat_logprobs(piece.logprobs, self._token_bytes) if piece.logprobs else None
+        return {"delta": delta, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        content = "".join(piece.text for piece in pieces)
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self._reasoned:
+            message["reasoning_content"] = "".join(piece.reasoning for piece in pieces)
+        tokens = [token for piece in pieces for token in piece.logprobs]
+        return {
+            "message": message,
+            "logprobs": chat_logprobs(tokens, self._token_bytes) if self._logprobs else None,
+            "finish_reason": pieces[-1].finish_reason,
+        }
+
+
+class _ThoughtCounter:
+    """Counts tokens up to the one that completes `</think>`, across token borders."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._tail = b""
+        self._closed = False
+
+    def push(self, token: bytes) -> None:
+        if self._closed:
+            return
+        self.count += 1
+        seen = self._tail + token
+        self._closed = _END_OF_THOUGHT in seen
+        self._tail = seen[1 - len(_END_OF_THOUGHT) :]

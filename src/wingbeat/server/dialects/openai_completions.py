@@ -1,0 +1,64 @@
+"""POST /v1/completions: prompts to rows, pieces to text choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wingbeat.engine.messages import RowOutput
+from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
+from wingbeat.server.dialects.openai_schema import CompletionBody
+from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenBytes, shown_logprobs
+from wingbeat.server.registry import ServedModel
+
+COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
+DEFAULT_MAX_TOKENS = 16
+
+
+async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[list[int]]:
+    """Token ids of each prompt."""
+    prompts: list[list[int]] = []
+    for prompt in body.prompt:
+        if isinstance(prompt, str):
+            prompts.append(await model.encode([prompt], "prompt"))
+        else:
+            model.check_tokens(prompt, "prompt")
+            prompts.append(prompt)
+    return prompts
+
+
+def echoed(prompt: str | list[int], model: ServedModel) -> str:
+    """The text with which an answer begins when `echo` is set."""
+    if isinstance(prompt, str):
+        return prompt
+    return b"".join(map(model.token_bytes, prompt)).decode("utf-8", "replace")
+
+
+class CompletionChoice:
+    """One continuation of a prompt. `echo` comes before it; `logprobs` is how many alternatives were asked for."""
+
+    def __init__(self, token_bytes: TokenBytes, *, echo: str = "", logprobs: int | None = None) -> None:
+        self._echo = echo
+        self._logprobs = None if logprobs is None else CompletionLogprobs(token_bytes, logprobs, len(echo))
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return 0
+
+    def push(self, row: RowOutput) -> Piece:
+        return Piece(row.text, "", shown_logprobs(row), row.finish_reason)
+
+    def opening(self) -> dict[str, Any] | None:
+        return {"text": self._echo, "logprobs": None, "finish_reason": None} if self._echo else None
+
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        logprobs = self._logprobs.push(piece.logprobs) if self._logprobs and piece.logprobs else None
+        return {"text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        tokens = [token for piece in pieces for token in piece.logprobs]
+        return {
+            "text": self._echo + "".join(piece.text for piece in pieces),
+            "logprobs": self._logprobs.push(tokens) if self._logprobs else None,
+            "finish_reason": pieces[-1].finish_reason,
+        }

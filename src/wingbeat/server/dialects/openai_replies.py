@@ -1,0 +1,149 @@
+"""What OpenAI clients receive, for the OpenAPI document. Replies are rendered without these models, for speed; the
+tests hold the two together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Exact(BaseModel):
+    """A reply with these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptTokensDetails(Exact):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Exact):
+    reasoning_tokens: int
+
+
+class Usage(Exact):
+    """Token counts over all choices. A prompt counts once, however many answers it got."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class Reply(Exact):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class CompletionLogprobs(Exact):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(Exact):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason
+
+
+class CompletionReply(Reply):
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionChunkChoice(CompletionChoice):
+    finish_reason: FinishReason | None  # type: ignore[assignment]
+
+
+class CompletionChunk(Reply):
+    object: Literal["text_completion"]
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None
+
+
+class TopLogprob(Exact):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Exact):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AssistantMessage(Exact):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    reasoning_content: str | None = None
+
+
+class ChatChoice(Exact):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatReply(Reply):
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(Exact):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChatChunkChoice(Exact):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Reply):
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class ModelCard(Exact):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Exact):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class ErrorDetail(Exact):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Exact):
+    error: ErrorDetail

@@ -1,0 +1,116 @@
+"""Errors that reach a client: one exception, rendered by each dialect in its own shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class ApiError(Exception):
+    """A request that is refused or a generation that failed.
+
+    `param` is the path of the field at fault (`messages[0].content`), `code` a stable word for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the field `param` holds something that is wrong or not supported."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unsupported(what: str, param: str) -> ApiError:
+    """400: `what` is part of the protocol, but not of this server yet."""
+    return bad_request(f"{what} is not supported yet.", param, "unsupported_value")
+
+
+def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:
+    """503: the engine is loading, restarting or gone."""
+    headers = {"Retry-After": str(max(1, round(retry_after)))}
+    return ApiError(503, message, code="engine_unavailable", headers=headers)
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """The first problem pydantic found, as a 400 that names the field."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return bad_request(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    param = _path(first["loc"])
+    if not param:
+        return bad_request("The body must be a JSON object.")
+    if first["type"] == "missing":
+        return bad_request(f"{param}: this field is required.", param, "missing_required_parameter")
+    return bad_request(f"{param}: {first['msg'].removeprefix('Value error, ')}", param, "invalid_value")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "role")` as `messages[0].role`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def openai_error(error: ApiError) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object."""
+    kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def openai_response(error: ApiError) -> Response:
+    """OpenAI's error object as a whole reply."""
+    body = msgspec.json.encode(openai_error(error))
+    return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
+
+
+async def handle_api_error(request: Request, error: Exception) -> Response:
+    """An `ApiError` that left a route."""
+    assert isinstance(error, ApiError)
+    return openai_response(error)
+
+
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: an unknown path (404) or method (405)."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        refusal = ApiError(404, f"There is nothing at {where}; /docs lists what there is.", code="unknown_url")
+    elif error.status_code == 405:
+        refusal = ApiError(405, f"{where} is not allowed here.", code="method_not_allowed")
+    else:
+        refusal = ApiError(error.status_code, str(error.detail))
+    refusal.headers.update(error.headers or {})
+    return openai_response(refusal)
+
+
+async def handle_crash(request: Request, error: Exception) -> Response:
+    """A defect of ours: the details go to the log, not to the client."""
+    phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
+    return openai_response(ApiError(500, f"{phrase}. The server's log has the details.", code="internal_error"))

@@ -1,0 +1,63 @@
+"""What a person at the terminal sees: the progress of loading, and how to make the first request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from wingbeat.server.registry import ServedModel
+
+log = structlog.get_logger("wingbeat")
+
+_POLL_SECONDS = 0.1
+_LOGGED_STEP = 0.25
+"""Where there is no terminal, progress is logged at each of these shares."""
+
+
+@contextlib.contextmanager
+def loading_display(model: ServedModel) -> Iterator[None]:
+    """Shows how much of the model is loaded while the block runs: a bar on a terminal, else lines in the log."""
+    show = _bar if sys.stderr.isatty() else _lines
+    task = asyncio.create_task(show(model))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _bar(model: ServedModel) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"Loading {model.name}", total=None)
+        while True:
+            done, total = model.client.progress
+            progress.update(bar, completed=done, total=total or None)
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _lines(model: ServedModel) -> None:
+    following = _LOGGED_STEP
+    while True:
+        done, total = model.client.progress
+        if total and following <= done / total < 1:
+            log.info("loading", percent=100 * done // total)
+            following = done / total + _LOGGED_STEP
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def example(url: str, model: str, needs_key: bool) -> str:
+    """Where the server is and a request to try, for a shell."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 100}
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
+    return (
+        f"\nWingbeat serves {model} at {url}   (documentation: {url}/docs, Ctrl-C stops)\n\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"    -d '{json.dumps(body)}'\n"
+    )

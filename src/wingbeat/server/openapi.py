@@ -1,0 +1,55 @@
+"""The OpenAPI document: what FastAPI finds by itself, and the bodies and streams that are read and sent by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+_REF = "#/components/schemas/{model}"
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads `model` from its body."""
+    return {"requestBody": {"required": True, "content": {"application/json": _schema(model)}}}
+
+
+def stream_of(chunk: type[BaseModel]) -> dict[str, Any]:
+    """The extra content type of a route that may stream `chunk`s."""
+    return {"description": "The reply, or with `stream` its chunks.", "content": {"text/event-stream": _schema(chunk)}}
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return {"schema": {"$ref": _REF.format(model=model.__name__)}}
+
+
+def describe(app: FastAPI, models: Iterable[type[BaseModel]], *, needs_key: bool) -> None:
+    """Make `app.openapi` include `models` and, where one is needed, the API key."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, models, needs_key)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, models: Iterable[type[BaseModel]], needs_key: bool) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    schemas.update(definitions["$defs"])
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422, which this server never sends
+        schemas.pop(name, None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    if needs_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document

@@ -1,0 +1,164 @@
+"""The models being served: a name, its engine, its tokenizer and its profile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wingbeat.engine.client import EngineClient, EngineUnavailable, Generation, QueueFull
+from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.server.body import LARGE
+from wingbeat.server.errors import ApiError, bad_request, unavailable
+from wingbeat.text.profile import ModelProfile, choose_profile
+from wingbeat.text.world import WorldTokenizer, tokenizer_for
+
+
+class ServedModel:
+    """One model under one name. `tokenizer` and `profile` are there once `status` is "ok"."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.created = int(time.time())
+        self.client = EngineClient(config)
+        self.tokenizer: WorldTokenizer | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.failure: str | None = None
+        self._profile: ModelProfile | None = None
+
+    async def start(self) -> None:
+        """Start the engine; `loading` is done when the model is ready or `failure` says why it never will be."""
+        await self.client.start()
+        self.loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self.client.wait_ready()
+            path, override = self.config.model, self.config.tokenizer
+            self.tokenizer = await asyncio.to_thread(tokenizer_for, path, self.vocab_size, override)
+            self._profile = choose_profile(self.name, self._info["metadata"], self.config.profile)
+        except (EngineUnavailable, ValueError, OSError) as error:
+            self.failure = self.client.error or str(error)
+
+    async def close(self) -> None:
+        """End the engine; what is being generated ends with it."""
+        if self.loading is not None:
+            self.loading.cancel()
+        await self.client.close()
+
+    @property
+    def name(self) -> str:
+        return self._info.get("name") or Path(self.config.model).stem
+
+    @property
+    def status(self) -> str:
+        """`ok`, or why nothing can be asked of it now: `loading`, `failed`, `restarting`, `closed`."""
+        if self.failure is not None:
+            return "failed"
+        if self.client.status == "ready":
+            return "ok" if self._profile is not None else "loading"
+        return self.client.status
+
+    @property
+    def profile(self) -> ModelProfile:
+        assert self._profile is not None, "check_ready() comes first"
+        return self._profile
+
+    @property
+    def _info(self) -> dict[str, Any]:
+        return self.client.info or {}
+
+    @property
+    def fingerprint(self) -> str:
+        return self._info.get("fingerprint", "")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._info.get("vocab_size", 0)
+
+    def check_ready(self) -> None:
+        """Raises ApiError (503) unless the model can be asked now."""
+        if self.status != "ok":
+            done, total = self.client.progress
+            progress = f" ({100 * done // total} %)" if total and self.status == "loading" else ""
+            raise unavailable(f"The model {self.name} cannot answer now: {self.status}{progress}.")
+
+    async def encode(self, segments: Sequence[str], param: str) -> list[int]:
+        """Token ids of a prompt given in pieces; `param` is the field it came from."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise bad_request(f"The model {self.name} has no tokenizer: send token ids to /v1/completions.", param)
+        if sum(map(len, segments)) > LARGE:
+            return await asyncio.to_thread(tokenizer.encode_segments, segments)
+        return tokenizer.encode_segments(segments)
+
+    def check_tokens(self, ids: Iterable[int], param: str) -> None:
+        """Raises ApiError (400) for an id that the model does not know."""
+        size = self.vocab_size
+        for token in ids:
+            if not 0 <= token < size:
+                raise bad_request(f"{param}: {token} is not a token of this model (0 to {size - 1}).", param)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token; empty where there is no tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token)
+
+    def submit(self, rows: list[Row], sampling: SamplingParams) -> Generation:
+        """Start generating. Raises ApiError: 429 when the queue is full, 503 when the engine is away."""
+        request = GenerationRequest(id=0, fingerprint=self.fingerprint, rows=rows, sampling=sampling)
+        try:
+            return self.client.submit(request)
+        except QueueFull as full:
+            wait = max(1, round(full.retry_after))
+            message = f"Too many requests are waiting. Try again in {wait} s."
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)}) from None
+        except EngineUnavailable as away:
+            raise unavailable(str(away)) from None
+
+
+class ModelRegistry:
+    """Finds a model by the name a client gives."""
+
+    def __init__(self, models: Iterable[ServedModel], *, any_model: bool = False) -> None:
+        self.models = list(models)
+        self._any_model = any_model
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model to serve a request for `name`, ready or not.
+
+        Absent, `model`, and any name that starts with `rwkv` mean the first model, so that clients written for other
+        servers work unchanged. Raises ApiError (404) for other names.
+        """
+        first = self.models[0]
+        if name is None or name == "model" or self._any_model:
+            return first
+        known = self._named(name)
+        if known is None and not name.lower().startswith("rwkv"):
+            raise self._not_found(name)
+        return known or first
+
+    def exact(self, name: str) -> ServedModel:
+        """The model of exactly this name. Raises ApiError (404)."""
+        model = self._named(name)
+        if model is None:
+            raise self._not_found(name)
+        return model
+
+    async def start(self) -> None:
+        for model in self.models:
+            await model.start()
+
+    async def close(self) -> None:
+        for model in self.models:
+            await model.close()
+
+    def _named(self, name: str) -> ServedModel | None:
+        return next((model for model in self.models if model.name == name), None)
+
+    def _not_found(self, name: str) -> ApiError:
+        known = ", ".join(model.name for model in self.models)
+        message = f"The model {name[:100]!r} does not exist. Loaded: {known}."
+        return ApiError(404, message, param="model", code="model_not_found")

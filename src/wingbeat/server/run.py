@@ -1,0 +1,102 @@
+"""Runs the server in a terminal or under a supervisor: binds at once, shows the loading, ends tidily."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+
+import structlog
+import uvicorn
+
+from wingbeat.config import Settings
+from wingbeat.server.app import build_registry, create_app
+from wingbeat.server.greeting import example, loading_display
+from wingbeat.server.logs import configure_logging
+from wingbeat.server.registry import ModelRegistry, ServedModel
+
+log = structlog.get_logger("wingbeat")
+
+GRACE_SECONDS = 3
+"""How long replies may take to end once the server is told to stop."""
+
+
+class CannotServe(Exception):  # noqa: N818 - what happened, to be told to the user
+    """The server cannot run; the message says why and what to do."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        CannotServe: the address is taken or the model cannot be loaded.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    if not settings.loopback and not settings.api_keys:
+        log.warning("everyone who can reach this machine can use the server: set --api-key", host=settings.host)
+    registry = build_registry(settings)
+    listener = bind(settings.host, settings.port)
+    config = uvicorn.Config(
+        create_app(settings, registry),
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config, registry, settings)
+    # uvicorn raises the signal that stopped it once more when all is over.
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if server.failure is not None:
+        raise CannotServe(f"The model cannot be loaded: {server.failure}")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotServe with what to do about it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        hint = "Another program uses it: choose another port with --port." if taken else f"{error.strerror}."
+        raise CannotServe(f"Cannot listen on {host} port {port}. {hint}") from None
+
+
+class _Server(uvicorn.Server):
+    """Greets once it listens, and ends the engines before it waits for replies to end, so that they do end."""
+
+    def __init__(self, config: uvicorn.Config, registry: ModelRegistry, settings: Settings) -> None:
+        super().__init__(config)
+        self._registry = registry
+        self._settings = settings
+        self._greeting: asyncio.Task[None] | None = None
+        self.failure: str | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = (sockets or [])[0].getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._greeting = asyncio.create_task(self._greet(self._registry.models[0], url))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping")
+        if self._greeting is not None:
+            self._greeting.cancel()
+        await self._registry.close()
+        await super().shutdown(sockets)
+
+    async def _greet(self, model: ServedModel, url: str) -> None:
+        """Show how the loading goes; then say where the server is, or stop it."""
+        assert model.loading is not None
+        log.info("loading", model=model.config.model, health=f"{url}/health")
+        with loading_display(model):
+            await asyncio.wait([model.loading])
+        if model.failure is not None:
+            self.failure = model.failure
+            self.should_exit = True
+            return
+        log.info("ready", url=url, model=model.name, slots=model.client.stats().slots)
+        if self._settings.log_format != "json":
+            print(example(url, model.name, bool(self._settings.api_keys)), flush=True)
