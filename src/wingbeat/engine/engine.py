@@ -20,6 +20,7 @@ from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
+from wingbeat.ops.cpu import default_threads
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
@@ -47,7 +48,7 @@ class Engine:
             slots,
             executable.vocab_size,
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
-            threads=config.threads or 1,
+            threads=config.threads or default_threads(),
         )
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way

@@ -36,6 +36,8 @@ from wingbeat.engine.messages import (
 from wingbeat.models import load_model
 from wingbeat.text.world import tokenizer_for
 
+log = logging.getLogger("wingbeat.engine.worker")  # __name__ is "__main__" here
+
 PROGRESS_INTERVAL = 0.05  # seconds between Loading frames
 LINGER_MS = 2000  # how long the last frame may take to leave
 
@@ -76,7 +78,8 @@ def main() -> None:
     try:
         engine = _load(bootstrap.config, channel)
     except Exception as error:
-        logging.getLogger(__name__).exception("cannot load %s", bootstrap.config.model)
+        if not isinstance(error, ValueError | OSError):  # those say what to do, and the client logs that
+            log.exception("cannot load %s", bootstrap.config.model)
         channel.send(Failed(str(error) or type(error).__name__))
         channel.close()
         sys.exit(LOAD_FAILED)

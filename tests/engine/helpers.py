@@ -1,0 +1,97 @@
+"""Drives an engine in a test, and a stand-in for a model that says what the test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from wingbeat.engine.engine import Engine
+from wingbeat.engine.generation import merge
+from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row, RowOutput
+from wingbeat.models import Model, ModelInfo
+from wingbeat.ops.table import FloatArray, StateLayout, StepBatch, check_batch
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.text.world import WorldTokenizer
+
+
+class Speller:
+    """Predicts a fixed text: after n tokens of a sequence the next is ``ids[n - 1]``. It counts in the state.
+
+    ``bad_token`` makes the logits of a sequence that is fed it NaN; ``crash_token`` makes the whole step raise.
+    """
+
+    def __init__(self, ids: Sequence[int], vocab_size: int, *, bad_token: int = -1, crash_token: int = -1) -> None:
+        self.layout = StateLayout()
+        self.layout.add("count", 1)
+        self.vocab_size = vocab_size
+        self.batches: list[StepBatch] = []
+        self._ids, self._bad, self._crash = [*ids, 0], bad_token, crash_token
+
+    def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
+        check_batch(batch, self.vocab_size, len(pool))
+        self.batches.append(batch)
+        if self._crash in batch.tokens:
+            raise FloatingPointError("boom")
+        logits = np.zeros((len(batch.tokens), self.vocab_size), np.float32)
+        for slot, start, stop in zip(batch.slots, batch.seq_starts[:-1], batch.seq_starts[1:], strict=True):
+            for row in range(start, stop):
+                pool[slot, 0] += 1
+                logits[row, self._ids[min(int(pool[slot, 0]), len(self._ids)) - 1]] = 50.0
+                if batch.tokens[row] == self._bad:
+                    logits[row] = np.nan
+        return logits[batch.logit_rows]
+
+
+def stand_in(executable: Speller) -> Model:
+    info = ModelInfo("spell", "7", 1, 1, executable.vocab_size, "float32", "test", "spell", 1, "spell.pth", {})
+    return Model(executable, info)
+
+
+def speller_engine(tokenizer: WorldTokenizer | None, ids: Sequence[int], **config: int) -> Engine:
+    return Engine(stand_in(Speller(ids, 300)), tokenizer, EngineConfig(model="", **config))
+
+
+def request(
+    engine: Engine, request_id: int, prompts: Iterable[Sequence[int]], sampling: SamplingParams
+) -> GenerationRequest:
+    """Rows of equal prompts are choices 0, 1, ... of it."""
+    rows: list[Row] = []
+    for ids in map(list, prompts):
+        rows.append(Row(ids, choice=sum(row.prompt_ids == ids for row in rows)))
+    fingerprint = engine.model.info.fingerprint
+    return GenerationRequest(id=request_id, fingerprint=fingerprint, rows=rows, sampling=sampling)
+
+
+def drain(engine: Engine, steps: int = 10_000) -> list[RowOutput]:
+    """Everything the engine says until it has no work."""
+    outputs: list[RowOutput] = []
+    while engine.has_work:
+        steps -= 1
+        assert steps > 0, "the engine does not come to an end"
+        outputs += engine.step().rows
+    return outputs
+
+
+def answers(outputs: Iterable[RowOutput]) -> dict[tuple[int, int], RowOutput]:
+    """All outputs of each (request, row) as one; asserts that each row ended exactly once, with its last output."""
+    by_row: dict[tuple[int, int], list[RowOutput]] = {}
+    for output in outputs:
+        by_row.setdefault((output.request, output.row), []).append(output)
+    for parts in by_row.values():
+        assert [part.finish_reason is not None for part in parts] == [False] * (len(parts) - 1) + [True]
+    return {key: merge(parts)[0] for key, parts in by_row.items()}
+
+
+def complete(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RowOutput:
+    """The answer to one prompt, alone."""
+    engine.submit(request(engine, 1, [prompt], sampling))
+    return answers(drain(engine))[1, 0]
+
+
+def assert_empty(engine: Engine) -> None:
+    """Nothing of any request is left."""
+    stats = engine.stats()
+    assert (stats.waiting, stats.running, stats.slots_in_use) == (0, 0, 0)
+    assert not engine._groups
+    assert all(params is None for params in engine._sampler._params)

@@ -1,0 +1,158 @@
+"""The engine in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.helpers import answers, complete
+from wingbeat.engine.client import EngineClient, EngineConfig, EngineUnavailable, Generation, QueueFull
+from wingbeat.engine.engine import Engine
+from wingbeat.engine.messages import GenerationRequest, Row, RowOutput
+from wingbeat.models import load_model
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.text.world import WorldTokenizer
+
+TIMEOUT = 60.0
+ENDLESS = SamplingParams(ignore_eos=True)
+
+
+@pytest.fixture
+def config(model_path: Path) -> EngineConfig:
+    return EngineConfig(model=str(model_path), backend="reference", max_batch=4, max_queue=2)
+
+
+@pytest.fixture
+async def client(config: EngineConfig) -> AsyncIterator[EngineClient]:
+    client = EngineClient(config)
+    await client.start()
+    await client.wait_ready(TIMEOUT)
+    yield client
+    await client.close()
+
+
+def submit(
+    client: EngineClient, rows: int, sampling: SamplingParams, prompt: tuple[int, ...] = (1, 2, 3)
+) -> Generation:
+    assert client.info is not None
+    choices = [Row(list(prompt), choice) for choice in range(rows)]
+    return client.submit(GenerationRequest(fingerprint=client.info["fingerprint"], rows=choices, sampling=sampling))
+
+
+async def read(generation: Generation) -> list[RowOutput]:
+    async with asyncio.timeout(TIMEOUT):
+        return [output async for outputs in generation for output in outputs]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_generate_cancel_refuse(client: EngineClient, config: EngineConfig, tokenizer: WorldTokenizer) -> None:
+    sampling = SamplingParams(seed=1, max_tokens=12, ignore_eos=True, logprobs=1)
+    first, bad, wrong = (
+        submit(client, 2, sampling),
+        submit(client, 1, SamplingParams(top_p=7.0)),
+        submit(client, 1, ENDLESS, prompt=("text",)),  # type: ignore[arg-type]
+    )
+    local = Engine(load_model(config.model, backend="reference"), tokenizer, config)
+    assert answers(await read(first))[1, 0].token_ids == complete(local, [1, 2, 3], sampling).token_ids
+    assert "top_p" in str(answers(await read(bad))[2, 0].error)
+    assert "int" in str(answers(await read(wrong))[3, 0].error)
+
+    endless = submit(client, 2, ENDLESS)
+    assert endless.request.sampling.seed is not None
+    await anext(endless)
+    waiting = submit(client, 3, ENDLESS)
+    with pytest.raises(QueueFull):
+        submit(client, 2, ENDLESS)
+    for generation in (endless, waiting):
+        generation.cancel()
+        assert (await read(generation))[-1].finish_reason == "cancelled"
+    after = await read(submit(client, 1, sampling))
+    assert after[-1].finish_reason == "length"
+    stats = client.stats()
+    assert (stats.waiting, stats.running, stats.slots_in_use, stats.slots) == (0, 0, 0, 4)
+
+
+async def test_a_killed_engine_is_an_error_for_its_requests_and_comes_back(client: EngineClient) -> None:
+    generation = submit(client, 2, ENDLESS)
+    await anext(generation)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    outputs = await read(generation)
+    assert [(o.finish_reason, "signal 9" in str(o.error)) for o in outputs[-2:]] == [("error", True)] * 2
+    assert client.status == "restarting"
+    with pytest.raises(EngineUnavailable, match="restarted"):
+        submit(client, 1, ENDLESS)
+    await client.wait_ready(TIMEOUT)
+    assert (await read(submit(client, 1, SamplingParams(max_tokens=3))))[-1].error is None
+
+
+async def test_closing_leaves_no_process_and_no_file(client: EngineClient) -> None:
+    generation = submit(client, 1, ENDLESS)
+    await anext(generation)
+    pid, folder = client.pid, client._folder
+    assert pid is not None
+    assert folder is not None
+    assert Path(folder).stat().st_mode & 0o777 == 0o700
+    await asyncio.wait_for(client.close(), 10)
+    assert not alive(pid)
+    assert not Path(folder).exists()
+    assert (await read(generation))[-1].error == "the engine was closed"
+    assert client.status == "closed"
+    with pytest.raises(EngineUnavailable, match="closed"):
+        submit(client, 1, ENDLESS)
+
+
+async def test_a_model_that_cannot_be_loaded_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    client = EngineClient(EngineConfig(model=str(tmp_path / "missing.pth")))
+    await client.start()
+    with pytest.raises(EngineUnavailable, match=r"missing\.pth"):
+        await client.wait_ready(TIMEOUT)
+    assert client.status == "failed"
+    await client.close()
+
+
+ORPHAN = """
+import asyncio, sys
+from wingbeat.engine.client import EngineClient, EngineConfig
+async def main():
+    client = EngineClient(EngineConfig(model=sys.argv[1], backend="reference"))
+    await client.start()
+    await client.wait_ready()
+    print(client.pid, client._folder, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+async def test_the_engine_ends_with_its_parent(model_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, str(model_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid, folder = parent.stdout.readline().split()
+    parent.kill()
+    parent.wait()
+    async with asyncio.timeout(TIMEOUT):
+        while alive(int(pid)) and not is_zombie(int(pid)):
+            await asyncio.sleep(0.01)
+    parent.stdout.close()
+    Path(folder, "engine").unlink(missing_ok=True)
+    Path(folder).rmdir()
+
+
+def is_zombie(pid: int) -> bool:
+    """Dead, but not yet collected by whoever inherited it (the first process of a container may never do that)."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"

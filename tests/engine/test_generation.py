@@ -1,0 +1,103 @@
+"""A reader's view of a request, and the bound on waiting work."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from wingbeat.engine.backlog import Backlog, QueueFull
+from wingbeat.engine.generation import MAX_UNREAD_TOKENS, Generation, merge
+from wingbeat.engine.messages import GenerationRequest, Row, RowOutput, TokenLogprob
+from wingbeat.sampling.params import SamplingParams
+
+
+def generation(rows: int = 1) -> Generation:
+    request = GenerationRequest(id=1, fingerprint="", rows=[Row([1])] * rows, sampling=SamplingParams())
+    return Generation(request, lambda g: g.end("cancelled"))
+
+
+def piece(row: int, text: str, token: int, **last: object) -> RowOutput:
+    return RowOutput(1, row, text, [token], [TokenLogprob(token, -1.0, [])], **last)  # type: ignore[arg-type]
+
+
+def test_merging_joins_the_steps_of_each_row() -> None:
+    end = {"finish_reason": "stop", "stop_reason": "x", "prompt_tokens": 3, "completion_tokens": 2}
+    merged = merge([piece(1, "a", 10), piece(0, "b", 11), piece(1, "c", 12, **end)])
+    assert [(o.row, o.text, o.token_ids) for o in merged] == [(1, "ac", [10, 12]), (0, "b", [11])]
+    last = merged[0]
+    assert [entry.token for entry in last.logprobs or ()] == [10, 12]
+    assert (last.finish_reason, last.stop_reason, last.prompt_tokens, last.completion_tokens) == ("stop", "x", 3, 2)
+
+
+async def test_a_slow_reader_gets_everything_merged() -> None:
+    running = generation(2)
+    for i in range(5):
+        running.feed([piece(0, str(i), i), piece(1, "-", i)])
+    first = await anext(running)
+    assert [(o.row, o.text) for o in first] == [(0, "01234"), (1, "-----")]
+    running.feed([piece(0, "!", 9, finish_reason="stop"), piece(1, "?", 9, finish_reason="length")])
+    assert [[o.text for o in outputs] async for outputs in running] == [["!", "?"]]
+    assert running.finished
+
+
+async def test_a_waiting_reader_wakes_up() -> None:
+    running = generation()
+    reader = asyncio.create_task(anext(running))
+    await asyncio.sleep(0)
+    assert not reader.done()
+    running.feed([piece(0, "a", 1)])
+    assert (await reader)[0].text == "a"
+
+
+async def test_cancelling_ends_each_row_once() -> None:
+    running = generation(2)
+    running.feed([piece(0, "a", 1, finish_reason="stop")])
+    running.cancel()
+    running.cancel()
+    running.feed([piece(1, "late", 2)])
+    seen = [o for outputs in [await anext(running)] for o in outputs]
+    assert [(o.row, o.finish_reason) for o in seen] == [(0, "stop"), (1, "cancelled")]
+    with pytest.raises(StopAsyncIteration):
+        await anext(running)
+
+
+async def test_what_nobody_reads_is_counted() -> None:
+    running = generation()
+    many = RowOutput(1, 0, "", [1] * MAX_UNREAD_TOKENS)
+    running.feed([many])
+    assert not running.overrun
+    running.feed([piece(0, "", 1)])
+    assert running.overrun
+    await anext(running)
+    assert not running.overrun
+
+
+def test_the_backlog_is_bounded_in_rows() -> None:
+    backlog = Backlog(limit=4)
+    backlog.slots = 2
+    backlog.enter(100)  # nothing waits: it flows through
+    with pytest.raises(QueueFull):
+        backlog.enter(1)
+    backlog.leave(97)
+    assert backlog.waiting == 1
+    backlog.enter(3)
+    with pytest.raises(QueueFull, match="4 sequences are waiting"):
+        backlog.enter(1)
+
+
+def test_retry_after_follows_the_rate_at_which_rows_finish() -> None:
+    now = 0.0
+    backlog = Backlog(limit=10, clock=lambda: now)
+    backlog.enter(200)
+    for _ in range(100):
+        now += 3.0
+        backlog.leave()
+    with pytest.raises(QueueFull) as refusal:
+        backlog.enter(1)
+    assert refusal.value.retry_after == 60.0
+    now += 3.0 * 88
+    backlog.leave(88)  # 12 are left, 11 of them wait: with 4 more, 5 have to finish first
+    with pytest.raises(QueueFull) as refusal:
+        backlog.enter(4)
+    assert refusal.value.retry_after == pytest.approx(15.0, rel=0.01)

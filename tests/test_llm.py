@@ -1,0 +1,175 @@
+"""The Python API."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.helpers import Speller, assert_empty, stand_in
+from tests.random_models import random_rwkv7, write_safetensors
+from tests.text.vocabs import with_bytes, write_vocab
+from wingbeat import LLM, SamplingParams
+from wingbeat.llm import GenerationError
+from wingbeat.ops import cpu
+from wingbeat.text.world import WorldTokenizer
+
+BACKENDS = ["reference", *(["cpu"] if cpu.available() else [])]
+FIXED = SamplingParams(seed=3, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llm")
+    write_vocab(folder / "tiny.vocab.txt", with_bytes([b"wing", b"beat", b"\n\n"]))
+    return write_safetensors(folder / "tiny.safetensors", random_rwkv7(layers=2, width=64, vocab=300, seed=1))
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def llm(request: pytest.FixtureRequest, path: Path) -> Iterator[LLM]:
+    with LLM(path, dtype="float32", backend=request.param, threads=2, max_batch=4) as llm:
+        yield llm
+
+
+@pytest.fixture
+def speller(path: Path) -> LLM:
+    """Answers "hi" with "wingbeat", a blank line and "User"; fails on token 66."""
+    tokenizer = WorldTokenizer(path.with_name("tiny.vocab.txt"))
+    prompt = tokenizer.encode("User: hi\n\nAssistant:")
+    ids = [0] * (len(prompt) - 1) + tokenizer.encode(" wingbeat\n\nUser")
+    return LLM.from_model(stand_in(Speller(ids, 300, bad_token=66)), tokenizer)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, wingbeat; sys.exit(any(m in sys.modules for m in ('numpy', 'msgspec', 'zmq', 'asyncio')))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_texts_and_ids_give_the_same_answer(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("wingbeat")
+    text, as_list, as_array = (llm.generate(p, FIXED)[0] for p in ("wingbeat", ids, np.array(ids)))
+    assert text == as_list == as_array
+    assert text.prompt_ids == ids
+    assert len(text.token_ids) == 12
+    assert text.finish_reason == "length"
+    assert llm.tokenizer.decode(text.token_ids) == text.text
+
+
+def test_a_batch_larger_than_the_slots_answers_in_order(llm: LLM) -> None:
+    prompts = ["a", "wing", [], "beat", [1, 2, 3], "a"]
+    together = llm.generate(prompts, FIXED)
+    assert [llm.generate([p], FIXED)[0].token_ids for p in prompts] == [c.token_ids for c in together]
+    assert together[0] == together[5]
+    assert llm.generate([], FIXED) == []
+    assert_empty(llm._engine)
+
+
+def test_parameters_may_differ_by_prompt(llm: LLM) -> None:
+    seeds = [SamplingParams(seed=s, max_tokens=6, ignore_eos=True, logprobs=1) for s in range(3)]
+    answers = llm.generate("wing", seeds)
+    assert len({tuple(a.token_ids) for a in answers}) == 3
+    assert all(a.logprobs is not None and len(a.logprobs) == 6 for a in answers)
+    assert llm.generate(["wing", "wing", "wing"], seeds) == answers
+    with pytest.raises(ValueError, match="2 sampling_params for 3 prompts"):
+        llm.generate(["a", "b", "c"], seeds[:2])
+
+
+def test_a_stream_is_the_same_answer_in_pieces(llm: LLM) -> None:
+    whole = llm.generate("wing", FIXED)[0]
+    chunks = list(llm.stream("wing", FIXED))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert [token for chunk in chunks for token in chunk.token_ids] == whole.token_ids
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 11 + ["length"]
+
+
+def test_leaving_a_stream_frees_its_slot(llm: LLM) -> None:
+    stream = llm.stream("wing", SamplingParams(ignore_eos=True))
+    next(stream)
+    assert llm._engine.stats().slots_in_use == 1
+    stream.close()
+    assert llm._engine.stats().slots_in_use == 0
+    assert not llm._boxes
+
+
+def test_threads_share_the_engine(llm: LLM) -> None:
+    prompts = ["a", "b", "wing", "beat", "c", "d"]
+    expected = [llm.generate(p, FIXED)[0] for p in prompts]
+    results: dict[str, object] = {}
+    threads = [threading.Thread(target=lambda p=p: results.update({p: llm.generate(p, FIXED)[0]})) for p in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[p] for p in prompts] == expected
+    assert_empty(llm._engine)
+
+
+def test_bad_input_is_refused_before_anything_runs(llm: LLM) -> None:
+    before = llm._engine.stats()
+    with pytest.raises(ValueError, match="token id 300"):
+        llm.generate([[1], [300]])
+    with pytest.raises(ValueError, match="top_p"):
+        llm.stream("a", SamplingParams(top_p=3))
+    with pytest.raises(ValueError, match="token id -1"):
+        llm.logits([-1])
+    with pytest.raises(ValueError, match="chunk"):
+        llm.logits([1], chunk=0)
+    with pytest.raises(ValueError, match="a message is"):
+        llm.chat([{"role": "user", "text": "hi"}])
+    assert llm._engine.stats() == before
+
+
+def test_logits_do_not_depend_on_the_chunks(llm: LLM) -> None:
+    tokens = np.random.default_rng(0).integers(0, 300, 40)
+    whole = llm.logits(tokens)
+    assert whole.shape == (40, 300)
+    assert whole.dtype == np.float32
+    for chunk in (1, 7):
+        pieces = llm.logits(tokens.tolist(), chunk=chunk)
+        if llm.info.backend == "reference":  # BLAS: equal to rounding only
+            np.testing.assert_allclose(pieces, whole, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(pieces, whole)
+    assert llm.logits([]).shape == (0, 300)
+    assert llm.generate(tokens, SamplingParams(temperature=0, max_tokens=1))[0].token_ids == [whole[-1, :260].argmax()]
+
+
+def test_chat_uses_the_models_format(speller: LLM) -> None:
+    reply = speller.chat([{"role": "user", "content": "hi"}])
+    assert speller.tokenizer.decode(reply.prompt_ids) == "User: hi\n\nAssistant:"
+    assert (reply.text, reply.finish_reason, reply.stop_reason) == ("wingbeat", "stop", "\n\n")
+    with pytest.raises(ValueError, match="unknown role"):
+        speller.chat([{"role": "robot", "content": "hi"}])
+
+
+def test_an_answer_that_fails_is_an_exception(speller: LLM) -> None:
+    with pytest.raises(GenerationError, match=r"1 of 2 completions failed.*not finite") as failure:
+        speller.generate([[66], [5]], SamplingParams(max_tokens=1))
+    assert [c.finish_reason for c in failure.value.completions] == ["error", "stop"]
+    with pytest.raises(GenerationError, match="not finite"):
+        list(speller.stream([66]))
+
+
+def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "odd.safetensors", random_rwkv7(layers=1, width=64, vocab=77))
+    with LLM(path, backend="reference") as llm:
+        assert len(llm.generate([1, 2], SamplingParams(max_tokens=3, ignore_eos=True))[0].token_ids) == 3
+        with pytest.raises(ValueError, match="pass token ids"):
+            llm.generate("text")
+        with pytest.raises(ValueError, match="use stop_token_ids"):
+            llm.generate([1], SamplingParams(stop=("x",)))
+
+
+def test_a_closed_llm_says_so(path: Path) -> None:
+    llm = LLM(path, backend="reference")
+    stream = llm.stream("a", SamplingParams(ignore_eos=True))
+    next(stream)
+    llm.close()
+    for call in (lambda: next(stream), lambda: llm.generate("a"), lambda: llm.logits([1]), lambda: llm.info):
+        with pytest.raises(ValueError, match="closed"):
+            call()
