@@ -71,7 +71,7 @@ class Sampler {
 
 NB_MODULE(_sampler, module) {
     using wingbeat::sampler::Sampler;
-    module.doc() = "Sampling in C++; use wingbeat.sampling.Sampler, which checks the arguments.";
+    module.doc() = "Sampling in C++; use wingbeat.sampling.samplers.Sampler, which checks the arguments.";
     nb::class_<Sampler>(module, "Sampler")
         .def(nb::init<size_t, size_t, size_t>(), nb::arg("slots"), nb::arg("valid_vocab"), nb::arg("threads"))
         .def("start", &Sampler::start)

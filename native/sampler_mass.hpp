@@ -74,11 +74,18 @@ WINGBEAT_INLINE float block_peak(const float* logits, size_t size, int& nan) {
     return peak;
 }
 
-WINGBEAT_INLINE double block_mass(const float* logits, size_t size, const Scale& scale) {
+WINGBEAT_INLINE double block_weight(const float* weights, size_t size, double rounder) {
     double total = 0;
 #pragma omp simd reduction(+ : total)
-    for (size_t i = 0; i < size; ++i) total += mass_of(logits[i], scale);
+    for (size_t i = 0; i < size; ++i) total += rounded(weights[i], rounder);
     return total;
+}
+
+// Two loops: compilers keep the first in registers, which they do not manage for one loop with both.
+WINGBEAT_INLINE double block_mass(const float* logits, size_t size, const Scale& scale) {
+    float weights[block];
+    for (size_t i = 0; i < size; ++i) weights[i] = exp2_f32(depth_of(logits[i], scale));
+    return block_weight(weights, size, scale.rounder);
 }
 
 // Largest logit of each block. Returns whether there is a NaN.

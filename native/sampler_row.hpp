@@ -40,11 +40,8 @@ WINGBEAT_CLONES static void drop_beyond(const float* logits, size_t size, Border
     }
 }
 
-WINGBEAT_INLINE double block_weight(const float* weights, size_t size, double rounder) {
-    double total = 0;
-#pragma omp simd reduction(+ : total)
-    for (size_t i = 0; i < size; ++i) total += rounded(weights[i], rounder);
-    return total;
+WINGBEAT_CLONES static void drop_below(size_t size, double least, double rounder, float* weights) {
+    for (size_t i = 0; i < size; ++i) weights[i] = rounded(weights[i], rounder) < least ? 0.f : weights[i];
 }
 
 // Mass of each block of weights; returns the total.
@@ -133,7 +130,7 @@ class RowSampler {
 
     // Whether few tokens hold the mass `target`; they are listed then.
     bool list_mass(const Row& row, const Scale& scale, double target) {
-        for (size_t count : {size_t{32}, size_t{512}}) {
+        for (size_t count : {size_t{32}, size_t{256}}) {
             if (count > row.peaks.size() / 2) break;
             gather_top_blocks(row, count, floats_, list_);
             if (weigh_list(scale) >= target) return true;
@@ -175,7 +172,7 @@ class RowSampler {
             const double target = sequence.top_p * sum_weights(weights, row.size, rounder_, sums_.data());
             drop_beyond(row.logits, row.size, find_border(row, mass, target), weights);
         }
-        for (size_t i = 0; i < row.size; ++i) weights[i] = mass(i) < sequence.min_p ? 0.f : weights[i];
+        if (sequence.min_p > 0) drop_below(row.size, sequence.min_p, rounder_, weights);
         const double drawn = random * sum_weights(weights, row.size, rounder_, sums_.data());
         return find_drawn(row.size, drawn, mass);
     }

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import msgspec
+
+_FLOAT_MAX = sys.float_info.max
+_INT32_MAX = 2**31 - 1
 
 MAX_LOGPROBS = 256
 """The most alternatives a request may ask for at each token (a frame carries them all)."""
@@ -100,21 +104,21 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _check_number(name: str, value: object, *, low: float = -math.inf, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_FLOAT_MAX <= value <= _FLOAT_MAX:
         raise ValueError(f"{name} must be a finite number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} must be {_range(low, high)}, not {value!r}")
 
 
-def _check_integer(name: str, value: object, *, low: int, high: int | None = None) -> None:
+def _check_integer(name: str, value: object, *, low: int, high: int = _INT32_MAX) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {_range(low, math.inf if high is None else high)}, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {_range(low, high)}, not {value!r}")
 
 
 def _check_token(name: str, token: object, vocab_size: int | None) -> None:
-    if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= _INT32_MAX:
         raise ValueError(f"{name} must hold token ids (whole numbers from 0), not {token!r}")
     if vocab_size is not None and token >= vocab_size:
         raise ValueError(f"{name}: token id {token} is outside the vocabulary of {vocab_size} tokens")

@@ -160,7 +160,8 @@ class Sampler:
                 f"logits [R, {self.vocab_size}], slots [R] and positions [R] must agree, "
                 f"not {logits.shape}, {slots.shape} and {positions.shape}"
             )
-        if logits.dtype != np.float32 or logits.strides[1] != 4 or logits.strides[0] % 4:
+        misplaced = logits.size > 0 and (logits.strides[1] != 4 or logits.strides[0] % 4 != 0)
+        if logits.dtype != np.float32 or misplaced:
             raise ValueError("logits must be float32 with the values of a row next to each other")
 
     def _check_slot(self, slot: int) -> None:

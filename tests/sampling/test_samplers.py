@@ -1,0 +1,226 @@
+"""Both implementations choose the same tokens, and a row never depends on its neighbours."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sampling.oracle import IMPLEMENTATIONS
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.samplers import Sampler, SampleResult
+
+NOTHING = np.array([], np.int32)
+
+
+def params_strategy() -> st.SearchStrategy[SamplingParams]:
+    tokens = st.integers(0, 100)
+    return st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([0.0, 0.05, 0.7, 1.0, 1.0, 1.3, 10.0]),
+        top_p=st.sampled_from([1.0, 1.0, 0.0, 0.3, 0.85, 0.999]),
+        top_k=st.sampled_from([0, 0, -1, 1, 7, 50, 300, 2000]),
+        min_p=st.sampled_from([0.0, 0.0, 0.001, 0.1]),
+        presence_penalty=st.sampled_from([0.0, 0.5]),
+        frequency_penalty=st.sampled_from([0.0, 0.3]),
+        repetition_penalty=st.sampled_from([1.0, 1.3]),
+        logit_bias=st.dictionaries(tokens, st.floats(-5, 5), max_size=3),
+        logprobs=st.sampled_from([None, 0, 5, 100]),
+    )
+
+
+def make_logits(kind: str, rows: int, vocab: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (rows, vocab)).astype(np.float32)
+    if kind == "coarse":  # many ties
+        return np.round(logits)
+    if kind == "peaked":
+        return logits + 8 * (rng.random((rows, vocab)) < 0.005).astype(np.float32)
+    if kind == "strange":
+        strange = rng.random((rows, vocab))
+        logits[strange < 0.2] = -np.inf
+        logits[strange > 0.9999] = np.inf
+        logits[0] = rng.choice(np.array([-np.inf, np.nan, 3e38, -3e38], np.float32), vocab)
+    return logits
+
+
+def assert_equal(one: SampleResult, other: SampleResult) -> None:
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.logprobs, other.logprobs)
+    assert one.top == other.top
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    vocab=st.sampled_from([1, 2, 63, 64, 65, 200, 5003]),
+    params=st.lists(params_strategy(), min_size=1, max_size=4),
+    kind=st.sampled_from(["normal", "coarse", "peaked", "strange"]),
+    padding=st.integers(0, 3),
+    seed=st.integers(0, 2**64 - 1),
+    choice=st.integers(0, 2**32 - 1),
+    position=st.integers(0, 2**63 - 10),
+)
+def test_native_and_twin_agree_exactly(vocab, params, kind, padding, seed, choice, position):
+    rows, valid = len(params), max(1, vocab - padding)
+    both = [Sampler(rows, vocab, valid_vocab=valid, native=native) for native in IMPLEMENTATIONS]
+    for slot, row_params in enumerate(params):
+        for sampler in both:
+            sampler.start(slot, row_params, np.arange(0, 90, 7, dtype=np.int32), seed, choice)
+    slots = np.arange(rows, dtype=np.int32)
+    for step in range(4):  # later steps see the penalties of earlier tokens
+        logits = make_logits(kind, rows, vocab, seed % 1000 + step)
+        results = [sampler.sample(logits, slots, np.full(rows, position + step)) for sampler in both]
+        assert_equal(results[0], results[-1])
+        assert (results[0].tokens < valid).all()
+
+
+def test_native_and_twin_agree_at_full_size():
+    filters = [{}, {"top_p": 0.85}, {"top_k": 50}, {"top_k": 30000, "top_p": 0.5}, {"min_p": 0.02}, {"temperature": 0}]
+    for kind in ("normal", "peaked"):
+        logits = make_logits(kind, len(filters), 65536, 5)
+        results = []
+        for native in IMPLEMENTATIONS:
+            sampler = Sampler(len(filters), 65536, native=native)
+            for slot, kept in enumerate(filters):
+                sampler.start(slot, SamplingParams(logprobs=3, **kept), NOTHING, seed=11, choice=slot)
+            results.append(sampler.sample(logits, np.arange(len(filters)), np.full(len(filters), 123)))
+        assert_equal(results[0], results[-1])
+
+
+def test_seeds_keep_their_tokens():
+    """A change here breaks `seed` for users: the same request would be answered differently."""
+    logits = ((np.arange(600) * 7919 % 1000) / 125).astype(np.float32)[None]
+    for native in IMPLEMENTATIONS:
+        sampler = Sampler(1, 600, native=native)
+        sampler.start(0, SamplingParams(top_p=0.9, presence_penalty=0.5), NOTHING, seed=42, choice=1)
+        found = [int(sampler.sample(logits, np.array([0]), np.array([position])).tokens[0]) for position in range(8)]
+        assert found == [27, 99, 495, 532, 174, 570, 39, 458]
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_row_never_depends_on_its_neighbours(native, threads):
+    """The same sequences: all at once; one by one, in other slots, on another number of threads."""
+    count, vocab, steps = 12, 1000, 5
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 2, (steps, count, vocab)).astype(np.float32)
+    kinds = [{"temperature": 0}, {"top_p": 0.8}, {"top_k": 9}, {"frequency_penalty": 0.5}, {"logprobs": 4}]
+    params = [SamplingParams(repetition_penalty=1.1, **kinds[i % len(kinds)]) for i in range(count)]
+
+    together = Sampler(count, vocab, native=native)
+    alone = Sampler(2 * count, vocab, native=native, threads=threads)
+    places = rng.permutation(2 * count)[:count].astype(np.int32)
+    for i in range(count):
+        together.start(i, params[i], np.array([i]), seed=i % 4, choice=i % 3)
+        alone.start(int(places[i]), params[i], np.array([i]), seed=i % 4, choice=i % 3)
+    for step in range(steps):
+        positions = np.arange(count) * 10 + step
+        whole = together.sample(logits[step], np.arange(count), positions)
+        for part in np.array_split(rng.permutation(count), 3 if step % 2 else count):
+            found = alone.sample(logits[step, part], places[part], positions[part])
+            wanted = SampleResult(whole.tokens[part], whole.logprobs[part], [whole.top[i] for i in part])
+            assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_many_threads_lose_no_row(native):
+    rows, vocab = 64, 300
+    logits = np.random.default_rng(0).normal(0, 1, (rows, vocab)).astype(np.float32)
+    slots, samplers = np.arange(rows), [Sampler(rows, vocab, native=native, threads=threads) for threads in (1, 5)]
+    for sampler in samplers:
+        for slot in range(rows):
+            sampler.start(slot, SamplingParams(presence_penalty=0.1), NOTHING, seed=slot, choice=0)
+    for step in range(100):
+        size = step % rows + 1
+        one, many = (sampler.sample(logits[:size], slots[:size], np.full(size, step)) for sampler in samplers)
+        assert_equal(one, many)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_logits_may_be_padded_or_read_only_and_are_left_alone(native):
+    wide = np.full((6, 50), 1e9, np.float32)
+    wide[:, :40] = np.random.default_rng(0).normal(0, 1, (6, 40))
+    before = wide.copy()
+    wide.flags.writeable = False
+    params = SamplingParams(logit_bias={1: 3.0}, repetition_penalty=1.5, top_p=0.9, logprobs=2)
+    results = []
+    for logits in (wide[::2, :40], np.ascontiguousarray(wide[::2, :40])):
+        sampler = Sampler(3, 40, valid_vocab=37, native=native)
+        for slot in range(3):
+            sampler.start(slot, params, np.arange(5), seed=1, choice=slot)
+        results.append(sampler.sample(logits, np.arange(3), np.arange(3)))
+    assert_equal(*results)
+    np.testing.assert_array_equal(wide, before)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_tokens_without_text_are_never_sampled(native):
+    logits = np.tile(np.array([0, 0, 0, 50, 99], np.float32), (200, 1))
+    for params in (SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_p=0.5, logprobs=5)):
+        sampler = Sampler(200, 5, valid_vocab=3, native=native)
+        for slot in range(200):
+            sampler.start(slot, params, NOTHING, seed=slot, choice=0)
+        result = sampler.sample(logits, np.arange(200), np.zeros(200, np.int64))
+        assert result.tokens.max() < 3
+        assert all(len(top) == 3 for top in result.top if top is not None)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_only_the_row_that_cannot_be_sampled_fails(native):
+    good, inf = np.zeros(70, np.float32), np.inf
+    nan_first, nan_last = good.copy(), good.copy()
+    nan_first[0], nan_last[69] = np.nan, -np.nan
+    rows = np.stack([good, nan_first, nan_last, np.full(70, -inf, np.float32), good])
+    for params in (SamplingParams(logprobs=1), SamplingParams(temperature=0, logprobs=1), SamplingParams(top_k=2)):
+        sampler = Sampler(5, 70, native=native)
+        for slot in range(5):
+            sampler.start(slot, params, NOTHING, seed=0, choice=0)
+        result = sampler.sample(rows, np.arange(5), np.zeros(5, np.int64))
+        assert (result.tokens < 0).tolist() == [False, True, True, True, False]
+        assert result.tokens[0] == result.tokens[4]
+        assert np.isnan(result.logprobs[1:4]).all()
+        assert result.top[1:4] == [None] * 3
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_misuse_is_refused(native):
+    sampler = Sampler(2, 4, native=native)
+    rows, positions = np.zeros((1, 4), np.float32), np.array([0])
+    for slot in (-1, 2):
+        with pytest.raises(IndexError, match="does not exist"):
+            sampler.start(slot, SamplingParams(), NOTHING, seed=0, choice=0)
+        with pytest.raises(IndexError, match="does not exist"):
+            sampler.finish(slot)
+        with pytest.raises(IndexError, match="does not exist"):
+            sampler.sample(rows, np.array([slot]), positions)
+    sampler.finish(1)  # nothing there: nothing happens
+    with pytest.raises(ValueError, match="call start"):
+        sampler.sample(rows, np.array([0]), positions)
+    with pytest.raises(ValueError, match="choice"):
+        sampler.start(0, SamplingParams(), NOTHING, seed=0, choice=-1)
+    with pytest.raises(ValueError, match="vector"):
+        sampler.start(0, SamplingParams(), np.zeros((1, 1), np.int32), seed=0, choice=0)
+
+    sampler.start(0, SamplingParams(), NOTHING, seed=-1, choice=0)
+    with pytest.raises(ValueError, match="own slot"):
+        sampler.sample(np.zeros((2, 4), np.float32), np.array([0, 0]), np.array([0, 0]))
+    for logits, slots, where in [
+        (np.zeros((1, 3), np.float32), [0], [0]),
+        (np.zeros((2, 4), np.float32), [0], [0]),
+        (np.zeros(4, np.float32), [0], [0]),
+        (rows, [0], [0, 1]),
+        (rows, [[0]], [0]),
+    ]:
+        with pytest.raises(ValueError, match="must agree"):
+            sampler.sample(logits, np.array(slots), np.array(where))
+    for logits in (rows.astype(np.float64), np.zeros((1, 8), np.float32)[:, ::2]):
+        with pytest.raises(ValueError, match="float32"):
+            sampler.sample(logits, np.array([0]), positions)
+    with pytest.raises(ValueError, match="valid_vocab"):
+        Sampler(1, 4, valid_vocab=5, native=native)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_a_step_may_be_empty(native):
+    result = Sampler(1, 4, native=native).sample(np.zeros((0, 4), np.float32), NOTHING, np.array([], np.int64))
+    assert result.tokens.shape == (0,)
+    assert result.top == []
