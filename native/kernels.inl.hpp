@@ -200,14 +200,28 @@ struct Tile {  // R rows by 64 columns of a product
   const std::int32_t* act_offsets;
 };
 
+// Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
+template <int R>
+struct RowCursor {
+  const std::uint8_t* base[(R + 2) / 3];
+  std::size_t stride;
+  RowCursor(const std::uint8_t* acts, std::size_t act_stride) : stride(act_stride) {
+    for (int i = 0; i < (R + 2) / 3; ++i) base[i] = acts + (std::size_t)(3 * i) * act_stride;
+  }
+  const std::uint8_t* row(int r) const { return base[r / 3] + (std::size_t)(r % 3) * stride; }
+  void advance(int bytes) {
+    for (int i = 0; i < (R + 2) / 3; ++i) base[i] += bytes;
+  }
+};
+
 template <class Fmt, int R, int P>
 inline void float_tile(const Tile& t, int panel) {
   F16 acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
   const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
-  const std::uint8_t* a = t.acts;
-  for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a += Fmt::group * Fmt::act_bytes) {
+  RowCursor<R> a(t.acts, t.act_stride);
+  for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
 #pragma GCC unroll 2
     for (int phase = 0; phase < Fmt::phases; ++phase) {
       typename Fmt::Weight weight[P];
@@ -219,7 +233,7 @@ inline void float_tile(const Tile& t, int panel) {
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) acc[r][p] = Fmt::mac(acc[r][p], weight[p], a + r * t.act_stride, phase);
+        for (int p = 0; p < P; ++p) acc[r][p] = Fmt::mac(acc[r][p], weight[p], a.row(r), phase);
     }
   }
   for (int r = 0; r < R; ++r)
@@ -230,7 +244,7 @@ template <int R, int P>
 inline void int8_tile(const Tile& t, int panel) {
   int blocks = t.k / kBlock;
   const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
-  const std::uint8_t* a = t.acts;
+  RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
@@ -240,7 +254,7 @@ inline void int8_tile(const Tile& t, int panel) {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * blocks + block]);
-    for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a += 4 * Int8Format::act_bytes) {
+    for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
 #pragma GCC unroll 2
       for (int phase = 0; phase < Int8Format::phases; ++phase) {
         Int8Format::Weight weight[P];
@@ -252,7 +266,7 @@ inline void int8_tile(const Tile& t, int panel) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-          for (int p = 0; p < P; ++p) acc[r][p] = Int8Format::mac(acc[r][p], weight[p], a + r * t.act_stride, phase);
+          for (int p = 0; p < P; ++p) acc[r][p] = Int8Format::mac(acc[r][p], weight[p], a.row(r), phase);
       }
     }
     for (int p = 0; p < P; ++p) {

@@ -58,7 +58,9 @@ struct Bf16Format {
   }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
     __m256 a = _mm256_broadcast_ss((const float*)act + phase);
-    return {_mm256_fmadd_ps(a, w.lo, acc.lo), _mm256_fmadd_ps(a, w.hi, acc.hi)};
+    acc = {_mm256_fmadd_ps(a, w.lo, acc.lo), _mm256_fmadd_ps(a, w.hi, acc.hi)};
+    asm("" : "+x"(acc.lo), "+x"(acc.hi));
+    return acc;
   }
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, {round_to_bf16(v.lo), round_to_bf16(v.hi)}); }
 };
@@ -77,7 +79,10 @@ struct Int8Format {
   }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
     __m256i a = _mm256_set1_epi32(((const std::int32_t*)act)[phase]);
-    return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
+    acc = {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
+    // Keeps GCC from adding the two phases' products first, which needs registers that it then spills.
+    asm("" : "+x"(acc.lo), "+x"(acc.hi));
+    return acc;
   }
   static void store_act(std::uint8_t* dst, I16 v) {
     alignas(32) std::int32_t q[16];
@@ -92,6 +97,6 @@ struct Int8Format {
 };
 
 constexpr int kFloatRows = 6, kInt8Rows = 4;
-template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R <= 3 ? 2 : 1; };
-template <int R> struct Int8Panels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
+template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
+template <int R> struct Int8Panels { static constexpr int value = R <= 2 ? 2 : 1; };
 constexpr int kValueVectors = 2;
