@@ -23,7 +23,7 @@ class ApiKeyGate:
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(Headers(scope=scope)):
@@ -41,9 +41,9 @@ class ApiKeyGate:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return False
-        given = _digest(key.strip())
+        given = _digest(key.strip().encode("latin-1"))  # as which header bytes were decoded
         return any([hmac.compare_digest(given, known) for known in self._digests])  # noqa: C419 (all are tried)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

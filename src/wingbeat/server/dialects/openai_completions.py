@@ -9,6 +9,7 @@ from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_schema import CompletionBody
 from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenBytes, shown_logprobs
+from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import ServedModel
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
@@ -16,7 +17,9 @@ DEFAULT_MAX_TOKENS = 16
 
 
 async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[list[int]]:
-    """Token ids of each prompt."""
+    """Token ids of each prompt. Raises ApiError (400) for ids and texts that the model cannot take."""
+    if body.stop and model.tokenizer is None:
+        raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
     prompts: list[list[int]] = []
     for prompt in body.prompt:
         if isinstance(prompt, str):

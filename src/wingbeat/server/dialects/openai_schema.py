@@ -13,6 +13,8 @@ from pydantic.json_schema import WithJsonSchema
 from wingbeat.server.errors import bad_request, unsupported
 
 MAX_STOPS = 16
+MAX_CHOICES = 4096
+"""Prompts times `n` of one request."""
 MAX_COUNT = 2**31 - 1
 
 
@@ -128,6 +130,8 @@ class CompletionBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         """Raises ApiError for what is well formed but cannot be done."""
+        if len(self.prompt) * (self.n or 1) > MAX_CHOICES:
+            raise bad_request(f"prompt: prompts times n may be {MAX_CHOICES} at most; send several requests.", "prompt")
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
         if self.best_of is not None and self.best_of != (self.n or 1):

@@ -10,6 +10,8 @@ from wingbeat.engine.messages import RowOutput, TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 
+_Utf8 = codecs.getincrementaldecoder("utf-8")
+
 _LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot say (OpenAI uses the same number)."""
 
@@ -50,20 +52,26 @@ class CompletionLogprobs:
         self._token_bytes = token_bytes
         self._wanted = wanted
         self._offset = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _Utf8("replace")
 
     def push(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The next tokens. `text_offset` counts characters complete before each token."""
-        offsets: list[int] = []
-        for item in tokens:
-            offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(self._token_bytes(item.token)))
+        """The next tokens. `text_offset` is the place of the character in which each token begins."""
+        offsets = [self._place(self._token_bytes(item.token)) for item in tokens]
         return {
             "tokens": [self._text(item.token) for item in tokens],
             "token_logprobs": [max(item.logprob, _LOWEST) for item in tokens],
             "top_logprobs": [self._top(item) for item in tokens] if self._wanted else None,
             "text_offset": offsets,
         }
+
+    def _place(self, data: bytes) -> int:
+        """The offset of a token; moves on past it."""
+        unfinished, _ = self._decoder.getstate()
+        # Bytes that the token does not complete to a character are a U+FFFD of their own before it.
+        broken = bool(unfinished) and _Utf8("replace").decode(unfinished + data[:1]).startswith("\ufffd")
+        place = self._offset + broken
+        self._offset += len(self._decoder.decode(data))
+        return place
 
     def _text(self, token: int) -> str:
         return token_text(self._token_bytes(token))

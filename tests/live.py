@@ -1,0 +1,82 @@
+"""A real server for tests: uvicorn on a free port in a thread, a real engine process, a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from tests.random_models import random_rwkv7, write_safetensors
+from tests.text.vocabs import with_bytes, write_vocab
+from wingbeat.config import Settings
+from wingbeat.server.app import build_registry, create_app
+from wingbeat.server.registry import ModelRegistry
+from wingbeat.server.run import bind
+
+VOCAB = 300
+WORDS = [b"\n\n", b"the ", b"wing", b"beat", "é".encode(), "世界".encode(), b"User", b": "]
+
+
+def write_model(folder: Path, name: str = "tiny") -> Path:
+    """A random model of 300 rows with its vocabulary (World's bytes, ids 1-256, and some words) beside it."""
+    write_vocab(folder / f"{name}.vocab.txt", with_bytes(WORDS, first_id=261))
+    return write_safetensors(folder / f"{name}.safetensors", random_rwkv7(layers=2, width=64, vocab=VOCAB, seed=3))
+
+
+def settings_for(model: Path, **changes: Any) -> Settings:
+    """Settings for tests: nothing from the environment or a file."""
+    fields = {"model": str(model), "dtype": "float32", "threads": 1, "max_batch": 8, **changes}
+    return Settings.model_construct(**{**{k: f.get_default() for k, f in Settings.model_fields.items()}, **fields})
+
+
+@dataclass
+class LiveServer:
+    url: str
+    registry: ModelRegistry
+    loop: asyncio.AbstractEventLoop
+
+    def health(self) -> dict[str, Any]:
+        return httpx.get(f"{self.url}/health").json()
+
+    def wait_idle(self, seconds: float = 5.0) -> dict[str, Any]:
+        """The health report once nothing runs or waits, or the last one."""
+        return self.wait_for(lambda health: health["running"] == health["waiting"] == 0, seconds)
+
+    def wait_for(self, condition: Any, seconds: float = 10.0) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while not condition(health := self.health()) and time.monotonic() < end:
+            time.sleep(0.02)
+        return health
+
+
+@contextlib.contextmanager
+def live_server(settings: Settings) -> Iterator[LiveServer]:
+    """A server that is ready to answer."""
+    registry = build_registry(settings)
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, registry), log_config=None, lifespan="on"))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def run() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    live = LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", registry, asyncio.new_event_loop())
+    try:
+        assert live.wait_for(lambda health: health["status"] in ("ok", "failed"), 30)["status"] == "ok"
+        live.loop = loops[0]
+        yield live
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()

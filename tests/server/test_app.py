@@ -1,0 +1,150 @@
+"""Keys, origins, limits, health and the OpenAPI document, without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.live import settings_for
+from wingbeat.config import ConfigError, Settings
+from wingbeat.server.app import build_registry, create_app
+
+
+def app_for(model: Path, **changes: Any) -> FastAPI:
+    """An application whose engine is never started: it stays loading."""
+    settings = settings_for(model, **changes)
+    return create_app(settings, build_registry(settings))
+
+
+def client_for(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+
+
+@pytest.fixture
+async def locked(model_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_for(app_for(model_path, api_keys=["first", "sécond"])) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/openai/v1/models", "/docs", "/openapi.json", "/", "/nothing"])
+async def test_everything_needs_the_key(locked: httpx.AsyncClient, path: str) -> None:
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "first"}, {"authorization": "Basic first"}):
+        reply = await locked.get(path, headers=header)
+        assert reply.status_code == 401
+        assert reply.json()["error"]["code"] == "invalid_api_key"
+        assert reply.headers["www-authenticate"] == "Bearer"
+    assert (await locked.get(path, headers={"authorization": "Bearer first"})).status_code != 401
+
+
+async def test_every_key_opens(locked: httpx.AsyncClient) -> None:
+    for key in ("first", "sécond"):
+        header = {b"authorization": f"bearer {key}".encode()}
+        assert (await locked.get("/v1/models", headers=header)).status_code == 200
+
+
+async def test_health_needs_no_key(locked: httpx.AsyncClient) -> None:
+    assert (await locked.get("/health")).json()["status"] == "loading"
+
+
+async def test_a_preflight_needs_no_key(locked: httpx.AsyncClient) -> None:
+    headers = {"origin": "http://x.test", "access-control-request-method": "POST"}
+    assert (await locked.options("/v1/completions", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "configured", "origin", "allowed"),
+    [
+        ("127.0.0.1", [], "http://any.test", "*"),
+        ("::1", [], "http://any.test", "*"),
+        ("localhost", ["http://a.test"], "http://a.test", "http://a.test"),
+        ("localhost", ["http://a.test"], "http://b.test", None),
+        ("0.0.0.0", [], "http://any.test", None),
+        ("0.0.0.0", ["http://a.test"], "http://a.test", "http://a.test"),
+        ("0.0.0.0", ["http://a.test"], "http://b.test", None),
+    ],
+)
+async def test_origins(model_path: Path, host: str, configured: list[str], origin: str, allowed: str | None) -> None:
+    async with client_for(app_for(model_path, host=host, cors_origins=configured)) as client:
+        reply = await client.get("/v1/models", headers={"origin": origin})
+        assert reply.headers.get("access-control-allow-origin") == allowed
+
+
+async def test_a_large_body_is_refused_by_its_length_and_while_it_is_read(model_path: Path) -> None:
+    app = app_for(model_path, max_body_mb=0.001)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 100
+
+    async with client_for(app) as client:
+        for content in (b" " * 2000, endless()):
+            reply = await client.post("/v1/completions", content=content)
+            assert reply.status_code == 413
+            assert reply.json()["error"]["code"] == "request_too_large"
+        assert (await client.post("/v1/completions", content=b'{"prompt": "x"}')).status_code == 503
+
+
+async def test_while_loading_requests_get_503(model_path: Path) -> None:
+    async with client_for(app_for(model_path)) as client:
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert (health.json()["status"], health.json()["model"]) == ("loading", "tiny")
+        for path, body in (
+            ("/v1/completions", {"prompt": "x"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ):
+            reply = await client.post(path, json=body)
+            assert reply.status_code == 503
+            assert reply.json()["error"]["code"] == "engine_unavailable"
+            assert int(reply.headers["retry-after"]) >= 1
+
+
+async def test_any_model_serves_every_name(model_path: Path) -> None:
+    async with client_for(app_for(model_path, any_model=True)) as client:
+        reply = await client.post("/v1/completions", json={"prompt": "x", "model": "gpt-4"})
+        assert reply.status_code == 503  # found, though still loading
+
+
+async def test_the_openapi_document(model_path: Path) -> None:
+    async with client_for(app_for(model_path, api_keys=["k"])) as client:
+        document = (await client.get("/openapi.json", headers={"authorization": "Bearer k"})).json()
+    assert set(document["paths"]) == {
+        "/health",
+        "/v1/models",
+        "/v1/models/{model_id}",
+        "/v1/completions",
+        "/v1/chat/completions",
+    }
+    schemas = document["components"]["schemas"]
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatBody")
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "429", "500", "503"}
+    assert schemas["ChatBody"]["required"] == ["messages"]
+    assert "HTTPValidationError" not in schemas
+    for reference in _references(document):
+        assert reference.rsplit("/", 1)[-1] in schemas
+    assert document["security"] == [{"key": []}]
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [reference for value in node.values() for reference in _references(value)]
+    return [reference for value in node for reference in _references(value)] if isinstance(node, list) else []
+
+
+async def test_the_root_and_the_documentation_page(model_path: Path) -> None:
+    async with client_for(app_for(model_path)) as client:
+        assert (await client.get("/")).json()["docs"] == "/docs"
+        assert "swagger" in (await client.get("/docs")).text
+
+
+def test_a_missing_model_file_is_found_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no file"):
+        build_registry(Settings.model_construct(model=str(tmp_path / "none.pth")))

@@ -1,0 +1,223 @@
+"""Bad requests, over raw HTTP: status, OpenAI's error object, the field at fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import VOCAB, LiveServer
+from wingbeat.engine.client import QueueFull
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def post(server: LiveServer, path: str, body: Any) -> httpx.Response:
+    return httpx.post(server.url + path, json=body)
+
+
+def check_error(reply: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> str:
+    assert reply.status_code == status, reply.text
+    assert list(reply.json()) == ["error"]
+    error = reply.json()["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    assert error["param"] == param
+    assert code is None or error["code"] == code
+    return error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 2.1),
+        ("temperature", -0.1),
+        ("temperature", "0.5"),
+        ("temperature", [1]),
+        ("top_p", 1.5),
+        ("presence_penalty", -3),
+        ("frequency_penalty", 2.5),
+        ("n", 0),
+        ("n", 129),
+        ("n", 1.5),
+        ("n", True),
+        ("seed", 2**63),
+        ("seed", "x"),
+        ("stop", 5),
+        ("stop", [""]),
+        ("stop", ["x"] * 17),
+        ("stream", "yes"),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {str(VOCAB): 1}),
+        ("logit_bias", {"9" * 5000: 1}),
+        ("logit_bias", [1]),
+        ("top_k", -2),
+        ("min_p", 2),
+        ("repetition_penalty", 0),
+        ("stop_token_ids", [VOCAB]),
+        ("stop_token_ids", [-1]),
+        ("max_tokens", -1),
+        ("max_tokens", "3"),
+        ("max_tokens", 10**30),
+        ("model", 7),
+        ("stream_options", True),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_bad_field_is_named(server: LiveServer, path: str, field: str, value: Any) -> None:
+    body = {"messages": HELLO, "prompt": "x", "max_tokens": 1, field: value}
+    assert field in check_error(post(server, path, body), 400, field)
+
+
+def test_a_bias_outside_its_range_is_refused(server: LiveServer) -> None:
+    check_error(post(server, COMPLETIONS, {"prompt": "x", "logit_bias": {"5": 101}}), 400, "logit_bias[5]")
+
+
+@pytest.mark.parametrize("prompt", [None, 5, {}, [], [[]], [1, "a"], [["a"]], [[1], []], [1.5], [True], ["a", [1]]])
+def test_bad_prompt(server: LiveServer, prompt: Any) -> None:
+    check_error(post(server, COMPLETIONS, {"prompt": prompt}), 400, "prompt")
+
+
+@pytest.mark.parametrize("prompt", [[VOCAB], [-1], [[1], [2**70]]])
+def test_prompt_tokens_outside_the_vocabulary(server: LiveServer, prompt: Any) -> None:
+    check_error(post(server, COMPLETIONS, {"prompt": prompt}), 400, "prompt")
+
+
+def test_missing_prompt_and_messages(server: LiveServer) -> None:
+    check_error(post(server, COMPLETIONS, {}), 400, "prompt", "missing_required_parameter")
+    check_error(post(server, CHAT, {}), 400, "messages", "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ("hello", "messages"),
+        (["hello"], "messages[0]"),
+        ([{"content": "x"}], "messages[0].role"),
+        ([{"role": "function", "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages"),
+        ([{"role": "user", "content": 5}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content"),
+        ([{"role": "user", "content": ["x"]}], "messages[0].content"),
+        ([*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages[1].tool_calls"),
+    ],
+)
+def test_bad_messages(server: LiveServer, messages: Any, param: str) -> None:
+    check_error(post(server, CHAT, {"messages": messages}), 400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "extra"),
+    [
+        (COMPLETIONS, "suffix", {"suffix": "end"}),
+        (COMPLETIONS, "best_of", {"best_of": 2}),
+        (COMPLETIONS, "logprobs", {"echo": True, "logprobs": 1}),
+        (COMPLETIONS, "logprobs", {"logprobs": 21}),
+        (CHAT, "response_format", {"response_format": {"type": "json_object"}}),
+        (CHAT, "tools", {"tools": [{"type": "function"}]}),
+        (CHAT, "functions", {"functions": [{"name": "f"}]}),
+        (CHAT, "top_logprobs", {"top_logprobs": 2}),
+        (CHAT, "top_logprobs", {"logprobs": True, "top_logprobs": 21}),
+        (CHAT, "max_tokens", {"max_tokens": 0}),
+        (CHAT, "max_completion_tokens", {"max_completion_tokens": 0}),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_reason(
+    server: LiveServer, path: str, field: str, extra: dict[str, Any]
+) -> None:
+    check_error(post(server, path, {"messages": HELLO, "prompt": "x", **extra}), 400, field)
+
+
+def test_null_unknown_and_harmless_fields_are_ignored(server: LiveServer) -> None:
+    names = "temperature top_p n stop seed logit_bias stream stream_options presence_penalty frequency_penalty".split()
+    nulls = dict.fromkeys([*names, "model", "top_k", "min_p", "repetition_penalty", "stop_token_ids", "ignore_eos"])
+    extra = {"user": "me", "metadata": {"a": "b"}, "no_such_field": [[]], "store": True}
+    chat = {"tools": [], "functions": [], "response_format": {"type": "text"}, "reasoning_effort": "low", "logprobs": None}
+    reply = post(server, CHAT, {"messages": HELLO, "max_completion_tokens": 2, **nulls, **extra, **chat})
+    assert reply.status_code == 200, reply.text
+    kept = {"tools": [{"type": "function"}], "tool_choice": "none"}
+    assert post(server, CHAT, {"messages": HELLO, "max_tokens": 2, **kept}).status_code == 200
+    plain = {"suffix": None, "best_of": None, "echo": None, "logprobs": None}
+    assert post(server, COMPLETIONS, {"prompt": "x", **nulls, **extra, **plain}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"[1]", b"null", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff", b'{"prompt": "\xff"}'],
+)
+def test_bodies_that_are_no_json_object(server: LiveServer, raw: bytes) -> None:
+    reply = httpx.post(server.url + COMPLETIONS, content=raw, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("raw", [b"[" * 200_000, b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+def test_deep_nesting_is_refused(server: LiveServer, raw: bytes) -> None:
+    check_error(httpx.post(server.url + COMPLETIONS, content=raw), 400)
+
+
+def test_not_a_number_is_refused(server: LiveServer) -> None:
+    raw = b'{"prompt": "x", "temperature": NaN}'
+    assert httpx.post(server.url + COMPLETIONS, content=raw).status_code == 400
+
+
+def test_the_content_type_does_not_matter(server: LiveServer) -> None:
+    reply = httpx.post(
+        server.url + COMPLETIONS,
+        content=b'{"prompt": "x", "max_tokens": 1}',
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert reply.status_code == 200
+
+
+def test_model_names(server: LiveServer) -> None:
+    for name in ("tiny", "model", "RWKV-x070-World", "rwkv", None):
+        reply = post(server, COMPLETIONS, {"prompt": "x", "max_tokens": 1, "model": name})
+        assert reply.status_code == 200
+        assert reply.json()["model"] == "tiny"
+    message = check_error(post(server, COMPLETIONS, {"prompt": "x", "model": "gpt-4"}), 404, "model", "model_not_found")
+    assert "tiny" in message
+    check_error(httpx.get(server.url + "/v1/models/a/b"), 404, "model", "model_not_found")
+
+
+def test_unknown_paths_and_methods(server: LiveServer) -> None:
+    check_error(httpx.get(server.url + "/v1/nothing"), 404, code="unknown_url")
+    reply = httpx.get(server.url + COMPLETIONS)
+    check_error(reply, 405, code="method_not_allowed")
+    assert reply.headers["allow"] == "POST"
+
+
+def test_full_queue(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(request: object) -> None:
+        raise QueueFull(9, 2.4)
+
+    monkeypatch.setattr(server.registry.models[0].client, "submit", full)
+    for stream in (False, True):
+        reply = post(server, COMPLETIONS, {"prompt": "x", "stream": stream})
+        check_error(reply, 429, code="queue_full")
+        assert reply.json()["error"]["type"] == "rate_limit_error"
+        assert reply.headers["retry-after"] == "2"
+
+
+def test_too_many_choices(server: LiveServer) -> None:
+    check_error(post(server, COMPLETIONS, {"prompt": ["x"] * 1000, "n": 128}), 400, "prompt")
+
+
+def test_a_defect_is_a_500_that_tells_no_details(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(request: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(server.registry.models[0].client, "submit", broken)
+    assert "secret" not in check_error(post(server, COMPLETIONS, {"prompt": "x"}), 500, code="internal_error")
+
+
+def test_a_long_prompt_is_read_in_a_thread_and_answered(server: LiveServer) -> None:
+    text = "the wingbeat " * 20_000
+    reply = post(server, COMPLETIONS, {"prompt": text, "max_tokens": 0})
+    assert reply.status_code == 200
+    tokens = server.registry.models[0].tokenizer.encode(text)  # type: ignore[union-attr]
+    assert reply.json()["usage"]["prompt_tokens"] == len(tokens)

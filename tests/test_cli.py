@@ -1,0 +1,148 @@
+"""The command as a user runs it: a process, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live import write_model
+
+WINGBEAT = [sys.executable, "-c", "from wingbeat.cli import main; main()"]
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*WINGBEAT, *args], capture_output=True, text=True, timeout=30, env=_environment(env))
+
+
+def _environment(extra: dict[str, str]) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WINGBEAT_")}
+    return {**clean, "COLUMNS": "200", "NO_COLOR": "1", **extra}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("cli"))
+
+
+class Served:
+    """`wingbeat serve` on a free port, ready."""
+
+    def __init__(self, *args: str, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [*WINGBEAT, "serve", *args, "--port", "0", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(env),
+        )
+        assert self.process.stderr is not None
+        self.log: list[str] = []
+        for line in self.process.stderr:
+            self.log.append(line)
+            if "ready" in line:
+                break
+        found = re.search(r"http://[\d.:]+\d", "".join(self.log))
+        assert found, self.log
+        self.url = found[0]
+
+    def stop(self, number: int) -> tuple[int, str, str]:
+        """Send a signal; returns the exit status and what was printed to both outputs."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, "".join(self.log) + err
+
+
+@pytest.fixture
+def served(model: Path) -> Iterator[Served]:
+    server = Served(str(model))
+    yield server
+    server.process.kill()
+    server.process.communicate()
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert re.fullmatch(r"wingbeat \S+\n", result.stdout)
+
+
+def test_help_explains_the_flags() -> None:
+    assert "serve" in run("--help").stdout
+    text = run("serve", "--help").stdout
+    for flag in ("--dtype", "--host", "--port", "--api-key", "--max-batch", "--any-model", "--config"):
+        assert flag in text
+
+
+def test_ctrl_c_ends_streams_with_an_error_and_leaves_quietly(served: Served) -> None:
+    body = {"prompt": "x", "max_tokens": 1_000_000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=20) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        begun = time.monotonic()
+        served.process.send_signal(signal.SIGINT)
+        *_, last = [line for line in lines if line]
+    code, out, err = served.stop(0)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_unavailable"
+    assert code == 0
+    assert "Traceback" not in err
+    assert f"curl {served.url}/v1/chat/completions" in out
+    assert time.monotonic() - begun < 8
+
+
+def test_the_printed_example_works(served: Served) -> None:
+    _, out, _ = served.stop(signal.SIGINT)
+    found = re.search(r"-d '(.*)'", out)
+    assert found
+    assert json.loads(found[1])["messages"][0]["role"] == "user"
+
+
+def test_json_logs_and_a_warning_about_a_public_host(model: Path) -> None:
+    server = Served(str(model), "--host", "0.0.0.0", WINGBEAT_LOG_FORMAT="json")
+    code, out, err = server.stop(signal.SIGINT)
+    entries = [json.loads(line) for line in err.splitlines()]
+    assert code == 0
+    assert out == ""
+    assert [entry["event"] for entry in entries if "api-key" in entry["event"]]
+    assert [entry["event"] for entry in entries][-1] == "stopping"
+
+
+def test_a_port_in_use(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", str(model), "--port", str(taken.getsockname()[1]))
+    assert result.returncode == 1
+    assert "--port" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file() -> None:
+    result = run("serve", "nowhere.pth")
+    assert result.returncode == 1
+    assert "nowhere.pth" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+    result = run("serve", str(path), "--port", "0")
+    assert result.returncode == 1
+    assert result.stderr.rstrip().splitlines()[-1].startswith("Error: The model cannot be loaded: ")
+    assert "broken.safetensors" in result.stderr
+
+
+def test_a_wrong_setting() -> None:
+    result = run("serve", "--dtype", "int3")
+    assert result.returncode == 1
+    assert "dtype" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wingbeat.config import ConfigError, Settings, is_loopback, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings from the machine that runs the tests."""
+    for name in [*Settings.model_fields, "config"]:
+        monkeypatch.delenv(f"WINGBEAT_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "my.toml").write_text('port = 1\nmax_batch = 1\nmodel = "file.pth"\n')
+    monkeypatch.setenv("WINGBEAT_MAX_BATCH", "2")
+    monkeypatch.setenv("WINGBEAT_MODEL", "env.pth")
+    settings = load_settings({"model": "flag.pth", "port": None}, tmp_path / "my.toml")
+    assert (settings.port, settings.max_batch, settings.model) == (1, 2, "flag.pth")
+    assert type(settings.max_batch) is int
+
+
+def test_the_file_is_found_by_name_by_the_environment_or_in_the_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_settings().port == 8000
+    (tmp_path / "wingbeat.toml").write_text("port = 1")
+    assert load_settings().port == 1
+    (tmp_path / "other.toml").write_text("port = 2")
+    monkeypatch.setenv("WINGBEAT_CONFIG", str(tmp_path / "other.toml"))
+    assert load_settings().port == 2
+    assert load_settings(file=tmp_path / "wingbeat.toml").port == 1
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_settings(file=tmp_path / "none.toml")
+
+
+def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "wingbeat.toml").write_text('api_keys = ["file"]\ncors_origins = ["http://a.test"]')
+    assert load_settings().api_keys == ["file"]
+    monkeypatch.setenv("WINGBEAT_API_KEYS", "one, two")
+    assert load_settings().api_keys == ["one", "two"]
+    assert load_settings({"api_keys": ["flag"]}).api_keys == ["flag"]
+    assert load_settings().cors_origins == ["http://a.test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1", "prot: there is no such setting"),
+        ('port = "x"', "port: .*valid integer.*'x'"),
+        ("port = 70000", "port: "),
+        ("max_batch = 0", "max_batch: "),
+        ('dtype = "int3"', "dtype: .*'float32', 'bfloat16'"),
+        ("port = ", "wingbeat.toml: "),
+        ('api_keys = [""]', "api_keys: an API key must not be empty$"),
+    ],
+)
+def test_errors_name_the_setting(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wingbeat.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
+
+
+def test_an_error_never_shows_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"api_keys": ["secret", " "]})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("example.test", False),
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
+
+
+def test_origins_are_open_only_on_loopback() -> None:
+    assert load_settings().allowed_origins == ["*"]
+    assert load_settings({"host": "0.0.0.0"}).allowed_origins == []
+    assert load_settings({"host": "0.0.0.0", "cors_origins": ["http://a.test"]}).allowed_origins == ["http://a.test"]
