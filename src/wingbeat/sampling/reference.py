@@ -82,7 +82,7 @@ class _Sequence:
 
 
 class ReferenceSampler:
-    """Same interface as `wingbeat._sampler.Sampler`; the arguments were checked by `wingbeat.sampling.samplers.Sampler`."""
+    """Same interface as `wingbeat._sampler.Sampler`; `samplers.Sampler` has checked the arguments."""
 
     def __init__(self, slots: int, valid_vocab: int) -> None:
         self._sequences: list[_Sequence | None] = [None] * slots
