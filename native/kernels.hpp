@@ -122,6 +122,9 @@ struct KernelTable {
   void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
   // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.
   float (*read_bytes)(const std::uint8_t* data, std::size_t bytes);
+  // Multiply-adds as `linear` issues them, on data that stays in the first-level cache: what the machine could do at
+  // best. Adds to `sink` and returns the number of multiply-adds of the 16 lanes together.
+  double (*peak)(Format format, int iterations, float* sink);
 };
 
 const KernelTable& portable_kernels();

@@ -503,8 +503,42 @@ float read_bytes(const std::uint8_t* data, std::size_t bytes) {
   return sum(add(add(acc[0], acc[1]), add(acc[2], acc[3])));
 }
 
-constexpr KernelTable kTable{WINGBEAT_NAME, Bf16Format::act_bytes, Int8Format::act_bytes, embed, norm_shift_mix,
-                             linear,        wkv7,                  gather_norm,           read_bytes};
+template <class Fmt>
+inline double float_peak(int iterations, float* sink) {
+  constexpr int rows = kFloatRows, panels = FloatPanels<kFloatRows>::value;
+  alignas(64) std::uint8_t data[panels * kGroupBytes * 64] = {}, acts[rows * 256] = {};
+  alignas(64) float out[rows * kBlock];
+  Tile t{data, kGroupBytes * 64, acts, 256, 64, out, nullptr, nullptr, nullptr};
+  for (int i = 0; i < iterations; ++i) {
+    float_tile<Fmt, rows, panels>(t, 0);
+    asm volatile("" ::: "memory");
+    *sink += out[0];
+  }
+  return (double)iterations * rows * panels * kLanes * t.k;
+}
+
+inline double int8_peak(int iterations, float* sink) {
+  constexpr int rows = kInt8Rows, panels = Int8Panels<kInt8Rows>::value, blocks = 8;
+  alignas(64) std::uint8_t data[panels * kLanes * blocks * kBlock] = {}, acts[rows * blocks * kBlock * 2] = {};
+  alignas(64) float out[rows * kBlock], scales[rows * blocks] = {};
+  std::uint16_t weight_scales[panels * blocks * kLanes] = {};
+  std::int32_t offsets[rows * blocks] = {};
+  Tile t{data, kLanes * blocks * kBlock, acts, blocks * kBlock * 2, blocks * kBlock, out, weight_scales, scales, offsets};
+  for (int i = 0; i < iterations; ++i) {
+    int8_tile<rows, panels>(t, 0);
+    asm volatile("" ::: "memory");
+    *sink += out[0];
+  }
+  return (double)iterations * rows * panels * kLanes * t.k;
+}
+
+double peak(Format format, int iterations, float* sink) {
+  if (format == Format::kInt8) return int8_peak(iterations, sink);
+  return format == Format::kBfloat16 ? float_peak<Bf16Format>(iterations, sink) : float_peak<F32Format>(iterations, sink);
+}
+
+constexpr KernelTable kTable{WINGBEAT_NAME, Bf16Format::act_bytes, Int8Format::act_bytes, embed,      norm_shift_mix,
+                             linear,        wkv7,                  gather_norm,           read_bytes, peak};
 
 }  // namespace WINGBEAT_UNIT
 }  // namespace

@@ -145,6 +145,23 @@ double probe_read(const std::string& level, int threads, std::size_t bytes) {
   return (double)units * (double)piece / seconds_since(start);
 }
 
+// Multiply-adds a second that all threads together reach in a format, when memory is no limit.
+double probe_peak(const std::string& level, int threads, const std::string& format) {
+  const KernelTable& kernels = kernels_by_name(level);
+  Format f = format_of(format);
+  ThreadPool pool(threads);
+  std::vector<double> macs((std::size_t)pool.threads() * 8);
+  std::vector<float> sink((std::size_t)pool.threads() * 16);
+  constexpr int units = 64, iterations = 2000;
+  auto start = std::chrono::steady_clock::now();
+  pool.run({units}, [&](int, int, int thread) {
+    macs[(std::size_t)thread * 8] += kernels.peak(f, iterations, &sink[(std::size_t)thread * 16]);
+  });
+  double seconds = seconds_since(start), total = 0;
+  for (double m : macs) total += m;
+  return total / seconds;
+}
+
 }  // namespace
 }  // namespace wingbeat
 
@@ -191,4 +208,5 @@ NB_MODULE(_kernels, m) {
     return names;
   });
   m.def("probe_read", probe_read, "level"_a, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("probe_peak", probe_peak, "level"_a, "threads"_a, "format"_a, nb::call_guard<nb::gil_scoped_release>());
 }

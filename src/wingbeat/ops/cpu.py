@@ -96,6 +96,16 @@ class CpuExecutable:
         self._program.set_logits(lowered.logits)
 
 
+def read_bandwidth(threads: int, level: str = "", megabytes: int = 512) -> float:
+    """Bytes a second that ``threads`` threads read from memory right now, as a decode step reads weights."""
+    return _kernels().probe_read(level, threads, megabytes << 20)
+
+
+def multiply_add_peak(threads: int, dtype: str, level: str = "") -> float:
+    """Multiply-adds a second of ``threads`` threads in ``dtype`` when the data stays in the first-level cache."""
+    return _kernels().probe_peak(level, threads, dtype)
+
+
 def _native_array(array: np.ndarray) -> np.ndarray:
     """What the kernels take: float32, or bfloat16 as its bits (uint16). float16 becomes float32, exactly."""
     if array.dtype == BFLOAT16:
