@@ -15,7 +15,7 @@ from tests.engine.helpers import Speller, assert_empty, stand_in
 from tests.random_models import random_rwkv7, write_safetensors
 from tests.text.vocabs import with_bytes, write_vocab
 from wingbeat import LLM, SamplingParams
-from wingbeat.llm import GenerationError
+from wingbeat.llm import GenerationError, demo_model_path
 from wingbeat.ops import cpu
 from wingbeat.text.world import WorldTokenizer
 
@@ -173,3 +173,13 @@ def test_a_closed_llm_says_so(path: Path) -> None:
     for call in (lambda: next(stream), lambda: llm.generate("a"), lambda: llm.logits([1]), lambda: llm.info):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wingbeat.llm.__file__", str(tmp_path / "llm.py"))
+    with pytest.raises(FileNotFoundError, match="name a model file"):
+        LLM()
+    (tmp_path / "demo").mkdir()
+    model = tmp_path / "demo" / "small.safetensors"
+    model.touch()
+    assert demo_model_path() == model

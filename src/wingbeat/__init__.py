@@ -1,16 +1,13 @@
 """RWKV inference: one engine whose unit of work is a batch of fixed-size states.
 
-``from wingbeat import LLM, SamplingParams`` is the Python API; both are loaded on first use.
+``from wingbeat import LLM, SamplingParams`` is the Python API; both are loaded on first use, so that importing a part
+of the package does not import the whole. ``__init__.pyi`` tells type checkers where they live.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from wingbeat.llm import LLM as LLM
-    from wingbeat.sampling.params import SamplingParams as SamplingParams
+from typing import Any
 
 _HOMES = {"LLM": "wingbeat.llm", "SamplingParams": "wingbeat.sampling.params"}
 

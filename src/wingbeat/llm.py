@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class LLM:
             _append(completions[output.request], output)
         return _checked(list(completions.values()))
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generator[Chunk]:
         """Complete one prompt, piece by piece. Closing the iterator ends the generation.
 
         The model runs while the iterator is asked for the next piece (or another thread runs it).
@@ -173,7 +173,7 @@ class LLM:
         request = self._request(prompt, self._spread(sampling_params, 1)[0])
         return self._stream(request)
 
-    def _stream(self, request: GenerationRequest) -> Iterator[Chunk]:
+    def _stream(self, request: GenerationRequest) -> Generator[Chunk]:
         for output in self._run([request]):
             if output.finish_reason == "error":
                 raise GenerationError(output.error or "the generation failed", [])

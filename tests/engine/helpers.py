@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def stand_in(executable: Speller) -> Model:
     return Model(executable, info)
 
 
-def speller_engine(tokenizer: WorldTokenizer | None, ids: Sequence[int], **config: int) -> Engine:
+def speller_engine(tokenizer: WorldTokenizer | None, ids: Sequence[int], **config: Any) -> Engine:
     return Engine(stand_in(Speller(ids, 300)), tokenizer, EngineConfig(model="", **config))
 
 

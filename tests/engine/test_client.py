@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import zmq
 
 from tests.engine.helpers import answers, complete
 from wingbeat.engine.client import EngineClient, EngineConfig, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.engine import Engine
-from wingbeat.engine.messages import GenerationRequest, Row, RowOutput
+from wingbeat.engine.generation import MAX_UNREAD_TOKENS
+from wingbeat.engine.messages import Cancel, GenerationRequest, Ready, Row, RowOutput, Stats, StepOutput
 from wingbeat.models import load_model
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
@@ -123,6 +127,45 @@ async def test_a_model_that_cannot_be_loaded_is_a_failure_with_its_reason(tmp_pa
         await client.wait_ready(TIMEOUT)
     assert client.status == "failed"
     await client.close()
+
+
+async def test_without_unix_sockets_it_talks_over_loopback(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq, "has", lambda feature: False)
+    client = EngineClient(config)
+    await client.start()
+    await client.wait_ready(TIMEOUT)
+    assert client._folder is None
+    assert (
+        len(answers(await read(submit(client, 1, SamplingParams(max_tokens=3, ignore_eos=True))))[1, 0].token_ids) == 3
+    )
+    await client.close()
+
+
+async def test_an_engine_that_only_crashes_is_given_up(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wingbeat.engine.client.FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    client = EngineClient(config)
+    await client.start()
+    with pytest.raises(EngineUnavailable, match=r"exit status 1.* 4 times in a row"):
+        await client.wait_ready(TIMEOUT)
+    assert client.status == "failed"
+    await client.close()
+
+
+async def test_a_reader_that_is_far_behind_loses_its_request_only(config: EngineConfig) -> None:
+    client = EngineClient(config)
+    sent: list[bytes] = []
+    client._send = sent.append
+    client._dispatch(Ready({"fingerprint": ""}, slots=4))
+    slow, other = submit(client, 2, ENDLESS), submit(client, 1, ENDLESS)
+    flood = [1] * (MAX_UNREAD_TOKENS + 1)
+    client._dispatch(StepOutput([RowOutput(1, 0, "", flood), RowOutput(2, 0, "a", [5])], Stats(slots=4)))
+    assert msgspec.msgpack.decode(sent[-1], type=Cancel).ids == [1]
+    assert "not read as fast" in str((await read(slow))[-1].error)
+    assert [o.text for o in await anext(other)] == ["a"]
+    assert client._backlog._rows == 1
 
 
 ORPHAN = """

@@ -1,0 +1,2 @@
+from wingbeat.llm import LLM as LLM
+from wingbeat.sampling.params import SamplingParams as SamplingParams
