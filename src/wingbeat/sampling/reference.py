@@ -158,13 +158,14 @@ class ReferenceSampler:
     def _filtered(self, logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
         """Masses with those of filtered tokens set to 0."""
         mass = masses(logits, params.temperature, self._rounder)
-        order = _descending(logits)
-        if params.top_k > 0:
-            mass[order[params.top_k :]] = 0.0
-        if params.top_p < 1.0:
-            cumulative = np.cumsum(mass[order])
-            kept = int(np.searchsorted(cumulative, params.top_p * cumulative[-1], side="left")) + 1
-            mass[order[kept:]] = 0.0
+        if params.top_k > 0 or params.top_p < 1.0:
+            order = _descending(logits)
+            if params.top_k > 0:
+                mass[order[params.top_k :]] = 0.0
+            if params.top_p < 1.0:
+                cumulative = np.cumsum(mass[order])
+                kept = int(np.searchsorted(cumulative, params.top_p * cumulative[-1], side="left")) + 1
+                mass[order[kept:]] = 0.0
         mass[mass < params.min_p] = 0.0
         return mass
 
