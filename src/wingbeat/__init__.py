@@ -11,8 +11,6 @@ from typing import Any
 
 _HOMES = {"LLM": "wingbeat.llm", "SamplingParams": "wingbeat.sampling.params"}
 
-__all__ = ["LLM", "SamplingParams"]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:

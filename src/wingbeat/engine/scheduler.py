@@ -91,8 +91,8 @@ class Scheduler:
         return _pack(decoding + reading[: len(chunks) - 1], chunks, counts)
 
     def followers(self, leader: Sequence) -> list[Sequence]:
-        """The sequences that wait for ``leader`` to finish their prompt."""
-        return [s for s in self._running if s.leader is leader and not s.decoding]
+        """The sequences that wait for ``leader`` to read their prompt to its end."""
+        return [s for s in self._running if s.leader is leader]
 
     def touched(self, plan: StepPlan) -> list[Sequence]:
         """The running sequences whose state or next token hangs on the step ``plan``."""
