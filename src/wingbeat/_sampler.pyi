@@ -1,0 +1,22 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from wingbeat.sampling.params import SamplingParams
+
+class Sampler:
+    def __init__(self, slots: int, valid_vocab: int, threads: int) -> None: ...
+    def start(
+        self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /
+    ) -> None: ...
+    def finish(self, slot: int, /) -> None: ...
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        slots: NDArray[np.int32],
+        positions: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+        /,
+    ) -> None: ...
