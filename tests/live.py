@@ -41,10 +41,10 @@ def settings_for(model: Path, **changes: Any) -> Settings:
 class LiveServer:
     url: str
     registry: ModelRegistry
-    loop: asyncio.AbstractEventLoop
+    http: httpx.Client
 
     def health(self) -> dict[str, Any]:
-        return httpx.get(f"{self.url}/health").json()
+        return self.http.get("/health").json()
 
     def wait_idle(self, seconds: float = 5.0) -> dict[str, Any]:
         """The health report once nothing runs or waits, or the last one."""
@@ -63,20 +63,16 @@ def live_server(settings: Settings) -> Iterator[LiveServer]:
     registry = build_registry(settings)
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(settings, registry), log_config=None, lifespan="on"))
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def run() -> None:
-        loops.append(asyncio.get_running_loop())
-        await server.serve(sockets=[listener])
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
-    live = LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", registry, asyncio.new_event_loop())
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    http = httpx.Client(base_url=url, timeout=30)
+    live = LiveServer(url, registry, http)
     try:
         assert live.wait_for(lambda health: health["status"] in ("ok", "failed"), 30)["status"] == "ok"
-        live.loop = loops[0]
         yield live
     finally:
+        http.close()
         server.should_exit = True
         thread.join(10)
         listener.close()

@@ -15,9 +15,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text('port = 1\nmax_batch = 1\nmodel = "file.pth"\n')
     monkeypatch.setenv("WINGBEAT_MAX_BATCH", "2")
     monkeypatch.setenv("WINGBEAT_MODEL", "env.pth")

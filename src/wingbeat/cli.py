@@ -108,7 +108,9 @@ def serve(
     ] = None,
     any_model: Annotated[
         bool | None,
-        typer.Option("--any-model", help="Serve requests whatever model they name.", rich_help_panel=_SERVER),
+        typer.Option(
+            "--any-model/--no-any-model", help="Serve requests whatever model they name.", rich_help_panel=_SERVER
+        ),
     ] = None,
     config: Annotated[
         Path | None,

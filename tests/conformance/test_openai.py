@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -32,7 +31,7 @@ async def aclient(server: LiveServer) -> AsyncIterator[AsyncOpenAI]:
 
 def raw(server: LiveServer, path: str, body: dict[str, Any]) -> Any:
     """The JSON of a plain reply, or the list of chunks of a streamed one."""
-    reply = httpx.post(f"{server.url}/v1/{path}", json=body)
+    reply = server.http.post(f"/v1/{path}", json=body)
     assert reply.status_code == 200, reply.text
     if not body.get("stream"):
         return reply.json()
@@ -62,7 +61,7 @@ def test_completion(client: OpenAI) -> None:
     assert reply.id.startswith("cmpl-")
     assert reply.object == "text_completion"
     assert reply.model == "tiny"
-    assert reply.system_fingerprint and reply.system_fingerprint.startswith("fp_")
+    assert (reply.system_fingerprint or "").startswith("fp_")
     assert choice.text
     assert choice.finish_reason == "length"
     assert reply.usage is not None
@@ -173,7 +172,8 @@ def test_completion_logprobs(client: OpenAI, server: LiveServer) -> None:
     plain = client.completions.create(**request, logprobs=3).choices[0]
     assert plain.logprobs is not None
     tokens, offsets = plain.logprobs.tokens, plain.logprobs.text_offset
-    assert tokens is not None and offsets is not None
+    assert tokens is not None
+    assert offsets is not None
     assert len(tokens) == len(offsets) == len(plain.logprobs.token_logprobs or []) == 40
     assert all(value <= 0 for value in plain.logprobs.token_logprobs or [])
     assert offsets[0] == 0
@@ -313,4 +313,4 @@ def test_chat_replies_fit_the_document(server: LiveServer, extra: dict[str, Any]
 
 
 def test_lists_fit_the_document(server: LiveServer) -> None:
-    replies.ModelList.model_validate(httpx.get(f"{server.url}/v1/models").json())
+    replies.ModelList.model_validate(server.http.get("/v1/models").json())

@@ -15,7 +15,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def post(server: LiveServer, path: str, body: Any) -> httpx.Response:
-    return httpx.post(server.url + path, json=body)
+    return server.http.post(path, json=body)
 
 
 def check_error(reply: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> str:
@@ -133,10 +133,17 @@ def test_what_cannot_be_done_is_refused_with_a_reason(
 
 
 def test_null_unknown_and_harmless_fields_are_ignored(server: LiveServer) -> None:
-    names = "temperature top_p n stop seed logit_bias stream stream_options presence_penalty frequency_penalty".split()
-    nulls = dict.fromkeys([*names, "model", "top_k", "min_p", "repetition_penalty", "stop_token_ids", "ignore_eos"])
+    sampling = ["temperature", "top_p", "seed", "logit_bias", "presence_penalty", "frequency_penalty"]
+    names = [*sampling, "n", "stop", "stream", "stream_options", "model", "top_k", "min_p", "repetition_penalty"]
+    nulls = dict.fromkeys([*names, "stop_token_ids", "ignore_eos"])
     extra = {"user": "me", "metadata": {"a": "b"}, "no_such_field": [[]], "store": True}
-    chat = {"tools": [], "functions": [], "response_format": {"type": "text"}, "reasoning_effort": "low", "logprobs": None}
+    chat = {
+        "tools": [],
+        "functions": [],
+        "response_format": {"type": "text"},
+        "reasoning_effort": "low",
+        "logprobs": None,
+    }
     reply = post(server, CHAT, {"messages": HELLO, "max_completion_tokens": 2, **nulls, **extra, **chat})
     assert reply.status_code == 200, reply.text
     kept = {"tools": [{"type": "function"}], "tool_choice": "none"}
@@ -150,24 +157,24 @@ def test_null_unknown_and_harmless_fields_are_ignored(server: LiveServer) -> Non
     [b"", b"{", b"[1]", b"null", b'"x"', b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"\xff", b'{"prompt": "\xff"}'],
 )
 def test_bodies_that_are_no_json_object(server: LiveServer, raw: bytes) -> None:
-    reply = httpx.post(server.url + COMPLETIONS, content=raw, headers={"content-type": "application/json"})
+    reply = server.http.post(COMPLETIONS, content=raw, headers={"content-type": "application/json"})
     assert reply.status_code == 400
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("raw", [b"[" * 200_000, b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
 def test_deep_nesting_is_refused(server: LiveServer, raw: bytes) -> None:
-    check_error(httpx.post(server.url + COMPLETIONS, content=raw), 400)
+    check_error(server.http.post(COMPLETIONS, content=raw), 400)
 
 
 def test_not_a_number_is_refused(server: LiveServer) -> None:
     raw = b'{"prompt": "x", "temperature": NaN}'
-    assert httpx.post(server.url + COMPLETIONS, content=raw).status_code == 400
+    assert server.http.post(COMPLETIONS, content=raw).status_code == 400
 
 
 def test_the_content_type_does_not_matter(server: LiveServer) -> None:
-    reply = httpx.post(
-        server.url + COMPLETIONS,
+    reply = server.http.post(
+        COMPLETIONS,
         content=b'{"prompt": "x", "max_tokens": 1}',
         headers={"content-type": "application/x-www-form-urlencoded"},
     )
@@ -181,12 +188,12 @@ def test_model_names(server: LiveServer) -> None:
         assert reply.json()["model"] == "tiny"
     message = check_error(post(server, COMPLETIONS, {"prompt": "x", "model": "gpt-4"}), 404, "model", "model_not_found")
     assert "tiny" in message
-    check_error(httpx.get(server.url + "/v1/models/a/b"), 404, "model", "model_not_found")
+    check_error(server.http.get("/v1/models/a/b"), 404, "model", "model_not_found")
 
 
 def test_unknown_paths_and_methods(server: LiveServer) -> None:
-    check_error(httpx.get(server.url + "/v1/nothing"), 404, code="unknown_url")
-    reply = httpx.get(server.url + COMPLETIONS)
+    check_error(server.http.get("/v1/nothing"), 404, code="unknown_url")
+    reply = server.http.get(COMPLETIONS)
     check_error(reply, 405, code="method_not_allowed")
     assert reply.headers["allow"] == "POST"
 

@@ -26,11 +26,13 @@ def events(lines: list[str]) -> list[Any]:
 
 
 async def test_a_client_that_leaves_a_stream_frees_its_slots(server: LiveServer) -> None:
-    async with httpx.AsyncClient() as client:
-        async with client.stream("POST", server.url + "/v1/completions", json={**ENDLESS, "n": 3, "stream": True}) as got:
-            async for _ in got.aiter_lines():
-                break
-            assert server.wait_for(lambda health: health["running"] == 3)["running"] == 3
+    async with (
+        httpx.AsyncClient() as client,
+        client.stream("POST", server.url + "/v1/completions", json={**ENDLESS, "n": 3, "stream": True}) as got,
+    ):
+        async for _ in got.aiter_lines():
+            break
+        assert server.wait_for(lambda health: health["running"] == 3)["running"] == 3
     assert server.wait_idle()["running"] == 0
 
 
@@ -75,7 +77,7 @@ def test_a_crash_ends_replies_with_an_error_and_the_server_recovers(server: Live
     client = server.registry.models[0].client
     body = {**ENDLESS, "messages": [{"role": "user", "content": "x"}], "stream": True, "stop": ["\x07\x07\x07\x07"]}
     lines = []
-    with httpx.stream("POST", server.url + path, json=body, timeout=30) as reply:
+    with server.http.stream("POST", path, json=body, timeout=30) as reply:
         for line in reply.iter_lines():
             if not lines:
                 assert client.pid is not None
@@ -84,14 +86,14 @@ def test_a_crash_ends_replies_with_an_error_and_the_server_recovers(server: Live
     error = json.loads(lines[-2].removeprefix("data: "))["error"]
     assert error["type"] == "server_error"
     assert "[DONE]" not in lines[-2]
-    refused = httpx.post(server.url + path, json=body)
+    refused = server.http.post(path, json=body)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
     assert refused.json()["error"]["code"] == "engine_unavailable"
-    health = httpx.get(server.url + "/health")
+    health = server.http.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "restarting")
     assert server.wait_for(lambda health: health["status"] == "ok")["status"] == "ok"
-    assert httpx.post(server.url + "/v1/completions", json={"prompt": "x"}).status_code == 200
+    assert server.http.post("/v1/completions", json={"prompt": "x"}).status_code == 200
 
 
 class _Failing:
@@ -127,17 +129,17 @@ def test_a_failed_generation_is_never_a_success(
     model = server.registry.models[0]
     monkeypatch.setattr(model.client, "submit", lambda request: _Failing([RowOutput(1, 0, text="some"), last]))
     body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
-    plain = httpx.post(server.url + path, json=body)
+    plain = server.http.post(path, json=body)
     assert plain.status_code == status
     assert plain.json()["error"]["message"]
-    streamed = httpx.post(server.url + path, json={**body, "stream": True})
+    streamed = server.http.post(path, json={**body, "stream": True})
     assert streamed.status_code == 200
     final = json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))
     assert final == plain.json()
 
 
 def test_a_stream_is_not_to_be_buffered(server: LiveServer) -> None:
-    reply = httpx.post(server.url + "/v1/completions", json={"prompt": "x", "stream": True})
+    reply = server.http.post("/v1/completions", json={"prompt": "x", "stream": True})
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert reply.headers["cache-control"] == "no-cache"
     assert len(events(reply.text.splitlines())) >= 1

@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 
 from wingbeat.config import DEMO, ConfigError, Settings, version
 from wingbeat.engine.messages import EngineConfig
-from wingbeat.llm import demo_model_path
 from wingbeat.server.auth import ApiKeyGate
 from wingbeat.server.dialects import openai
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
@@ -58,13 +57,21 @@ def build_registry(settings: Settings) -> ModelRegistry:
 
 
 def _model_path(model: str) -> Path:
-    try:
-        path = demo_model_path() if model == DEMO else Path(model).expanduser()
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from None
+    if model == DEMO:
+        return _demo_path()
+    path = Path(model).expanduser()
     if not path.is_file():
         raise ConfigError(f"There is no file {path}: name a model's .pth or .safetensors file.")
     return path
+
+
+def _demo_path() -> Path:
+    from wingbeat.llm import demo_model_path  # imports the whole engine, which this process can do without
+
+    try:
+        return demo_model_path()
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from None
 
 
 def create_app(settings: Settings, registry: ModelRegistry) -> FastAPI:

@@ -48,8 +48,8 @@ class StreamedReply(Protocol):
 class EventStream(Response):
     """A plain ASGI response that sends a generation as server-sent events.
 
-    Not starlette's StreamingResponse: that costs a task group and a wrapper a chunk. `send` is never called after
-    the client left, and what the server cannot send it does not compute.
+    Not starlette's StreamingResponse: that costs a task group and a wrapper a chunk. Nothing is computed or sent
+    once the client is known to have left.
     """
 
     media_type = "text/event-stream"
@@ -63,13 +63,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with cancelled_when_gone(receive, self._generation) as gone:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for chunk in self._chunks():
-                if gone.is_set():
-                    return
-                if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if not gone.is_set():
+            with contextlib.suppress(OSError):  # how some ASGI servers answer a send to a client that just left
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for chunk in self._chunks():
+                    if gone.is_set():
+                        return
+                    if chunk:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncIterator[bytes]:
