@@ -96,7 +96,7 @@ def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> rwkv7.Re
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     done = 0
 
-    def read(name: str):  # noqa: ANN202 - NDArray of the file's dtype
+    def read(name: str):
         nonlocal done
         tensor = checkpoint.tensors[name]
         done += tensor.nbytes

@@ -45,7 +45,9 @@ class CpuExecutable:
         self.vocab_size = program.vocab_size
         self._native = _kernels()
         level = level if level is not None else os.environ.get("WINGBEAT_KERNELS", "")
-        self._program = self._native.Program(level, threads or default_threads(), self.vocab_size, self.layout.slot_floats)
+        self._program = self._native.Program(
+            level, threads or default_threads(), self.vocab_size, self.layout.slot_floats
+        )
         ids: dict[str, int] = {}
         formats: dict[str, str] = {}
         for weight in weights:

@@ -99,7 +99,15 @@ _SPECS = (
         "kk = normalise(k * k_k); k = k * (1 + (a - 1) * k_a); v = v + (v_first - v) * mix (where given); "
         "S = S diag(w) - (S kk)(kk * a)^T + v k^T; y = S r; "
         "out = (GroupNorm(y) + (sum r * k * r_k) v) * g",
-        reads=("r [M, D]", "w [M, D]", "k [M, D]", "v [M, D]", "a [M, D]", "g [M, D]", "v_first, mix [M, D] (optional)"),
+        reads=(
+            "r [M, D]",
+            "w [M, D]",
+            "k [M, D]",
+            "v [M, D]",
+            "a [M, D]",
+            "g [M, D]",
+            "v_first, mix [M, D] (optional)",
+        ),
         writes=("out [M, D]",),
         weights=("k_k [D]", "k_a [D]", "r_k [D]", "norm_weight [D]", "norm_bias [D]"),
         constants=("heads", "eps"),
@@ -228,10 +236,10 @@ def check_batch(batch: StepBatch, vocab_size: int, slots: int) -> None:
     rows, starts = len(batch.tokens), batch.seq_starts
     if len(starts) != len(batch.slots) + 1 or starts[0] != 0 or starts[-1] != rows or np.any(np.diff(starts) < 1):
         raise ValueError("seq_starts must rise from 0 to the number of rows, one range for each slot")
-    if rows and not (0 <= batch.tokens.min() and batch.tokens.max() < vocab_size):
+    if rows and not (batch.tokens.min() >= 0 and batch.tokens.max() < vocab_size):
         bad = next(int(t) for t in batch.tokens if not 0 <= t < vocab_size)
         raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
-    if len(batch.slots) and not (0 <= batch.slots.min() and batch.slots.max() < slots):
+    if len(batch.slots) and not (batch.slots.min() >= 0 and batch.slots.max() < slots):
         raise ValueError(f"a slot is outside the pool of {slots}")
     if len(set(batch.slots.tolist())) != len(batch.slots):
         raise ValueError("a slot occurs twice in one step")

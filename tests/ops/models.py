@@ -1,0 +1,89 @@
+"""Random programs on any backend, and ways to feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tests.random_models import random_rwkv7
+from wingbeat.models import rwkv7
+from wingbeat.models.loader import Rwkv7Shape
+from wingbeat.ops.cpu import CpuExecutable
+from wingbeat.ops.reference import ReferenceExecutable
+from wingbeat.ops.table import Executable, StepBatch
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+@dataclass(frozen=True)
+class Shape:
+    layers: int = 2
+    width: int = 128
+    vocab: int = 97
+    head_size: int = 64
+    ffn: int | None = None
+    ranks: tuple[int, int, int, int] = (8, 12, 4, 20)
+
+    def describe(self) -> Rwkv7Shape:
+        return Rwkv7Shape(
+            layers=self.layers,
+            width=self.width,
+            vocab_size=self.vocab,
+            heads=self.width // self.head_size,
+            head_size=self.head_size,
+            ffn_width=self.ffn or 4 * self.width,
+            rank_decay=self.ranks[0],
+            rank_iclr=self.ranks[1],
+            rank_value=self.ranks[2],
+            rank_gate=self.ranks[3],
+            parameters=0,
+            dtype="float32",
+        )
+
+    def arrays(self, seed: int) -> dict[str, np.ndarray]:
+        return random_rwkv7(
+            self.layers, self.width, self.vocab, head_size=self.head_size, ffn=self.ffn, ranks=self.ranks, seed=seed
+        )
+
+
+ODD_SHAPES = {
+    "published": Shape(),
+    "one_layer": Shape(layers=1, width=64, vocab=50),
+    "odd_everything": Shape(layers=3, width=63, vocab=37, head_size=21, ffn=131, ranks=(3, 5, 7, 2)),
+    "small_heads": Shape(width=80, vocab=33, head_size=8, ffn=100),
+    "wide_heads": Shape(width=256, vocab=129, head_size=128, ffn=200),
+    "heads_of_48": Shape(width=144, vocab=65, head_size=48),
+}
+
+
+def native(shape: Shape, dtype: str, *, level: str, threads: int = 2, seed: int = 1) -> CpuExecutable:
+    described = shape.describe()
+    weights = rwkv7.weights(described, shape.arrays(seed))
+    return CpuExecutable(rwkv7.record(described), weights, dtype, threads, level)
+
+
+def reference(shape: Shape, dtype: str, *, seed: int = 1) -> ReferenceExecutable:
+    described = shape.describe()
+    return ReferenceExecutable(rwkv7.record(described), rwkv7.weights(described, shape.arrays(seed)), dtype)
+
+
+def batch(rows: Sequence[tuple[int, Sequence[int]]], all_logits: bool = True) -> StepBatch:
+    """A step of (slot, tokens) sequences; logits for every row or for each sequence's last."""
+    lengths = [len(tokens) for _, tokens in rows]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    wanted = np.arange(starts[-1], dtype=np.int32) if all_logits else starts[1:] - 1
+    tokens = np.concatenate([np.asarray(tokens, np.int32) for _, tokens in rows]).astype(np.int32)
+    return StepBatch(tokens, np.array([slot for slot, _ in rows], np.int32), starts, wanted.astype(np.int32))
+
+
+def feed(executable: Executable, tokens: Sequence[int], chunks: Iterable[int], slot: int = 0, slots: int = 1):
+    """Logits [T, V] of one sequence fed in pieces, and its final state slot."""
+    pool = executable.layout.allocate(slots)
+    out, at = [], 0
+    for size in chunks:
+        out.append(np.array(executable.run(batch([(slot, tokens[at : at + size])]), pool)))
+        at += size
+    assert at == len(tokens)
+    return np.concatenate(out), pool[slot].copy()

@@ -1,0 +1,150 @@
+"""Every kernel level this machine can run: equal to the reference, and bitwise equal to itself however it is fed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.ops.models import DTYPES, ODD_SHAPES, Shape, batch, feed, native, reference
+from wingbeat.ops import cpu
+from wingbeat.ops.table import BFLOAT16
+
+LEVELS = cpu.levels() if cpu.available() else []
+# Sums in another order; and a value on the border of two int8 or bfloat16 steps may fall to the other side of it.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-2, "int8": 3e-2}
+
+pytestmark = pytest.mark.skipif(not LEVELS, reason="built without a C++ compiler: there are no native kernels")
+rng = np.random.default_rng(7)
+
+
+def tokens_of(shape: Shape, count: int) -> list[int]:
+    return np.random.default_rng(count).integers(0, shape.vocab, count).tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_logits_and_state_equal_the_reference(level: str, name: str, dtype: str) -> None:
+    shape = ODD_SHAPES[name]
+    tokens = tokens_of(shape, 37)
+    got, got_state = feed(native(shape, dtype, level=level), tokens, [37])
+    want, want_state = feed(reference(shape, dtype), tokens, [37])
+    assert np.abs(got - want).max() <= TOLERANCE[dtype] * np.ptp(want)
+    assert np.abs(got_state - want_state).max() <= TOLERANCE[dtype] * (1 + np.abs(want_state).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_chunking_never_changes_a_bit(level: str, name: str, dtype: str) -> None:
+    shape = ODD_SHAPES[name]
+    tokens = tokens_of(shape, 300)
+    executable = native(shape, dtype, level=level)
+    whole, whole_state = feed(executable, tokens, [300])
+    for chunks in ([1] * 300, [7] * 42 + [6], [1, 2, 3, 4, 5, 6, 8, 11, 13, 247], [256, 44]):
+        pieces, state = feed(executable, tokens, chunks)
+        assert pieces.tobytes() == whole.tobytes()
+        assert state.tobytes() == whole_state.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_row_never_depends_on_its_neighbours(level: str, dtype: str) -> None:
+    shape = ODD_SHAPES["published"]
+    executable = native(shape, dtype, level=level)
+    alone, alone_state = feed(executable, tokens := tokens_of(shape, 20), [5] + [1] * 15)
+    for neighbours in (1, 2, 3, 4, 5, 6, 12, 31):
+        slots = neighbours + 1
+        pool = executable.layout.allocate(slots)
+        mine = int(rng.integers(slots))
+        got, at = [], 0
+        for size in [5] + [1] * 15:
+            rows = [(s, rng.integers(0, shape.vocab, int(rng.integers(1, 9))).tolist()) for s in range(slots)]
+            rows[mine] = (mine, tokens[at : at + size])
+            order = rng.permutation(slots)
+            rows = [rows[i] for i in order]
+            step = batch(rows)
+            place = int(np.flatnonzero(step.slots == mine)[0])
+            logits = executable.run(step, pool)
+            got.append(np.array(logits[step.seq_starts[place] : step.seq_starts[place + 1]]))
+            at += size
+        assert np.concatenate(got).tobytes() == alone.tobytes()
+        assert pool[mine].tobytes() == alone_state.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_threads_never_change_a_bit(level: str, dtype: str) -> None:
+    shape = ODD_SHAPES["heads_of_48"]
+    tokens = tokens_of(shape, 70)
+    results = [feed(native(shape, dtype, level=level, threads=n), tokens, [64, 1, 5]) for n in (1, 2, 3, 7)]
+    for logits, state in results[1:]:
+        assert logits.tobytes() == results[0][0].tobytes()
+        assert state.tobytes() == results[0][1].tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_only_wanted_rows_get_logits(level: str) -> None:
+    shape = ODD_SHAPES["published"]
+    executable = native(shape, "int8", level=level)
+    every, _ = feed(executable, tokens := tokens_of(shape, 30), [30])
+    pool = executable.layout.allocate(1)
+    step = batch([(0, tokens)])._replace(logit_rows=np.array([3, 4, 29], np.int32))
+    assert np.array(executable.run(step, pool)).tobytes() == every[[3, 4, 29]].tobytes()
+    none = executable.run(step._replace(logit_rows=np.zeros(0, np.int32)), pool)
+    assert none.shape == (0, shape.vocab)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bfloat16_file_gives_what_its_float32_copy_gives(dtype: str) -> None:
+    shape = ODD_SHAPES["odd_everything"]
+    described, arrays = shape.describe(), {k: v.astype(BFLOAT16) for k, v in shape.arrays(3).items()}
+    from wingbeat.models import rwkv7
+
+    widened = {k: v.astype(np.float32) for k, v in arrays.items()}
+    tokens = tokens_of(shape, 12)
+    got, want = (
+        feed(cpu.CpuExecutable(rwkv7.record(described), rwkv7.weights(described, a), dtype, 1), tokens, [12])[0]
+        for a in (arrays, widened)
+    )
+    assert got.tobytes() == want.tobytes()
+
+
+def bad_steps(shape: Shape):
+    good = batch([(0, [1, 2]), (1, [3])])
+    i32 = lambda *values: np.array(values, np.int32)  # noqa: E731
+    return {
+        "token too large": (good._replace(tokens=i32(1, shape.vocab, 3)), "vocabulary"),
+        "token negative": (good._replace(tokens=i32(1, -1, 3)), "vocabulary"),
+        "slot outside": (good._replace(slots=i32(0, 2)), "pool"),
+        "slot twice": (good._replace(slots=i32(1, 1)), "twice"),
+        "empty sequence": (good._replace(seq_starts=i32(0, 0, 3)), "seq_starts"),
+        "rows left over": (good._replace(seq_starts=i32(0, 1, 2)), "seq_starts"),
+        "logit row outside": (good._replace(logit_rows=i32(0, 3)), "logit_rows"),
+        "logit rows unsorted": (good._replace(logit_rows=i32(1, 0)), "logit_rows"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_steps(Shape()))
+@pytest.mark.parametrize("make", [reference, lambda s, d: native(s, d, level="")], ids=["reference", "cpu"])
+def test_a_bad_step_is_refused_before_anything_is_written(make, name: str) -> None:
+    shape = Shape()
+    executable = make(shape, "float32")
+    pool = executable.layout.allocate(2)
+    before = pool.copy()
+    step, message = bad_steps(shape)[name]
+    with pytest.raises(ValueError, match=message):
+        executable.run(step, pool)
+    assert pool.tobytes() == before.tobytes()
+
+
+def test_a_pool_of_another_model_is_refused() -> None:
+    executable = native(Shape(), "float32", level="")
+    other = native(Shape(layers=3), "float32", level="")
+    with pytest.raises(ValueError, match="another size"):
+        executable.run(batch([(0, [1])]), other.layout.allocate(1))
+
+
+def test_an_unknown_level_names_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"it can run: .*portable"):
+        native(Shape(), "float32", level="mmx")

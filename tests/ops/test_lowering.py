@@ -1,0 +1,73 @@
+"""Stages and shared buffers: few barriers, no hazard inside a stage, no buffer overwritten while it is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.models import ODD_SHAPES
+from wingbeat.models import rwkv7
+from wingbeat.ops.lowering import Lowered, lower
+from wingbeat.ops.program import Recorder
+from wingbeat.ops.table import StateLayout, WeightKind, storage_dtype
+
+
+def lowered(name: str, dtype: str = "int8") -> Lowered:
+    shape = ODD_SHAPES[name]
+    described = shape.describe()
+    formats = {w.name: storage_dtype(w.kind, dtype) for w in rwkv7.weights(described, shape.arrays(0))}
+    return lower(rwkv7.record(described), formats)
+
+
+@pytest.mark.parametrize("name", ODD_SHAPES)
+def test_ops_of_a_stage_do_not_touch_each_other(name: str) -> None:
+    for stage in lowered(name).stages:
+        for i, a in enumerate(stage):
+            for b in stage[i + 1 :]:
+                touched = set(b.reads) | set(b.writes)
+                assert not set(a.writes) & touched, (a.name, b.name)
+                assert not set(b.writes) & set(a.reads), (a.name, b.name)
+
+
+@pytest.mark.parametrize("name", ODD_SHAPES)
+def test_what_is_read_was_written_last_by_its_producer(name: str) -> None:
+    """Run the shared program symbolically beside the one with a buffer for each value."""
+    shape = ODD_SHAPES[name]
+    program = rwkv7.record(shape.describe())
+    low = lowered(name)
+    by_offset = iter(op for stage in low.stages for op in stage if op.name == "wkv7")
+    wkvs = [op for op in program.ops if op.name == "wkv7"]
+    assert len(wkvs) == shape.layers
+    content: dict[int, tuple] = {}
+    for number, stage in enumerate(low.stages):
+        seen = {op.name: [content.get(b) for b in op.reads] for op in stage if op.name != "embed"}
+        assert all(value is not None for values in seen.values() for value in values), number
+        for op in stage:
+            for b in op.writes:
+                content[b] = (number, op.name)
+    assert content[low.logits] == (len(low.stages) - 1, "linear")
+    assert sum(1 for _ in by_offset) == shape.layers
+
+
+def test_a_layer_takes_eight_stages() -> None:
+    shape = ODD_SHAPES["published"]
+    assert len(lowered("published").stages) == 1 + 8 * shape.layers + 2
+
+
+def test_buffers_are_shared_between_layers() -> None:
+    assert len(lowered("odd_everything").buffers) <= len(lowered("one_layer").buffers) + 8
+
+
+def test_int8_models_keep_the_low_rank_parts_unquantised() -> None:
+    shape = ODD_SHAPES["published"]
+    stored_as = {"matrix": "int8", "low_rank": "bfloat16", "table": "bfloat16", "vector": "float32"}
+    for weight in rwkv7.weights(shape.describe(), shape.arrays(0)):
+        stored = storage_dtype(weight.kind, "int8")
+        assert stored == stored_as[weight.kind]
+        assert (weight.kind is WeightKind.LOW_RANK) == (weight.name[-1] in "12" and ".att." in weight.name)
+
+
+def test_recording_an_op_without_its_state_is_refused() -> None:
+    recorder = Recorder(StateLayout(), 10)
+    x = recorder.embed("emb", 64)
+    with pytest.raises(ValueError, match="state"):
+        recorder.norm_shift_mix(x, ("w", "b"), "mu", 1, None)  # type: ignore[arg-type]
