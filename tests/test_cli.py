@@ -142,3 +142,20 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.rstrip().splitlines()[-1].startswith("Error: The model cannot be loaded: ")
     assert "broken.safetensors" in result.stderr
+
+
+def test_on_a_terminal_the_example_is_printed_unbroken(model: Path) -> None:
+    master, terminal = os.openpty()
+    flags = ["serve", str(model), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(
+        [*WINGBEAT, *flags], stdout=terminal, stderr=terminal, env={**_environment({}), "COLUMNS": "60"}
+    )
+    os.close(terminal)
+    shown = ""
+    while "max_tokens" not in shown and process.poll() is None:
+        shown += os.read(master, 4096).decode()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    os.close(master)
+    assert "Loading tiny" in shown
+    assert re.search(r"curl \S+/v1/chat/completions -H 'Content-Type: application/json' \\\r\n", shown)

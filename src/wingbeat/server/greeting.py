@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import structlog
 from rich.console import Console
@@ -21,8 +21,8 @@ _LOGGED_STEP = 0.25
 """Where there is no terminal, progress is logged at each of these shares."""
 
 
-@contextlib.contextmanager
-def loading_display(model: ServedModel) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def loading_display(model: ServedModel) -> AsyncIterator[None]:
     """Shows how much of the model is loaded while the block runs: a bar on a terminal, else lines in the log."""
     show = _bar if sys.stderr.isatty() else _lines
     task = asyncio.create_task(show(model))
@@ -30,6 +30,7 @@ def loading_display(model: ServedModel) -> Iterator[None]:
         yield
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # the bar owns the terminal until it is gone
 
 
 async def _bar(model: ServedModel) -> None:

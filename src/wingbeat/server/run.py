@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         """Show how the loading goes; then say where the server is, or stop it."""
         assert model.loading is not None
         log.info("loading", model=model.config.model, health=f"{url}/health")
-        with loading_display(model):
+        async with loading_display(model):
             await asyncio.wait([model.loading])
         if model.failure is not None:
             self.failure = model.failure
