@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbeat.ops.program import Op, Program
 from wingbeat.ops.quantize import dequantize, quantize_activation, quantize_weight, round_bfloat16
 from wingbeat.ops.table import FloatArray, StepBatch, Weight, check_batch, storage_dtype
 
+Floats = NDArray[np.floating]  # float32 throughout; NumPy's type stubs lose that on the way
 DECAY_SCALE = np.float32(-np.exp(-0.5))
 
 
@@ -35,7 +37,7 @@ class ReferenceExecutable:
         step = _Step(batch, pool, self._weights, self._formats)
         for op in self._program.ops:
             _KERNELS[op.name](step, op)
-        return step.buffers[self._program.logits.id]
+        return np.asarray(step.buffers[self._program.logits.id], np.float32)
 
 
 class _Step:
@@ -43,7 +45,7 @@ class _Step:
         self, batch: StepBatch, pool: FloatArray, weights: dict[str, FloatArray], formats: dict[str, str]
     ) -> None:
         self.batch, self.pool, self.weights, self.formats = batch, pool, weights, formats
-        self.buffers: dict[int, FloatArray] = {}
+        self.buffers: dict[int, Floats] = {}
 
     def sequences(self) -> Iterable[tuple[int, slice]]:
         """Pairs of slot and its rows."""
@@ -58,17 +60,18 @@ def _round_weight(w: FloatArray, storage: str) -> FloatArray:
     return dequantize(*quantize_weight(w), k=w.shape[1]) if storage == "int8" else w
 
 
-def _round_activation(x: FloatArray, storage: str) -> FloatArray:
+def _round_activation(buffer: Floats, storage: str) -> FloatArray:
+    x = np.asarray(buffer, np.float32)
     if storage == "bfloat16":
         return round_bfloat16(x)
     return dequantize(*quantize_activation(x), k=x.shape[1]) if storage == "int8" else x
 
 
-def sigmoid(x: FloatArray) -> FloatArray:
+def sigmoid(x: Floats) -> Floats:
     return np.float32(0.5) * np.tanh(np.float32(0.5) * x) + np.float32(0.5)  # never overflows
 
 
-ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "none": lambda x: x,
     "tanh": np.tanh,
     "sigmoid": sigmoid,
@@ -77,7 +80,7 @@ ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
 }
 
 
-def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray, eps: float) -> FloatArray:
+def layer_norm(x: Floats, weight: FloatArray, bias: FloatArray, eps: float) -> Floats:
     """LayerNorm over the last axis, biased variance."""
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(eps)) * weight + bias
