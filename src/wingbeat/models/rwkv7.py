@@ -79,9 +79,9 @@ def weights(shape: Rwkv7Shape, tensors: Mapping[str, NDArray] | Read) -> Iterato
         for part in _norm(name):
             yield Weight(part, WeightKind.VECTOR, vector(part))
 
-    yield Weight(
-        "emb", WeightKind.TABLE, _normalised_embedding(read("emb.weight"), *map(vector, _norm("blocks.0.ln0")))
-    )
+    ln0_weight, ln0_bias = _norm("blocks.0.ln0")
+    embedding = _normalised_embedding(read("emb.weight"), vector(ln0_weight), vector(ln0_bias))
+    yield Weight("emb", WeightKind.TABLE, embedding)
     for i in range(shape.layers):
         att, ffn = f"blocks.{i}.att.", f"blocks.{i}.ffn."
         yield from norm(f"blocks.{i}.ln1")
