@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,12 @@ class ServedModel:
             return await asyncio.to_thread(tokenizer.encode_segments, segments)
         return tokenizer.encode_segments(segments)
 
-    def check_tokens(self, ids: Iterable[int], param: str) -> None:
+    def check_tokens(self, ids: Collection[int], param: str) -> None:
         """Raises ApiError (400) for an id that the model does not know."""
         size = self.vocab_size
-        for token in ids:
-            if not 0 <= token < size:
-                raise bad_request(f"{param}: {token} is not a token of this model (0 to {size - 1}).", param)
+        if ids and not (min(ids) >= 0 and max(ids) < size):  # a long prompt must not hold up the event loop
+            wrong = next(token for token in ids if not 0 <= token < size)
+            raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token; empty where there is no tokenizer."""
