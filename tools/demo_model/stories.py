@@ -30,7 +30,8 @@ _FRIENDS = (
 )
 _THINGS = (
     ("a red ball", "一个红球"), ("a golden key", "一把金钥匙"), ("a warm hat", "一顶暖和的帽子"),
-    ("a shiny stone", "一块闪亮的石头"), ("a small boat", "一只小船"), ("a sweet apple", "一个甜苹果"), ("an old map", "一张旧地图"),
+    ("a shiny stone", "一块闪亮的石头"), ("a small boat", "一只小船"), ("a sweet apple", "一个甜苹果"),
+    ("an old map", "一张旧地图"),
 )  # fmt: skip
 _TIMES = (
     ("One morning", "一天早上"),

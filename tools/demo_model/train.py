@@ -33,6 +33,7 @@ def main() -> None:
     (options.run / "pid").write_text(f"{os.getpid()}\n")
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
     train, held_out = corpora.load(options.run / "cache")
     vocab_path = options.run / "vocab.txt"
