@@ -9,6 +9,9 @@ std::vector<const KernelTable*> executable_kernels() {
 #if defined(WINGBEAT_X86)
   __builtin_cpu_init();
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(WINGBEAT_EMULATE_AVX512)
+  found = {&avx512_bf16_kernels(), &avx512_kernels()};
+#endif
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))

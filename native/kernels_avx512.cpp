@@ -1,5 +1,5 @@
 // The kernels for AVX-512 (F, BW, DQ, VL).
-#include <immintrin.h>
+#include "intrinsics.hpp"
 
 #define WINGBEAT_UNIT avx512
 #define WINGBEAT_NAME "avx512"

@@ -36,7 +36,7 @@ inline __m512i bf16_bits(F16 v) {  // rounded to nearest even, in the upper half
   return _mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000));
 }
 
-#if defined(__AVX512BF16__)
+#if defined(WINGBEAT_BF16_VNNI)
 struct Bf16Format {
   static constexpr int group = 2, phases = 1;
   static constexpr int act_bytes = 2;
@@ -66,7 +66,7 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
 };
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(WINGBEAT_BF16_VNNI)
 struct Int8Format {
   static constexpr int phases = 1;
   static constexpr int act_bytes = 1;
