@@ -1,0 +1,1 @@
+"""``wingbeat bench``: the speed of a model's steps, beside the limits of the machine."""
