@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is. ``fingerprint`` names the weights and the arithmetic: a state fits no other."""
+    """What a loaded model is. ``fingerprint`` names the weights: token ids and states belong to no other model."""
 
     name: str
     version: str
