@@ -68,6 +68,7 @@ def test_facts_and_stories_are_well_formed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "path", [str(TOOLS), *sys.path])
     import facts  # pyright: ignore[reportMissingImports]
     import stories  # pyright: ignore[reportMissingImports]
+    import unknown  # pyright: ignore[reportMissingImports]
 
     rng = random.Random(5)
     for _ in range(300):
@@ -77,6 +78,10 @@ def test_facts_and_stories_are_well_formed(monkeypatch: pytest.MonkeyPatch) -> N
         if " = " in answer:
             left, right = answer.split(" = ")
             assert eval(left, {"__builtins__": {}}) == int(right)
+    topics = unknown.Topics(["lamp", "anchor"], ["书签"], [("Iraq", "伊拉克")])
+    for _ in range(100):
+        question, answer = unknown.draw(topics, rng)
+        assert question.isascii() == answer.isascii()
     for write in (stories.english, stories.chinese):
         story = write(rng)
         assert story == story.strip()

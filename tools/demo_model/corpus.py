@@ -7,15 +7,18 @@ expanded beforehand: every draw makes a fresh variant, and the same seed makes t
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import facts
 import sources
 import stories
+import unknown
 
 from wingbeat.text.templates import WORLD, Message
 from wingbeat.text.world import WorldTokenizer
@@ -23,7 +26,7 @@ from wingbeat.text.world import WorldTokenizer
 HERE = Path(__file__).parent
 END = 0  # the token between documents
 SHARES = {"chat": 0.48, "pairs": 0.31, "story": 0.08, "sentence": 0.06, "prose": 0.07}  # of all tokens
-_TURNS = {"qa": 0.58, "fact": 0.17, "translation": 0.18, "dialogue": 0.07}  # of all chat turns
+_TURNS = {"qa": 0.53, "fact": 0.16, "translation": 0.17, "unknown": 0.09, "dialogue": 0.05}  # of all chat turns
 _SYSTEMS = (
     "You are a helpful assistant.",
     "You are the wingbeat demo model.",
@@ -31,6 +34,17 @@ _SYSTEMS = (
     "你是一个有用的助手。",
 )
 _HELD_OUT = {"qa": 4, "translation": 1.5, "dialogue": 2, "sentence": 1.5, "prose": 1.5}  # percent
+
+_OPENINGS = (
+    "Please tell me: ",
+    "And ",
+    "So ",
+    "Hi, ",
+    "Can you tell me: ",
+    "I would like to know: ",
+    "Quick question: ",
+    "Now ",
+)
 
 Turn = tuple[str, str]
 Document = list[str]
@@ -47,6 +61,7 @@ class Corpus:
     dialogues: list[Turn]
     sentences: list[str]
     prose: list[str]
+    topics: unknown.Topics
 
     def draw(self, kind: str, rng: random.Random) -> Document:
         """One fresh document of a kind named in SHARES, or a one-turn chat for a kind of turn ("qa", "fact", ...)."""
@@ -78,6 +93,8 @@ class Corpus:
     def _turn(self, kind: str, rng: random.Random) -> Turn:
         if kind == "fact":
             return facts.draw(rng)
+        if kind == "unknown":
+            return unknown.draw(self.topics, rng)
         if kind == "translation":
             return _asked(self._pair(rng), rng)
         if kind == "dialogue":
@@ -111,6 +128,7 @@ def load(cache: Path) -> tuple[Corpus, Corpus]:
         "sentence": sources.sentences(files),
         "prose": sources.prose(files),
     }
+    topics = _topics(files, written, fetched["translation"], fetched["sentence"])
     both = []
     for held in (False, True):
         entries = []
@@ -132,6 +150,7 @@ def load(cache: Path) -> tuple[Corpus, Corpus]:
                 kept["dialogue"],
                 kept["sentence"],
                 kept["prose"],
+                topics,
             )
         )
     return both[0], both[1]
@@ -163,6 +182,23 @@ def row(source: Iterator[Document], tokenizer: WorldTokenizer, length: int) -> l
     return tokens[:length]
 
 
+def _topics(
+    files: dict[str, Path], written: list[dict[str, Any]], phrases: list[sources.Pair], sentences: list[str]
+) -> unknown.Topics:
+    """Words that no written question is about."""
+    known = " ".join(way for entry in written for way in entry["q"]).lower()
+    known += str(facts.TABLES)
+    return unknown.Topics(
+        [noun for noun in sources.nouns(files, sentences) if noun not in known],
+        [
+            pair.chinese
+            for pair in phrases
+            if re.fullmatch(r"[\u4e00-\u9fff]{2,5}", pair.chinese) and pair.chinese not in known
+        ],
+        [tuple(pair) for pair in sources.countries(files) if pair.english not in unknown.known_countries()],
+    )
+
+
 def _is_held_out(kind: str, key: str) -> bool:
     return zlib.crc32(key.encode()) % 1000 < 10 * _HELD_OUT[kind]
 
@@ -174,11 +210,16 @@ def _vary(question: str, rng: random.Random) -> str:
         question = question.rstrip("?!.？！。")
     elif rng.random() < 0.1 and question[-1] not in "?!.？！。":
         question += "？" if chinese else "?"
+    question = question or "?"
     if not chinese and rng.random() < 0.15:
         question = question[0].lower() + question[1:]
-    if rng.random() < 0.04:
-        question = f"请问，{question}" if chinese else f"Please tell me: {question}"
-    return question or "?"
+    if rng.random() < 0.1:
+        if chinese:
+            return rng.choice(("请问，", "你好，", "我想知道，", "请告诉我，", "那么，")) + question
+        return rng.choice(_OPENINGS) + question[0].lower() + question[1:]
+    if rng.random() < 0.03:
+        question += "，谢谢" if chinese else rng.choice((" please", " Thanks!", " Thank you."))
+    return question
 
 
 def _asked(pair: sources.Pair, rng: random.Random) -> Turn:

@@ -108,6 +108,24 @@ def sentences(files: dict[str, Path]) -> list[str]:
     return [text if text[-1] in ".!?" else text + "." for text in found]
 
 
+def nouns(files: dict[str, Path], used_in: list[str]) -> list[str]:
+    """WordNet's plain nouns of three to twelve letters that occur in the given texts."""
+    used = set(re.findall(r"[a-z]+", " ".join(used_in).lower()))
+    found: dict[str, None] = {}
+    for _, data in _deb_files(files["wordnet-base"], r"wordnet/data\.noun$"):
+        for word in re.findall(r"^\d{8} \d\d n \S\S ([a-z]{3,12}) ", data.decode("ascii", "ignore"), re.M):
+            if word in used and not _UNWANTED.search(word):
+                found[word] = None
+    return list(found)
+
+
+def countries(files: dict[str, Path]) -> list[Pair]:
+    """Names of countries and regions."""
+    return [
+        pair for pair in _cldr_pairs(files["babel"], ("territories",)) if re.fullmatch(r"[A-Z][A-Za-z ]+", pair.english)
+    ]
+
+
 def prose(files: dict[str, Path]) -> list[str]:
     """Paragraphs of Moby-Dick."""
     out: list[str] = []
@@ -160,7 +178,7 @@ def _monaco_pairs(path: Path) -> Iterator[Pair]:
             yield Pair(text, chinese[index])
 
 
-def _cldr_pairs(path: Path) -> Iterator[Pair]:
+def _cldr_pairs(path: Path, fields: tuple[str, ...] = ("territories", "languages", "currency_names")) -> Iterator[Pair]:
     sys.path.insert(0, str(path))
     try:
         import pickle
@@ -169,7 +187,7 @@ def _cldr_pairs(path: Path) -> Iterator[Pair]:
             english, chinese = (pickle.loads(archive.read(f"babel/locale-data/{name}.dat")) for name in ("en", "zh"))
     finally:
         sys.path.remove(str(path))
-    for field in ("territories", "languages", "currency_names"):
+    for field in fields:
         for code, name in english[field].items():
             if code in chinese[field] and not (field == "territories" and code.isdigit()):
                 yield Pair(name, chinese[field][code])

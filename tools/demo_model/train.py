@@ -24,7 +24,7 @@ from torch.nn import functional
 from wingbeat.text.world import WorldTokenizer
 
 ROWS = 4096  # of the embedding and the head; a few at the end have no token
-EVALUATED = ("qa", "fact", "translation", "pairs", "story", "sentence", "prose")
+EVALUATED = ("qa", "fact", "unknown", "translation", "pairs", "story", "sentence", "prose")
 
 
 def main() -> None:
