@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(folder: Path) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
         found = f"{sys.version_info[0]}.{sys.version_info[1]}"
         sys.exit(
             f"wingbeat needs Python 3.11 or newer, and {sys.executable} is {found}. Try: make PYTHON=python3.12 ..."
