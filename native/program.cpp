@@ -11,6 +11,8 @@ template <class... Ts>
 struct Overloaded : Ts... {
   using Ts::operator()...;
 };
+template <class... Ts>
+Overloaded(Ts...) -> Overloaded<Ts...>;
 
 // Units of `commit_shift` are whole copies; a few sequences share one.
 constexpr int kCommitSequences = 16;
