@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 NATIVE := $(wildcard native/*.cpp native/*.hpp native/CMakeLists.txt native/editable/CMakeLists.txt CMakeLists.txt)
+KERNELS := $(wildcard src/wingbeat/_kernels.*.so)
+COMPILER := $(shell command -v $(CXX) || command -v c++ || command -v clang++)
 
-.PHONY: serve test lint wheel smoke clean
+.PHONY: serve test lint wheel smoke clean FORCE
 
 serve: $(VENV)/.installed
 	@$(BIN)/wingbeat serve $(ARGS)
@@ -37,8 +39,9 @@ $(VENV)/.build-tools: pyproject.toml tools/make_venv.py
 	@$(PIP) install --quiet --group build
 	@touch $@
 
-# Python sources are used in place; a change of a native source or of the build compiles anew.
-$(VENV)/.installed: $(VENV)/.build-tools $(NATIVE)
+# Python sources are used in place; a change of a native source or of the build compiles anew, and so does a compiler
+# that came after an installation without one.
+$(VENV)/.installed: $(VENV)/.build-tools $(NATIVE) $(if $(KERNELS),,$(if $(COMPILER),FORCE))
 	@echo "Installing wingbeat and compiling its kernels (the first time takes some minutes)"
 	@$(PIP) install --quiet --no-build-isolation --editable .
 	@touch $@
