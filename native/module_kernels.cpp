@@ -98,9 +98,8 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   throw std::invalid_argument("the native kernels have no op '" + name + "'");
 }
 
-nb::ndarray<nb::numpy, float> run(nb::handle self, const Ints& tokens, const Ints& slots, const Ints& starts,
-                                  const Ints& wanted, const Pool& pool) {
-  Program& p = *nb::inst_ptr<Program>(self);
+nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& slots, const Ints& starts, const Ints& wanted,
+                                  const Pool& pool) {
   if (starts.shape(0) != slots.shape(0) + 1) throw std::invalid_argument("seq_starts must be one longer than slots");
   Step step{};
   step.rows = (int)tokens.shape(0);
@@ -111,14 +110,17 @@ nb::ndarray<nb::numpy, float> run(nb::handle self, const Ints& tokens, const Int
   step.seq_starts = starts.data();
   step.logit_rows = wanted.data();
   step.pool = pool.data();
-  const Buffer* logits;
+  Program::Logits logits;
   {
     nb::gil_scoped_release release;
-    logits = &p.run(step, pool.shape(0), pool.shape(1));
+    logits = p.run(step, pool.shape(0), pool.shape(1));
   }
-  std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)logits->width};
-  std::int64_t strides[2] = {(std::int64_t)logits->f32_stride, 1};
-  return nb::ndarray<nb::numpy, float>(logits->f32, 2, shape, self, strides);
+  const Buffer& rows = *logits.rows;
+  std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)rows.width};
+  std::int64_t strides[2] = {(std::int64_t)rows.f32_stride, 1};
+  using Owner = std::shared_ptr<Memory>;
+  nb::capsule owner(new Owner(std::move(logits.memory)), [](void* p) noexcept { delete static_cast<Owner*>(p); });
+  return nb::ndarray<nb::numpy, float>(rows.f32, 2, shape, owner, strides);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -199,9 +201,8 @@ NB_MODULE(_kernels, m) {
            },
            "ops"_a)
       .def("set_logits", &Program::set_logits, "buffer"_a)
-      .def_prop_ro("weight_bytes", &Program::weight_bytes);
-  // A method that returns a view of the object itself needs the Python handle.
-  m.def("run", run, "program"_a, "tokens"_a, "slots"_a, "seq_starts"_a, "logit_rows"_a, "pool"_a);
+      .def_prop_ro("weight_bytes", &Program::weight_bytes)
+      .def("run", run, "tokens"_a, "slots"_a, "seq_starts"_a, "logit_rows"_a, "pool"_a);
   m.def("levels", [] {
     std::vector<std::string> names;
     for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);

@@ -105,9 +105,9 @@ void Program::reserve(const Step& step) {
       std::size_t f32 = spec.f32 ? rows * b.f32_stride * sizeof(float) : 0;
       std::size_t bf16 = spec.bf16 ? rows * b.bf16_stride : 0, int8 = spec.int8 ? rows * b.int8_stride : 0;
       std::size_t side = spec.int8 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
-      storage_[i] = Memory();
-      storage_[i] = Memory(f32 + bf16 + int8 + 2 * side);
-      std::uint8_t* p = storage_[i].as<std::uint8_t>();
+      storage_[i] = nullptr;
+      storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + 2 * side);
+      std::uint8_t* p = storage_[i]->as<std::uint8_t>();
       b.f32 = spec.f32 ? (float*)p : nullptr;
       b.bf16 = spec.bf16 ? p + f32 : nullptr;
       b.int8 = spec.int8 ? p + f32 + bf16 : nullptr;
@@ -155,7 +155,8 @@ std::size_t Program::weight_bytes() const {
   return total;
 }
 
-const Buffer& Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats) {
+Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats) {
+  std::scoped_lock lock(running_);
   if (slot_floats != slot_floats_) throw std::invalid_argument("the pool's slots have another size than this model's state");
   check(step, pool_slots);
   reserve(step);
@@ -171,7 +172,7 @@ const Buffer& Program::run(Step step, std::size_t pool_slots, std::size_t slot_f
       stage_units_[s] += op_units_[s][i] = units(stages_[s][i], step_);
   }
   pool_.run(stage_units_, [this](int stage, int unit, int thread) { run_unit(stage, unit, thread); });
-  return *buffer(logits_);
+  return {buffer(logits_), storage_[(std::size_t)logits_]};
 }
 
 }  // namespace wingbeat

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <variant>
 #include <vector>
@@ -46,9 +47,14 @@ class Program {
   const KernelTable& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
 
-  // Checks the step (throws std::invalid_argument before anything is written) and runs it. The logits buffer holds
-  // [wanted, vocabulary] until the next run.
-  const Buffer& run(Step step, std::size_t pool_slots, std::size_t slot_floats);
+  struct Logits {
+    const Buffer* rows;              // [wanted, vocabulary], until the next run
+    std::shared_ptr<Memory> memory;  // keeps them readable, if stale, after a run that needed larger buffers
+  };
+
+  // Checks the step (throws std::invalid_argument before anything is written) and runs it. One run at a time: others
+  // wait.
+  Logits run(Step step, std::size_t pool_slots, std::size_t slot_floats);
 
   // Bytes of all weights but the tables, which a step reads a row of: what a decode step must read.
   std::size_t weight_bytes() const;
@@ -65,13 +71,14 @@ class Program {
   std::size_t slot_floats_;
   std::vector<BufferSpec> specs_;
   std::deque<Buffer> buffers_;  // ops keep pointers into it
-  std::vector<Memory> storage_;
+  std::vector<std::shared_ptr<Memory>> storage_;  // of the buffers; shared with views of the logits in Python
   std::deque<Weight> weights_;
   std::vector<std::vector<OpBody>> stages_;
   int logits_ = -1;
   int capacity_[3] = {0, 0, 0};
   std::vector<Memory> scratch_;
   std::size_t scratch_floats_ = 0;
+  std::mutex running_;
   // of the step that runs
   Step step_{};
   std::vector<std::int32_t> row_sequence_;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,32 @@ def test_only_wanted_rows_get_logits(level: str) -> None:
     assert np.array(executable.run(step, pool)).tobytes() == every[[3, 4, 29]].tobytes()
     none = executable.run(step._replace(logit_rows=np.zeros(0, np.int32)), pool)
     assert none.shape == (0, shape.vocab)
+
+
+def test_logits_stay_readable_when_a_later_step_needs_larger_buffers() -> None:
+    shape = ODD_SHAPES["published"]
+    executable = native(shape, "float32", level="")
+    pool = executable.layout.allocate(1)
+    kept = executable.run(batch([(0, [1, 2, 3])]), pool)
+    executable.run(batch([(0, tokens_of(shape, 400))]), pool)
+    assert np.isfinite(kept).all()
+
+
+def test_steps_of_two_threads_take_turns() -> None:
+    shape = ODD_SHAPES["published"]
+    executable = native(shape, "bfloat16", level="")
+    tokens = tokens_of(shape, 40)
+    want = feed(executable, tokens, [40])[1].tobytes()
+    states: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: states.append(feed(executable, tokens, [1] * 40)[1].tobytes()))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states == [want] * 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -70,7 +70,7 @@ class CpuExecutable:
         return self._program.weight_bytes
 
     def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
-        return self._native.run(self._program, *batch, pool)
+        return self._program.run(*batch, pool)
 
     def _add(self, weight: Weight, storage: str) -> int:
         array = _native_array(weight.array)
