@@ -1,0 +1,144 @@
+"""The documents, tried: their examples run, their links lead somewhere, their tables are complete."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from typer.main import get_command
+
+from tests.live import LiveServer, live_server, settings_for
+from wingbeat.cli import app
+from wingbeat.config import DEMO, Settings
+from wingbeat.llm import demo_model_path
+from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SHOWN_URL = "http://127.0.0.1:8000"
+
+REPEATED = {"api_keys": "api_key", "cors_origins": "cors_origin"}
+"""Settings that are lists, by the name of the flag that adds to them."""
+
+
+class Block(NamedTuple):
+    document: Path
+    line: int
+    language: str
+    code: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    """The fenced blocks of a document."""
+    text = document.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield Block(document, text.count("\n", 0, found.start()) + 2, found[1], found[2])
+
+
+def prose(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+CURLS = [
+    block
+    for document in DOCUMENTS
+    for block in blocks(document)
+    if block.language == "bash" and block.code.startswith("curl ")
+]
+PYTHON = [document for document in DOCUMENTS if any(block.language == "python" for block in blocks(document))]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with live_server(settings_for(demo_model_path(), dtype="auto")) as live:
+        yield live
+
+
+@pytest.mark.parametrize("block", CURLS, ids=lambda block: block.id)
+def test_curl(block: Block, server: LiveServer) -> None:
+    command = block.code.replace(SHOWN_URL, server.url).replace("curl ", "curl --fail --silent --show-error ", 1)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert '"choices"' in done.stdout
+
+
+@pytest.mark.parametrize("document", PYTHON, ids=lambda document: str(document.relative_to(ROOT)))
+def test_python(document: Path, server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks of one document continue each other, as a reader would run them."""
+    names: dict[str, Any] = {}
+    for block in blocks(document):
+        if block.language == "python":
+            # Empty lines before it make a traceback name the line of the document.
+            source = "\n" * (block.line - 1) + block.code.replace(SHOWN_URL, server.url)
+            exec(compile(source, str(document), "exec"), names)
+            assert "print(" not in source or capsys.readouterr().out.strip(), f"{block.id} printed nothing"
+
+
+def test_there_are_examples() -> None:
+    assert {block.document.name for block in CURLS} >= {"README.md", "README.zh.md", "api.md"}
+    assert {document.name for document in PYTHON} >= {"README.md", "README.zh.md", "python-api.md"}
+
+
+def test_the_chinese_readme_shows_the_same_examples() -> None:
+    def shown(name: str) -> list[tuple[str, str]]:
+        return [(block.language, block.code) for block in blocks(ROOT / name)]
+
+    assert shown("README.zh.md") == shown("README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            assert (document.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_setting_is_described_with_its_flag_and_default() -> None:
+    flags = {option for parameter in get_command(app).commands["serve"].params for option in parameter.opts}  # type: ignore[attr-defined]
+    text = prose("docs/configuration.md")
+    for name, field in Settings.model_fields.items():
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(rows) == 1, name
+        flag = "--" + REPEATED.get(name, name).replace("_", "-")
+        assert (f"`{flag}`" in rows[0]) == (flag in flags), f"{name}: {flag}"
+        assert f"`WINGBEAT_{name.upper()}`" in rows[0]
+        if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
+            assert re.search(rf"\| `?{re.escape(str(field.default))}`? \|", rows[0]), f"{name}: {field.default}"
+
+
+def test_the_shown_configuration_file_is_valid() -> None:
+    (block,) = [block for block in blocks(ROOT / "docs/configuration.md") if block.language == "toml"]
+    shown = tomllib.loads(block.code)
+    assert Settings(**shown).model_dump(include=set(shown)) == shown
+    assert Settings().model == DEMO
+
+
+@pytest.mark.parametrize("body", [ChatBody, CompletionBody])
+def test_every_field_of_the_api_is_described(body: type[ChatBody | CompletionBody]) -> None:
+    text = prose("docs/api.md")
+    assert [name for name in body.model_fields if f"`{name}`" not in text] == []
+
+
+def test_every_route_is_described(server: LiveServer) -> None:
+    text = prose("docs/api.md")
+    paths = server.http.get("/openapi.json").json()["paths"]
+    shown = {re.sub(r"\{.*?\}", "{id}", path): method.upper() for path, item in paths.items() for method in item}
+    assert [f"{method} {path}" for path, method in shown.items() if f"`{method} {path}`" not in text] == []
+
+
+def test_the_shown_error_is_what_is_sent(server: LiveServer) -> None:
+    reply = server.http.post("/v1/completions", json={"prompt": "x", "temperature": 3})
+    assert reply.status_code == 400
+    shown = [block.code for block in blocks(ROOT / "docs/api.md") if block.language == "json"]
+    assert reply.json() in [json.loads(code) for code in shown]
