@@ -73,6 +73,7 @@ def _busy(description: str) -> Iterator[models.Progress]:
         *columns,
         console=console,
         transient=True,
+        refresh_per_second=4,  # drawing takes from the cores that are measured
         redirect_stdout=False,
         redirect_stderr=False,
         disable=not console.is_terminal,
