@@ -26,7 +26,14 @@ from wingbeat.text.world import WorldTokenizer
 HERE = Path(__file__).parent
 END = 0  # the token between documents
 SHARES = {"chat": 0.48, "pairs": 0.31, "story": 0.08, "sentence": 0.06, "prose": 0.07}  # of all tokens
-_TURNS = {"qa": 0.53, "fact": 0.16, "translation": 0.17, "unknown": 0.09, "dialogue": 0.05}  # of all chat turns
+_TURNS = {
+    "qa": 0.51,
+    "fact": 0.19,
+    "translation": 0.15,
+    "unknown": 0.09,
+    "dialogue": 0.04,
+    "told": 0.02,
+}  # of all chat turns
 _SYSTEMS = (
     "You are a helpful assistant.",
     "You are the wingbeat demo model.",
@@ -93,6 +100,8 @@ class Corpus:
     def _turn(self, kind: str, rng: random.Random) -> Turn:
         if kind == "fact":
             return facts.draw(rng)
+        if kind == "told":
+            return _told(rng)
         if kind == "unknown":
             return unknown.draw(self.topics, rng)
         if kind == "translation":
@@ -220,6 +229,22 @@ def _vary(question: str, rng: random.Random) -> str:
     if rng.random() < 0.03:
         question += "，谢谢" if chinese else rng.choice((" please", " Thanks!", " Thank you."))
     return question
+
+
+def _told(rng: random.Random) -> Turn:
+    """A story on request."""
+    if rng.random() < 0.6:
+        ways = (
+            "Tell me a story",
+            "Tell me a story.",
+            "Tell me a short story",
+            "Can you tell me a story?",
+            "Write a story",
+        )
+        return rng.choice(ways), stories.english(rng)
+    return rng.choice(("讲个故事", "给我讲一个故事", "讲个故事吧。", "你会讲故事吗？", "写一个故事")), stories.chinese(
+        rng
+    )
 
 
 def _asked(pair: sources.Pair, rng: random.Random) -> Turn:

@@ -15,11 +15,11 @@ Turn = tuple[str, str]
 def draw(rng: random.Random) -> Turn:
     """One question in English or Chinese and its answer."""
     makers: tuple[Callable[[random.Random], Turn], ...] = (_sum, _capital, _opposite, _colour, _day, _word)
-    return rng.choices(makers, (30, 28, 14, 12, 10, 6))[0](rng)
+    return rng.choices(makers, (46, 22, 11, 9, 8, 4))[0](rng)
 
 
 def _sum(rng: random.Random) -> Turn:
-    a, b = rng.randint(0, 12), rng.randint(0, 12)
+    a, b = rng.randint(0, 10), rng.randint(0, 10)
     mark, word, result = rng.choice((("+", "plus", a + b), ("-", "minus", a), ("*", "times", a * b)))
     if mark == "-":
         a, b, result = a + b, b, a
