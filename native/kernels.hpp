@@ -108,8 +108,9 @@ constexpr int heads_per_unit(int heads, int size) {
   return n;
 }
 
-// Rows a unit of `linear` takes: all of them up to this many.
-constexpr int kLinearRows = 256;
+// Rows that a unit of `linear` takes at most: few enough that no thread waits long for another's last unit, many enough
+// to use the unit's weights well while they are in the cache.
+constexpr int kLinearRows = 96;
 
 struct KernelTable {
   const char* name;

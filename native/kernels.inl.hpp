@@ -329,9 +329,9 @@ inline void finish_row(const LinearOp& op, std::size_t row, int column, const fl
 void linear(const LinearOp& op, int rows, int unit) {
   const PackedWeight& w = *op.weight;
   const Buffer& x = *op.x;
-  int row_units = ceil_div(rows, kLinearRows);
-  int column = unit / row_units * kBlock, first = unit % row_units * kLinearRows;
-  int count = min_int(rows - first, kLinearRows);
+  int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
+  int column = unit / row_units * kBlock;
+  int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   int most = w.format == Format::kInt8 ? kInt8Rows : kFloatRows;
   int tiles = ceil_div(count, most);
   int blocks = w.k_padded / kBlock;
@@ -448,6 +448,16 @@ inline void load_head_row(const Wkv7Op& op, std::size_t row, int channel, int pa
   }
 }
 
+// A head's rows lie a whole row apart, which the hardware does not foresee.
+inline void prefetch_head_row(const Wkv7Op& op, std::size_t row, int channel) {
+  const Buffer* inputs[] = {op.r, op.w, op.k, op.v, op.a, op.g, op.v_first, op.mix};
+  for (const Buffer* b : inputs) {
+    if (!b) continue;
+    const float* start = b->f32 + row * b->f32_stride + channel;
+    for (int i = 0; i < op.size; i += kLanes) __builtin_prefetch(start + i);
+  }
+}
+
 // GroupNorm of y, plus the bonus of the current token, times the gate.
 inline void finish_head_row(const Wkv7Op& op, int channel, int padded, float* tmp, const HeadRow& h, float* out) {
   F16 bonus = set1(0.0f);
@@ -471,10 +481,12 @@ void wkv7(const Wkv7Op& op, const Step& step, int unit, float* scratch) {
   HeadRow h{p, p + padded, p + 2 * padded, p + 3 * padded, p + 4 * padded, p + 5 * padded, p + 6 * padded, p + 7 * padded, p + 8 * padded};
   float* state = step.slot(sequence) + op.state_offset + (std::size_t)head * n * padded;
   for (int i = 0; i < columns; ++i) out[i] = 0.0f;
-  for (int row = step.seq_starts[sequence]; row < step.seq_starts[sequence + 1]; ++row) {
+  int end = step.seq_starts[sequence + 1];
+  for (int row = step.seq_starts[sequence]; row < end; ++row) {
     for (int j = 0; j < heads; ++j) {
       int channel = (head + j) * n;
       float* s = state + (std::size_t)j * n * padded;
+      if (row + 1 < end) prefetch_head_row(op, (std::size_t)row + 1, channel);
       load_head_row(op, (std::size_t)row, channel, padded, tmp, h);
       int i = 0;
       for (; i + kValueVectors * kLanes <= padded; i += kValueVectors * kLanes)
