@@ -50,7 +50,6 @@ struct Step {
   const std::int32_t* row_sequence;  // [rows]
   float* pool;
   std::size_t slot_floats;
-  float* slot(int sequence) const { return pool + (std::size_t)slots[sequence] * slot_floats; }
 };
 
 struct EmbedOp {
@@ -98,11 +97,12 @@ struct GatherNormOp {
   float eps;
 };
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+// Static: a function that the linker shares between units might be taken from one this machine cannot run.
+[[maybe_unused]] static constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+[[maybe_unused]] static constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 // Heads that one wkv unit computes: whole 64-column blocks of the output.
-constexpr int heads_per_unit(int heads, int size) {
+[[maybe_unused]] static constexpr int heads_per_unit(int heads, int size) {
   int n = 1;
   while (n < heads && (n * size) % kBlock != 0) ++n;
   return n;

@@ -11,6 +11,23 @@ namespace wingbeat {
 namespace {
 namespace WINGBEAT_UNIT {
 
+inline std::int32_t load_int32(const std::uint8_t* p) {
+  std::int32_t v;
+  __builtin_memcpy(&v, p, 4);
+  return v;
+}
+
+// Four K of an int8 activation as the int16 pairs (0, 2) and (1, 3): where there is no instruction for bytes, the even
+// and odd bytes of a weight group, widened by a mask and a shift, meet them in one multiply-add each.
+inline void store_pairs(std::uint8_t* dst, const std::int32_t* q) {
+  std::int16_t pairs[16];
+  for (int i = 0; i < 16; i += 4) {
+    pairs[i] = (std::int16_t)q[i], pairs[i + 1] = (std::int16_t)q[i + 2];
+    pairs[i + 2] = (std::int16_t)q[i + 1], pairs[i + 3] = (std::int16_t)q[i + 3];
+  }
+  __builtin_memcpy(dst, pairs, sizeof pairs);
+}
+
 #include WINGBEAT_SIMD
 
 struct F32Format {
@@ -20,6 +37,10 @@ struct F32Format {
   static Weight weight(const std::uint8_t* p, int) { return load((const float*)p); }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int) { return fma(set1(*(const float*)act), w, acc); }
 };
+
+inline float* slot_of(const Step& step, int sequence) {
+  return step.pool + (std::size_t)step.slots[sequence] * step.slot_floats;
+}
 
 inline int min_int(int a, int b) { return a < b ? a : b; }
 
@@ -41,7 +62,7 @@ inline float largest(F16 v) {
 
 // e^x by Cody-Waite reduction and a polynomial of degree 6; about 1 ulp. Saturates outside [-87, 88].
 inline F16 exp(F16 x) {
-  x = min(max(x, set1(-87.0f)), set1(88.0f));
+  x = min(set1(88.0f), max(set1(-87.0f), x));  // in this order NaN stays NaN
   F16 n = round(mul(x, set1(1.44269504f)));
   F16 r = fma(n, set1(-0.693359375f), x);
   r = fma(n, set1(2.12194440e-4f), r);
@@ -61,7 +82,7 @@ inline F16 activate(Activation activation, F16 x) {
   switch (activation) {
     case Activation::kTanh: return sub(set1(1.0f), div(set1(2.0f), add(set1(1.0f), exp(add(x, x)))));
     case Activation::kSigmoid: return sigmoid(x);
-    case Activation::kRelu2: x = max(x, set1(0.0f)); return mul(x, x);
+    case Activation::kRelu2: x = max(set1(0.0f), x); return mul(x, x);
     case Activation::kDecay7: return exp(mul(set1(-0.60653066f), sigmoid(x)));
     case Activation::kNone: break;
   }
@@ -74,15 +95,17 @@ inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v
   F16 top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   float scale = largest(top) * (1.0f / 127.0f);
   // The reciprocal of a denormal scale overflows: such a block is zero to every purpose.
+  F16 poison = set1(0.0f);  // becomes NaN beside a NaN or an infinity, which the maximum may pass over
   F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f), total = set1(0.0f);
   std::uint8_t* dst = b.int8 + row * b.int8_stride + (std::size_t)column * Int8Format::act_bytes;
   for (int i = 0; i < 4; ++i) {
     F16 q = max(min(round(mul(v[i], inverse)), limit), sub(set1(0.0f), limit));
+    poison = fma(v[i], set1(0.0f), poison);
     total = add(total, q);  // whole numbers below 2^24: exact in any order
     Int8Format::store_act(dst + i * kLanes * Int8Format::act_bytes, to_int(q));
   }
   std::size_t block = row * (b.padded / kBlock) + column / kBlock;
-  b.scales[block] = scale;
+  b.scales[block] = scale + sum(poison);
   b.offsets[block] = -128 * (std::int32_t)sum(total);
 }
 
@@ -151,7 +174,7 @@ void norm_shift_mix(const NormShiftMixOp& op, const Step& step, int unit, float*
     int sequence = step.row_sequence[row];
     bool first = row == step.seq_starts[sequence];
     if (!first && row == begin) norm(row - 1, previous);
-    const float* before = first ? step.slot(sequence) + op.state_offset : previous;
+    const float* before = first ? slot_of(step, sequence) + op.state_offset : previous;
     norm(row, z);
     for (int column = 0; column < x.padded; column += kBlock) {
       F16 here[4], delta[4], mixed[4];
@@ -335,7 +358,8 @@ void linear(const LinearOp& op, int rows, int unit) {
   int most = w.format == Format::kInt8 ? kInt8Rows : kFloatRows;
   int tiles = ceil_div(count, most);
   int blocks = w.k_padded / kBlock;
-  alignas(64) float product[16 * kBlock];
+  constexpr int tallest = kFloatRows > kInt8Rows ? kFloatRows : kInt8Rows;
+  alignas(64) float product[tallest * kBlock];
   Tile t{};
   t.panels = w.data + (std::size_t)(column / kLanes) * w.panel_bytes;
   t.panel_bytes = w.panel_bytes;
@@ -479,7 +503,7 @@ void wkv7(const Wkv7Op& op, const Step& step, int unit, float* scratch) {
   int columns = round_up(heads * n, kBlock);
   float *out = scratch, *tmp = out + columns, *p = tmp + 5 * padded;
   HeadRow h{p, p + padded, p + 2 * padded, p + 3 * padded, p + 4 * padded, p + 5 * padded, p + 6 * padded, p + 7 * padded, p + 8 * padded};
-  float* state = step.slot(sequence) + op.state_offset + (std::size_t)head * n * padded;
+  float* state = slot_of(step, sequence) + op.state_offset + (std::size_t)head * n * padded;
   for (int i = 0; i < columns; ++i) out[i] = 0.0f;
   int end = step.seq_starts[sequence + 1];
   for (int row = step.seq_starts[sequence]; row < end; ++row) {

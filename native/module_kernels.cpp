@@ -57,44 +57,66 @@ template <class Array>
 int add_matrix(Program& p, const Array& a, const std::string& format) {
   Matrix m = matrix_of(a);
   nb::gil_scoped_release release;
-  return p.add_weight(pack_matrix(m, format_of(format), p.pool().threads()));
+  return p.add_matrix(m, format_of(format));
 }
 
 template <class Array>
 int add_table(Program& p, const Array& a, const std::string& format) {
   Matrix m = matrix_of(a);
   nb::gil_scoped_release release;
-  return p.add_weight(pack_table(m, format_of(format)));
+  return p.add_table(m, format_of(format));
 }
 
-// One op of a stage as Python describes it: buffers and weights by id (-1 for none).
+void check(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(what);
+}
+
+// One op of a stage as Python describes it: buffers and weights by id. What does not fit together is refused here,
+// since the kernels look at nothing but addresses.
 OpBody op_of(const Program& p, const nb::dict& op) {
   auto name = nb::cast<std::string>(op["name"]);
   auto reads = nb::cast<std::vector<int>>(op["reads"]), writes = nb::cast<std::vector<int>>(op["writes"]);
   auto weights = nb::cast<std::vector<int>>(op["weights"]);
-  auto in = [&](std::size_t i) { return i < reads.size() ? p.buffer(reads[i]) : nullptr; };
+  auto in = [&](std::size_t i) { return p.buffer(reads.at(i)); };
+  auto optional_in = [&](std::size_t i) { return i < reads.size() ? in(i) : nullptr; };
   auto out = [&](std::size_t i) { return p.buffer(writes.at(i)); };
-  auto vec = [&](std::size_t i) { return i < weights.size() ? p.weight(weights[i]).data.as<const float>() : nullptr; };
+  auto vec = [&](std::size_t i, int width, int rows = 1) {
+    const Weight& w = p.weight(weights.at(i));
+    std::size_t floats = (std::size_t)rows * (std::size_t)round_up(width, kBlock);
+    check(w.data.bytes() == floats * sizeof(float), "a vector has another width than the op's buffers");
+    return w.data.as<const float>();
+  };
   auto constant = [&](const char* key) { return nb::cast<float>(op[key]); };
   auto offset = [&] { return nb::cast<std::size_t>(op["state_offset"]); };
   if (name == "embed") {
     const Weight& w = p.weight(weights.at(0));
+    check(w.stride == (std::size_t)out(0)->padded, "the table has another width than the buffer");
     return EmbedOp{out(0), w.table_format, w.data.as<const void>(), w.stride};
   }
   if (name == "norm_shift_mix") {
-    NormShiftMixOp o{in(0), out(0), {}, (int)writes.size() - 1, vec(0), vec(1), vec(2), constant("eps"), offset()};
-    if (o.mixes > 8) throw std::invalid_argument("norm_shift_mix takes at most 8 mixes");
+    int width = in(0)->width, mixes = (int)writes.size() - 1;
+    check(mixes <= 8, "norm_shift_mix takes at most 8 mixes");
+    NormShiftMixOp o{in(0), out(0), {}, mixes, vec(0, width), vec(1, width), vec(2, width, mixes), constant("eps"), offset()};
     for (int c = 0; c < o.mixes; ++c) o.outs[c] = out((std::size_t)c + 1);
     return o;
   }
   if (name == "commit_shift") return CommitShiftOp{in(0), offset()};
-  if (name == "linear")
-    return LinearOp{in(0), out(0), &p.weight(weights.at(0)).packed, vec(1), activation_of(nb::cast<std::string>(op["activation"])),
+  if (name == "linear") {
+    const PackedWeight& w = p.weight(weights.at(0)).packed;
+    check(w.in == in(0)->width && w.out == out(0)->width, "the matrix has another shape than the buffers");
+    return LinearOp{in(0), out(0), &w, weights.size() > 1 ? vec(1, w.out) : nullptr, activation_of(nb::cast<std::string>(op["activation"])),
                     nb::cast<int>(op["add"]) != 0, nb::cast<int>(op["wanted"]) != 0};
-  if (name == "wkv7")
-    return Wkv7Op{in(0), in(1), in(2), in(3), in(4), in(5), in(6), in(7), out(0), vec(0), vec(1), vec(2), vec(3), vec(4),
-                  nb::cast<int>(op["heads"]), nb::cast<int>(op["size"]), constant("eps"), offset()};
-  if (name == "gather_norm") return GatherNormOp{in(0), out(0), vec(0), vec(1), constant("eps")};
+  }
+  if (name == "wkv7") {
+    int d = in(0)->width, heads = nb::cast<int>(op["heads"]), size = nb::cast<int>(op["size"]);
+    check(heads * size == d, "the heads do not make up the width");
+    return Wkv7Op{in(0), in(1), in(2), in(3), in(4), in(5), optional_in(6), optional_in(7), out(0), vec(0, d), vec(1, d),
+                  vec(2, d), vec(3, d), vec(4, d), heads, size, constant("eps"), offset()};
+  }
+  if (name == "gather_norm") {
+    int width = in(0)->width;
+    return GatherNormOp{in(0), out(0), vec(0, width), vec(1, width), constant("eps")};
+  }
   throw std::invalid_argument("the native kernels have no op '" + name + "'");
 }
 
@@ -115,7 +137,7 @@ nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& sl
     nb::gil_scoped_release release;
     logits = p.run(step, pool.shape(0), pool.shape(1));
   }
-  const Buffer& rows = *logits.rows;
+  const Buffer& rows = logits.rows;
   std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)rows.width};
   std::int64_t strides[2] = {(std::int64_t)rows.f32_stride, 1};
   using Owner = std::shared_ptr<Memory>;
@@ -202,7 +224,9 @@ NB_MODULE(_kernels, m) {
            "ops"_a)
       .def("set_logits", &Program::set_logits, "buffer"_a)
       .def_prop_ro("weight_bytes", &Program::weight_bytes)
-      .def("run", run, "tokens"_a, "slots"_a, "seq_starts"_a, "logit_rows"_a, "pool"_a);
+      // Never converted: a pool that nanobind copied would lose the new states.
+      .def("run", run, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
+           "logit_rows"_a.noconvert(), "pool"_a.noconvert());
   m.def("levels", [] {
     std::vector<std::string> names;
     for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);

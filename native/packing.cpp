@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <thread>
-#include <vector>
 
 namespace wingbeat {
 namespace {
@@ -52,7 +49,15 @@ void pack_int8_block(const Matrix& m, std::size_t row, std::size_t begin, std::u
                      std::uint16_t* scale_out) {
   std::size_t end = std::min<std::size_t>(begin + kBlock, (std::size_t)m.columns);
   float top = 0.0f;
-  for (std::size_t k = begin; k < end; ++k) top = std::max(top, std::fabs(m.at(row, k)));
+  bool finite = true;
+  for (std::size_t k = begin; k < end; ++k) {
+    finite &= std::isfinite(m.at(row, k));
+    top = std::max(top, std::fabs(m.at(row, k)));
+  }
+  if (!finite) {
+    *scale_out = 0x7fc0;  // NaN: what the weight is must show in the logits
+    return;
+  }
   std::uint16_t half = bf16_not_below(top * (1.0f / 127.0f));
   float scale = from_bf16(half), inverse = scale > 1e-35f ? 1.0f / scale : 0.0f;
   for (std::size_t k = begin; k < end; ++k) {
@@ -71,22 +76,22 @@ void pack_int8_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, st
       pack_int8_block(m, first + r, block * kBlock, panel + block * kBlock * kLanes, r, scales + block * kLanes + r);
 }
 
-void parallel(std::size_t count, int threads, const std::function<void(std::size_t)>& work) {
-  if (threads <= 1 || count < 8) {
-    for (std::size_t i = 0; i < count; ++i) work(i);
-    return;
+constexpr int kTableRows = 1024;  // rows that a thread takes at a time
+
+void copy_row(const Matrix& m, std::size_t row, Weight& table) {
+  std::size_t columns = (std::size_t)m.columns;
+  if (table.table_format == Format::kFloat32) {
+    float* out = table.data.as<float>() + row * table.stride;
+    for (std::size_t c = 0; c < columns; ++c) out[c] = m.at(row, c);
+  } else {
+    std::uint16_t* out = table.data.as<std::uint16_t>() + row * table.stride;
+    for (std::size_t c = 0; c < columns; ++c) out[c] = nearest_bf16(m.at(row, c));
   }
-  std::vector<std::thread> workers;
-  for (int t = 0; t < threads; ++t)
-    workers.emplace_back([&, t] {
-      for (std::size_t i = (std::size_t)t; i < count; i += (std::size_t)threads) work(i);
-    });
-  for (auto& w : workers) w.join();
 }
 
 }  // namespace
 
-Weight pack_matrix(const Matrix& m, Format format, int threads) {
+Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool) {
   Weight w;
   std::size_t k_padded = (std::size_t)round_up(m.columns, kBlock);
   std::size_t value_bytes = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1;
@@ -94,7 +99,8 @@ Weight pack_matrix(const Matrix& m, Format format, int threads) {
   w.data = Memory(panels * panel_bytes);
   std::size_t blocks = k_padded / kBlock;
   if (format == Format::kInt8) w.scales = Memory(panels * blocks * kLanes * sizeof(std::uint16_t));
-  parallel((std::size_t)ceil_div(m.rows, kLanes), threads, [&](std::size_t p) {
+  pool.run({ceil_div(m.rows, kLanes)}, [&](int, int unit, int) {
+    std::size_t p = (std::size_t)unit;
     std::uint8_t* panel = w.data.as<std::uint8_t>() + p * panel_bytes;
     if (format == Format::kFloat32) pack_float_panel(m, p * kLanes, panel);
     else if (format == Format::kBfloat16) pack_bf16_panel(m, p * kLanes, panel);
@@ -104,19 +110,23 @@ Weight pack_matrix(const Matrix& m, Format format, int threads) {
   return w;
 }
 
-Weight pack_table(const Matrix& m, Format format) {
+Weight pack_table(const Matrix& m, Format format, ThreadPool& pool) {
   Weight w;
   w.table_format = format;
   w.stride = (std::size_t)round_up(m.columns, kBlock);
   w.data = Memory((std::size_t)m.rows * w.stride * (format == Format::kFloat32 ? 4 : 2));
-  for (std::size_t r = 0; r < (std::size_t)m.rows; ++r)
-    for (std::size_t c = 0; c < (std::size_t)m.columns; ++c) {
-      if (format == Format::kFloat32) w.data.as<float>()[r * w.stride + c] = m.at(r, c);
-      else w.data.as<std::uint16_t>()[r * w.stride + c] = nearest_bf16(m.at(r, c));
-    }
+  pool.run({ceil_div(m.rows, kTableRows)}, [&](int, int unit, int) {
+    for (int r = unit * kTableRows; r < std::min(m.rows, (unit + 1) * kTableRows); ++r) copy_row(m, (std::size_t)r, w);
+  });
   return w;
 }
 
-Weight pack_vectors(const Matrix& m) { return pack_table(m, Format::kFloat32); }
+Weight pack_vectors(const Matrix& m) {
+  Weight w;
+  w.stride = (std::size_t)round_up(m.columns, kBlock);
+  w.data = Memory((std::size_t)m.rows * w.stride * sizeof(float));
+  for (int r = 0; r < m.rows; ++r) copy_row(m, (std::size_t)r, w);
+  return w;
+}
 
 }  // namespace wingbeat

@@ -23,9 +23,9 @@ struct Matrix {  // a row-major view; bf16 or f32, one of them null
 };
 
 // A matrix [out, in] for `linear`. See ops/quantize.py for what int8 means.
-Weight pack_matrix(const Matrix& m, Format format, int threads);
+Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool);
 // Rows to look up, padded to 64 columns.
-Weight pack_table(const Matrix& m, Format format);
+Weight pack_table(const Matrix& m, Format format, ThreadPool& pool);
 // float32 vectors, each row padded to 64 with zeros.
 Weight pack_vectors(const Matrix& m);
 

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "packing.hpp"
+
 namespace wingbeat {
 namespace {
 
@@ -34,7 +36,7 @@ std::size_t scratch_floats(const OpBody& op) {
 void commit_shift(const CommitShiftOp& op, const Step& step, int unit) {
   int end = std::min(step.sequences, (unit + 1) * kCommitSequences);
   for (int b = unit * kCommitSequences; b < end; ++b)
-    std::memcpy(step.slot(b) + op.state_offset, op.last->f32 + (std::size_t)b * op.last->f32_stride,
+    std::memcpy(step.pool + (std::size_t)step.slots[b] * step.slot_floats + op.state_offset, op.last->f32 + (std::size_t)b * op.last->f32_stride,
                 sizeof(float) * (std::size_t)op.last->width);
 }
 
@@ -53,12 +55,28 @@ int Program::add_buffer(BufferSpec spec) {
   return (int)buffers_.size() - 1;
 }
 
+int Program::add_matrix(const Matrix& m, Format format) {
+  std::scoped_lock lock(running_);
+  return add_weight(pack_matrix(m, format, pool_));
+}
+
+int Program::add_table(const Matrix& m, Format format) {
+  std::scoped_lock lock(running_);
+  return add_weight(pack_table(m, format, pool_));
+}
+
+void Program::set_logits(int buffer) {
+  if (buffer < 0 || (std::size_t)buffer >= buffers_.size()) throw std::out_of_range("no such buffer");
+  logits_ = buffer;
+}
+
 int Program::add_weight(Weight weight) {
   weights_.push_back(std::move(weight));
   return (int)weights_.size() - 1;
 }
 
 void Program::add_stage(std::vector<OpBody> ops) {
+  if (!scratch_.empty()) throw std::logic_error("a program that has run takes no more ops");
   for (const OpBody& op : ops) scratch_floats_ = std::max(scratch_floats_, scratch_floats(op));
   op_units_.emplace_back(ops.size());
   stages_.push_back(std::move(ops));
@@ -91,8 +109,9 @@ void Program::reserve(const Step& step) {
   int wanted[3] = {step.rows, step.wanted, step.sequences};
   for (int kind = 0; kind < 3; ++kind) {
     if (wanted[kind] <= capacity_[kind]) continue;
-    std::size_t rows = (std::size_t)std::max(wanted[kind], std::min(2 * capacity_[kind], 64));
-    capacity_[kind] = (int)rows;
+    std::size_t rows = (std::size_t)(wanted[kind] <= 64 ? std::max(wanted[kind], std::min(2 * capacity_[kind], 64))
+                                                        : round_up(wanted[kind], 64));
+    capacity_[kind] = 0;  // until all buffers are there: an allocation may fail
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
       const BufferSpec& spec = specs_[i];
       if ((int)spec.rows != kind) continue;
@@ -114,9 +133,9 @@ void Program::reserve(const Step& step) {
       b.scales = (float*)(p + f32 + bf16 + int8);
       b.offsets = (std::int32_t*)(p + f32 + bf16 + int8 + side);
     }
+    capacity_[kind] = (int)rows;
   }
-  if (scratch_.empty())
-    for (int i = 0; i < pool_.threads(); ++i) scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
+  while ((int)scratch_.size() < pool_.threads()) scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
 }
 
 int Program::units(const OpBody& op, const Step& step) const {
@@ -157,6 +176,7 @@ std::size_t Program::weight_bytes() const {
 
 Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats) {
   std::scoped_lock lock(running_);
+  if (logits_ < 0) throw std::logic_error("set_logits comes before the first run");
   if (slot_floats != slot_floats_) throw std::invalid_argument("the pool's slots have another size than this model's state");
   check(step, pool_slots);
   reserve(step);
@@ -172,7 +192,7 @@ Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot
       stage_units_[s] += op_units_[s][i] = units(stages_[s][i], step_);
   }
   pool_.run(stage_units_, [this](int stage, int unit, int thread) { run_unit(stage, unit, thread); });
-  return {buffer(logits_), storage_[(std::size_t)logits_]};
+  return {*buffer(logits_), storage_[(std::size_t)logits_]};
 }
 
 }  // namespace wingbeat

@@ -15,6 +15,8 @@
 
 namespace wingbeat {
 
+struct Matrix;  // packing.hpp
+
 enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
 
 struct BufferSpec {
@@ -39,8 +41,10 @@ class Program {
 
   int add_buffer(BufferSpec spec);
   int add_weight(Weight weight);
+  int add_matrix(const Matrix& m, Format format);  // packs on the program's threads
+  int add_table(const Matrix& m, Format format);
   void add_stage(std::vector<OpBody> ops);
-  void set_logits(int buffer) { logits_ = buffer; }
+  void set_logits(int buffer);
 
   const Buffer* buffer(int id) const { return id < 0 ? nullptr : &buffers_.at((std::size_t)id); }
   const Weight& weight(int id) const { return weights_.at((std::size_t)id); }
@@ -48,7 +52,7 @@ class Program {
   ThreadPool& pool() { return pool_; }
 
   struct Logits {
-    const Buffer* rows;              // [wanted, vocabulary], until the next run
+    Buffer rows;                     // [wanted, vocabulary], until the next run
     std::shared_ptr<Memory> memory;  // keeps them readable, if stale, after a run that needed larger buffers
   };
 

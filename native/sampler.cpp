@@ -39,17 +39,22 @@ class Sampler {
         sequence->choice = choice;
         if (!params.attr("logprobs").is_none()) sequence->logprobs = field<int64_t>(params, "logprobs");
         for (auto [token, bias] : field<nb::dict>(params, "logit_bias"))
-            if (nb::cast<int64_t>(token) < static_cast<int64_t>(vocab_))
+            if (const auto id = nb::cast<int64_t>(token); id >= 0 && id < static_cast<int64_t>(vocab_))
                 sequence->bias.push_back({nb::cast<int32_t>(token), nb::cast<double>(bias)});
         sequence->remember_prompt(prompt.data(), prompt.size(), static_cast<int32_t>(vocab_));
+        std::lock_guard lock(mutex_);
         sequences_.at(slot) = std::move(sequence);
     }
 
-    void finish(size_t slot) { sequences_.at(slot).reset(); }
+    void finish(size_t slot) {
+        std::lock_guard lock(mutex_);
+        sequences_.at(slot).reset();
+    }
 
     void sample(Rows logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
                 Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
                 Array<float, 2> top_logprobs) {
+        std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
         pool_.run(rows, [&](size_t row, size_t thread) {
             const Answer answer{tokens.data() + row, logprobs.data() + row, top_tokens.data() + row * top,
@@ -62,6 +67,7 @@ class Sampler {
 
    private:
     const size_t vocab_;
+    std::mutex mutex_;  // `sample` runs without Python's lock
     std::vector<std::unique_ptr<Sequence>> sequences_;
     std::vector<RowSampler> workers_;  // one for each thread
     ThreadPool pool_;

@@ -1,12 +1,15 @@
 // A small pool: the caller works too, helpers sleep between jobs and are woken only for jobs of several items.
+// Not the kernels' pool, which spins between its stages and takes no work that can throw.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace wingbeat::sampler {
@@ -33,6 +36,7 @@ class ThreadPool {
         if (wanted > 0) call_helpers(wanted, items, work);
         take_items(items, work, 0);
         if (wanted > 0) dismiss_helpers();
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
    private:
@@ -71,8 +75,15 @@ class ThreadPool {
         }
     }
 
-    void take_items(size_t items, const Work& work, size_t thread) {
-        for (size_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items;) work(item, thread);
+    // The first exception is kept for the caller, and ends the job: the items not begun are left out.
+    void take_items(size_t items, const Work& work, size_t thread) noexcept {
+        try {
+            for (size_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items;) work(item, thread);
+        } catch (...) {
+            next_.store(items, std::memory_order_relaxed);
+            std::lock_guard lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+        }
     }
 
     const size_t helpers_;
@@ -83,6 +94,7 @@ class ThreadPool {
     const Work* work_ = nullptr;
     size_t items_ = 0, wanted_ = 0, busy_ = 0;
     bool stopping_ = false;
+    std::exception_ptr error_;
 };
 
 }  // namespace wingbeat::sampler

@@ -65,8 +65,7 @@ struct Bf16Format {
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, {round_to_bf16(v.lo), round_to_bf16(v.hi)}); }
 };
 
-// Four K of an int8 activation are kept as the int16 pairs (0, 2) and (1, 3): the even and odd bytes of a weight
-// group, widened by a mask and a shift, meet them in one multiply-add each.
+// int8 activations as int16 pairs: see store_pairs.
 struct Int8Format {
   static constexpr int phases = 2;
   static constexpr int act_bytes = 2;
@@ -78,7 +77,7 @@ struct Int8Format {
     return {_mm256_and_si256(lo, even), _mm256_and_si256(hi, even)};
   }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
-    __m256i a = _mm256_set1_epi32(((const std::int32_t*)act)[phase]);
+    __m256i a = _mm256_set1_epi32(load_int32(act + 4 * phase));
     acc = {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
     // Keeps GCC from adding the two phases' products first, which needs registers that it then spills.
     asm("" : "+x"(acc.lo), "+x"(acc.hi));
@@ -88,11 +87,7 @@ struct Int8Format {
     alignas(32) std::int32_t q[16];
     _mm256_store_si256((__m256i*)q, v.lo);
     _mm256_store_si256((__m256i*)q + 1, v.hi);
-    std::int16_t* out = (std::int16_t*)dst;
-    for (int i = 0; i < 16; i += 4) {
-      out[i] = (std::int16_t)q[i], out[i + 1] = (std::int16_t)q[i + 2];
-      out[i + 2] = (std::int16_t)q[i + 1], out[i + 3] = (std::int16_t)q[i + 3];
-    }
+    store_pairs(dst, q);
   }
 };
 

@@ -43,7 +43,7 @@ struct Bf16Format {
   typedef __m512bh Weight;
   static Weight weight(const std::uint8_t* p, int) { return (__m512bh)_mm512_load_si512((const void*)p); }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int) {
-    return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(*(const std::int32_t*)act));
+    return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(load_int32(act)));
   }
   static void store_act(std::uint8_t* dst, F16 v) {
     __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(v), 16));
@@ -73,12 +73,12 @@ struct Int8Format {
   typedef I16 Weight;
   static Weight weight(const std::uint8_t* p, int) { return _mm512_load_si512((const void*)p); }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(*(const std::int32_t*)act));
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act)));
   }
   static void store_act(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
 };
 #else
-struct Int8Format {  // as in simd_avx2.hpp: int16 pairs (0, 2) and (1, 3)
+struct Int8Format {  // int16 pairs: see store_pairs
   static constexpr int phases = 2;
   static constexpr int act_bytes = 2;
   typedef I16 Weight;
@@ -87,16 +87,12 @@ struct Int8Format {  // as in simd_avx2.hpp: int16 pairs (0, 2) and (1, 3)
     return phase ? _mm512_srli_epi16(w, 8) : _mm512_and_si512(w, _mm512_set1_epi16(0x00ff));
   }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_set1_epi32(((const std::int32_t*)act)[phase]), w));
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_set1_epi32(load_int32(act + 4 * phase)), w));
   }
   static void store_act(std::uint8_t* dst, I16 v) {
     alignas(64) std::int32_t q[16];
     _mm512_store_si512((void*)q, v);
-    std::int16_t* out = (std::int16_t*)dst;
-    for (int i = 0; i < 16; i += 4) {
-      out[i] = (std::int16_t)q[i], out[i + 1] = (std::int16_t)q[i + 2];
-      out[i + 2] = (std::int16_t)q[i + 1], out[i + 3] = (std::int16_t)q[i + 3];
-    }
+    store_pairs(dst, q);
   }
 };
 #endif

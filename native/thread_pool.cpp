@@ -7,25 +7,55 @@
 namespace wingbeat {
 namespace {
 
-// About 20 us: longer than the gap between two steps of a small model's inner loop, far shorter than a time slice.
+// 25 to 100 us, by how long the processor pauses: longer than most waits for another thread's last unit, far shorter
+// than a time slice.
 constexpr int kSpins = 2000;
 
 inline void relax() {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_pause();
 #elif defined(__aarch64__)
-  asm volatile("yield");
+  asm volatile("isb");
 #endif
 }
+
+// While it lives, this thread computes as all others do: rounding to nearest, denormals flushed to zero. The caller may
+// have other ideas (a library built with -ffast-math sets them for its whole thread).
+class FloatMode {
+ public:
+#if defined(__x86_64__) || defined(_M_X64)
+  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x9fc0); }
+  ~FloatMode() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  FloatMode() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(std::uint64_t{1} << 24));
+  }
+  ~FloatMode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  std::uint64_t saved_;
+#endif
+};
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
   for (int i = 0; i <= threads_; ++i) runs_.push_back(std::make_unique<Run>());
-  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (...) {
+    shut_down();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { shut_down(); }
+
+void ThreadPool::shut_down() {
   stop_.store(true);
   epoch_.fetch_add(1);
   epoch_.notify_all();
@@ -44,6 +74,7 @@ ThreadPool::Run& ThreadPool::free_run(std::size_t stages) {
 }
 
 void ThreadPool::run(const std::vector<int>& units, const Work& work) {
+  FloatMode mode;
   if (threads_ == 1) {
     for (std::size_t s = 0; s < units.size(); ++s)
       for (int u = 0; u < units[s]; ++u) work((int)s, u, 0);
@@ -65,7 +96,7 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work) {
   run.open.store(false);
 }
 
-void ThreadPool::take_part(Run& run, int thread) {
+void ThreadPool::take_part(Run& run, int thread) noexcept {
   for (std::size_t s = 0; s < run.stages.size(); ++s) {
     Stage& stage = run.stages[s];
     int units = stage.units, mine = 0;
@@ -81,6 +112,7 @@ void ThreadPool::take_part(Run& run, int thread) {
 }
 
 void ThreadPool::worker(int thread) {
+  FloatMode mode;
   std::uint32_t seen = 0;
   for (;;) {
     for (int spins = 0; epoch_.load(std::memory_order_acquire) == seen; ++spins) {

@@ -28,10 +28,10 @@ class ThreadPool {
   void run(const std::vector<int>& units, const Work& work);
 
  private:
-  struct alignas(64) Stage {
-    std::atomic<int> next{0};
-    std::atomic<int> done{0};
+  struct Stage {  // on two cache lines: a claim must not disturb those who wait for the end
+    alignas(64) std::atomic<int> next{0};
     int units = 0;
+    alignas(64) std::atomic<int> done{0};
   };
   // One run. A thread that was preempted inside a finished run may still look at its counters, so a run's record is
   // used again only when nobody is inside; there is one more record than there are threads.
@@ -43,7 +43,8 @@ class ThreadPool {
   };
 
   void worker(int thread);
-  void take_part(Run& run, int thread);
+  void take_part(Run& run, int thread) noexcept;  // a unit that throws ends the process
+  void shut_down();
   Run& free_run(std::size_t stages);
 
   int threads_;

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
 from tests.ops.models import DTYPES, ODD_SHAPES, Shape, batch, feed, native, reference
+from wingbeat.models import rwkv7
 from wingbeat.ops import cpu
-from wingbeat.ops.table import BFLOAT16
+from wingbeat.ops.reference import ReferenceExecutable
+from wingbeat.ops.table import BFLOAT16, Executable
 
 LEVELS = cpu.levels() if cpu.available() else []
+BREAKABLE = ("blocks.0.att.key.weight", "blocks.1.ffn.key.weight", "blocks.1.att.g2", "head.weight")
 # Sums in another order; and a value on the border of two int8 or bfloat16 steps may fall to the other side of it.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-2, "int8": 3e-2}
 
@@ -127,8 +132,6 @@ def test_steps_of_two_threads_take_turns() -> None:
 def test_a_bfloat16_file_gives_what_its_float32_copy_gives(dtype: str) -> None:
     shape = ODD_SHAPES["odd_everything"]
     described, arrays = shape.describe(), {k: v.astype(BFLOAT16) for k, v in shape.arrays(3).items()}
-    from wingbeat.models import rwkv7
-
     widened = {k: v.astype(np.float32) for k, v in arrays.items()}
     tokens = tokens_of(shape, 12)
     got, want = (
@@ -136,6 +139,58 @@ def test_a_bfloat16_file_gives_what_its_float32_copy_gives(dtype: str) -> None:
         for a in (arrays, widened)
     )
     assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", BREAKABLE)
+@pytest.mark.parametrize("level", [*LEVELS, "reference"])
+def test_a_broken_weight_shows_in_the_logits(level: str, name: str, value: float, dtype: str) -> None:
+    shape = ODD_SHAPES["published"]
+    arrays = shape.arrays(5)
+    arrays[name].reshape(-1)[3] = value
+    program, weights = rwkv7.record(shape.describe()), rwkv7.weights(shape.describe(), arrays)
+    with np.errstate(all="ignore"):
+        if level == "reference":
+            executable: Executable = ReferenceExecutable(program, weights, dtype)
+        else:
+            executable = cpu.CpuExecutable(program, weights, dtype, 2, level)
+        logits, _ = feed(executable, [1, 2, 3], [3])
+    assert not np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda pool: pool.astype(np.float64),
+        lambda pool: np.asfortranarray(pool),
+        lambda pool: np.concatenate([pool, pool], axis=1)[:, : pool.shape[1]],
+    ],
+    ids=["float64", "fortran", "slice"],
+)
+def test_a_pool_that_would_be_copied_is_refused(pool) -> None:
+    executable = native(Shape(), "float32", level="")
+    with pytest.raises(TypeError):
+        executable.run(batch([(0, [1]), (1, [2])]), pool(executable.layout.allocate(2)))
+
+
+def test_running_out_of_memory_fails_the_step_and_no_other() -> None:
+    code = """
+import resource, numpy as np
+from tests.ops.models import Shape, batch, feed, native
+executable = native(Shape(), "float32", level="")
+want = feed(executable, [1, 2, 3], [3])[0]
+pool = executable.layout.allocate(1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), used + (256 << 20)))
+try:
+    executable.run(batch([(0, [1] * 200_000)], all_logits=False), pool)
+    print("enough memory")
+except MemoryError:
+    print("MemoryError", feed(executable, [1, 2, 3], [3])[0].tobytes() == want.tobytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "MemoryError True\n", done.stderr
 
 
 def bad_steps(shape: Shape):

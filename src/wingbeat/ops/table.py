@@ -193,7 +193,7 @@ class StateLayout:
 
     def export(self, pool: FloatArray, slot: int) -> dict[str, FloatArray]:
         """Copy the state in ``slot`` out as canonical arrays, by field name."""
-        return {name: np.ascontiguousarray(field.view(pool[slot])) for name, field in self.fields.items()}
+        return {name: np.array(field.view(pool[slot]), order="C") for name, field in self.fields.items()}
 
     def restore(self, pool: FloatArray, slot: int, arrays: Mapping[str, FloatArray]) -> None:
         """Copy canonical arrays into ``slot``. Raises ValueError when a field is missing or has another shape."""
