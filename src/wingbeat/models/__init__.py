@@ -73,7 +73,7 @@ def _choose_backend(backend: str) -> str:
             return "cpu"
         warnings.warn(
             "wingbeat was installed without its C++ kernels: running the slow NumPy reference. "
-            "Install a C++ compiler (Debian: apt install g++) and reinstall wingbeat to get them.",
+            "Install a C++ compiler (Debian: apt install g++ python3-dev) and reinstall wingbeat to get them.",
             stacklevel=3,
         )
         return "reference"
