@@ -426,50 +426,44 @@ inline void wkv7_rows(float* s, int n, int stride, const float* kk, const float*
   for (int i = 0; i < NV; ++i) store(y + i * kLanes, out[i]);
 }
 
-struct HeadRow {  // one token's vectors of one head, padded with zeros to a multiple of 16
-  float *kk, *nb, *w, *k, *r, *v, *g, *rk, *y;
+// One token's vectors of one head, padded to a multiple of 16. Heads of such a size are read where they are.
+struct HeadRow {
+  const float *w, *r, *g, *r_k;
+  float *kk, *nb, *k, *v, *y;
 };
 
-inline void copy_padded(float* dst, const float* src, int n, int padded) {
-  for (int i = 0; i < n; ++i) dst[i] = src[i];
-  for (int i = n; i < padded; ++i) dst[i] = 0.0f;
+// n floats with zeros up to `padded`: the source itself, or a copy.
+inline const float* padded_view(const float* source, int n, int padded, float* copy) {
+  if (n == padded) return source;
+  for (int i = 0; i < n; ++i) copy[i] = source[i];
+  for (int i = n; i < padded; ++i) copy[i] = 0.0f;
+  return copy;
 }
 
-inline void load_head_row(const Wkv7Op& op, std::size_t row, int channel, int padded, float* tmp, const HeadRow& h) {
-  int n = op.size;
-  auto at = [&](const Buffer* b) { return b->f32 + row * b->f32_stride + channel; };
-  float *a = tmp, *k_k = tmp + padded, *k_a = tmp + 2 * padded, *first = tmp + 3 * padded, *mix = tmp + 4 * padded;
-  copy_padded(h.k, at(op.k), n, padded);
-  copy_padded(h.w, at(op.w), n, padded);
-  copy_padded(h.r, at(op.r), n, padded);
-  copy_padded(h.v, at(op.v), n, padded);
-  copy_padded(h.g, at(op.g), n, padded);
-  copy_padded(a, at(op.a), n, padded);
-  copy_padded(k_k, op.k_k + channel, n, padded);
-  copy_padded(k_a, op.k_a + channel, n, padded);
-  copy_padded(h.rk, op.r_k + channel, n, padded);
-  if (op.mix) {
-    copy_padded(first, at(op.v_first), n, padded);
-    copy_padded(mix, at(op.mix), n, padded);
-    for (int i = 0; i < padded; i += kLanes) {
-      F16 v = load(h.v + i);
-      store(h.v + i, fma(sub(load(first + i), v), load(mix + i), v));
-    }
-  }
-  F16 squares = set1(0.0f);
+// `tmp` has room for 13 vectors; the row's own start after it.
+inline HeadRow load_head_row(const Wkv7Op& op, std::size_t row, int channel, int padded, float* tmp) {
+  auto room = [&](int i) { return tmp + i * padded; };
+  auto vec = [&](const float* all, int i) { return padded_view(all + channel, op.size, padded, room(i)); };
+  auto at = [&](const Buffer* b, int i) { return vec(b->f32 + row * b->f32_stride, i); };
+  HeadRow h{at(op.w, 0), at(op.r, 1), at(op.g, 2), vec(op.r_k, 3), room(13), room(14), room(15), room(16), room(17)};
+  const float *k = at(op.k, 4), *v = at(op.v, 5), *a = at(op.a, 6), *k_k = vec(op.k_k, 7), *k_a = vec(op.k_a, 8);
+  const float *first = op.mix ? at(op.v_first, 9) : v, *mix = op.mix ? at(op.mix, 10) : v;
+  F16 squares = set1(0.0f), one = set1(1.0f);
   for (int i = 0; i < padded; i += kLanes) {
-    F16 kk = mul(load(h.k + i), load(k_k + i));
+    F16 value = load(v + i), kk = mul(load(k + i), load(k_k + i));
+    store(h.v + i, op.mix ? fma(sub(load(first + i), value), load(mix + i), value) : value);
     squares = fma(kk, kk, squares);
     store(h.kk + i, kk);
   }
   float length = __builtin_sqrtf(sum(squares));
-  F16 inverse = set1(1.0f / (length > 1e-12f ? length : 1e-12f)), one = set1(1.0f);
+  F16 inverse = set1(1.0f / (length > 1e-12f ? length : 1e-12f));
   for (int i = 0; i < padded; i += kLanes) {
     F16 kk = mul(load(h.kk + i), inverse), rate = load(a + i);
     store(h.kk + i, kk);
     store(h.nb + i, sub(set1(0.0f), mul(kk, rate)));
-    store(h.k + i, mul(load(h.k + i), fma(sub(rate, one), load(k_a + i), one)));
+    store(h.k + i, mul(load(k + i), fma(sub(rate, one), load(k_a + i), one)));
   }
+  return h;
 }
 
 // A head's rows lie a whole row apart, which the hardware does not foresee.
@@ -485,11 +479,11 @@ inline void prefetch_head_row(const Wkv7Op& op, std::size_t row, int channel) {
 // GroupNorm of y, plus the bonus of the current token, times the gate.
 inline void finish_head_row(const Wkv7Op& op, int channel, int padded, float* tmp, const HeadRow& h, float* out) {
   F16 bonus = set1(0.0f);
-  for (int i = 0; i < padded; i += kLanes) bonus = fma(mul(load(h.r + i), load(h.k + i)), load(h.rk + i), bonus);
+  for (int i = 0; i < padded; i += kLanes) bonus = fma(mul(load(h.r + i), load(h.k + i)), load(h.r_k + i), bonus);
   F16 amount = set1(sum(bonus));
-  float *weight = tmp, *bias = tmp + padded, *normed = tmp + 2 * padded;
-  copy_padded(weight, op.norm_weight + channel, op.size, padded);
-  copy_padded(bias, op.norm_bias + channel, op.size, padded);
+  float* normed = tmp + 11 * padded;
+  const float* weight = padded_view(op.norm_weight + channel, op.size, padded, tmp + 9 * padded);
+  const float* bias = padded_view(op.norm_bias + channel, op.size, padded, tmp + 10 * padded);
   norm_row(h.y, op.size, weight, bias, op.eps, normed);
   for (int i = 0; i < padded; i += kLanes)
     store(h.y + i, mul(fma(amount, load(h.v + i), load(normed + i)), load(h.g + i)));
@@ -501,8 +495,7 @@ void wkv7(const Wkv7Op& op, const Step& step, int unit, float* scratch) {
   int group = heads_per_unit(op.heads, n), units = ceil_div(op.heads, group);
   int sequence = unit / units, head = unit % units * group, heads = min_int(group, op.heads - head);
   int columns = round_up(heads * n, kBlock);
-  float *out = scratch, *tmp = out + columns, *p = tmp + 5 * padded;
-  HeadRow h{p, p + padded, p + 2 * padded, p + 3 * padded, p + 4 * padded, p + 5 * padded, p + 6 * padded, p + 7 * padded, p + 8 * padded};
+  float *out = scratch, *tmp = out + columns;
   float* state = slot_of(step, sequence) + op.state_offset + (std::size_t)head * n * padded;
   for (int i = 0; i < columns; ++i) out[i] = 0.0f;
   int end = step.seq_starts[sequence + 1];
@@ -511,7 +504,7 @@ void wkv7(const Wkv7Op& op, const Step& step, int unit, float* scratch) {
       int channel = (head + j) * n;
       float* s = state + (std::size_t)j * n * padded;
       if (row + 1 < end) prefetch_head_row(op, (std::size_t)row + 1, channel);
-      load_head_row(op, (std::size_t)row, channel, padded, tmp, h);
+      HeadRow h = load_head_row(op, (std::size_t)row, channel, padded, tmp);
       int i = 0;
       for (; i + kValueVectors * kLanes <= padded; i += kValueVectors * kLanes)
         wkv7_rows<kValueVectors>(s + i, n, padded, h.kk, h.nb, h.w, h.k, h.r, h.v + i, h.y + i);

@@ -26,7 +26,7 @@ std::size_t scratch_floats(const OpBody& op) {
                         [](const GatherNormOp& o) { return (std::size_t)o.x->padded; },
                         [](const Wkv7Op& o) {
                           int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
-                          return (std::size_t)(columns + 14 * round_up(o.size, kLanes));
+                          return (std::size_t)(columns + 18 * round_up(o.size, kLanes));
                         },
                         [](const auto&) { return std::size_t{0}; },
                     },
