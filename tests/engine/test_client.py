@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -166,6 +167,41 @@ async def test_a_reader_that_is_far_behind_loses_its_request_only(config: Engine
     assert "not read as fast" in str((await read(slow))[-1].error)
     assert [o.text for o in await anext(other)] == ["a"]
     assert client._backlog._rows == 1
+
+
+async def test_readers_get_their_turn_between_frames_that_are_here_already(config: EngineConfig) -> None:
+    client = EngineClient(config)
+    client._send = lambda frame: None
+    client._dispatch(Ready({"fingerprint": ""}, slots=4))
+    running = submit(client, 1, ENDLESS)
+    frames = [msgspec.msgpack.encode(StepOutput([RowOutput(1, 0, "a", [5])], Stats(slots=4))) for _ in range(5)]
+    frames.append(msgspec.msgpack.encode(StepOutput([RowOutput(1, 0, finish_reason="stop")], Stats(slots=4))))
+
+    class Full:
+        async def recv_multipart(self) -> list[bytes]:
+            return [client._token, frames.pop(0)] if frames else await asyncio.Future()
+
+    client._token = b"token"
+    reader = asyncio.create_task(read(running))
+    await asyncio.sleep(0)
+    receiver = asyncio.create_task(client._read(Full()))  # type: ignore[arg-type]
+    assert [o.text for o in await reader] == ["a"] * 5 + [""]
+    receiver.cancel()
+
+
+async def test_many_rows_with_many_logprobs_outlive_a_busy_loop(config: EngineConfig) -> None:
+    client = EngineClient(msgspec.structs.replace(config, max_batch=64))
+    await client.start()
+    try:
+        await client.wait_ready(TIMEOUT)
+        sampling = SamplingParams(max_tokens=40, ignore_eos=True, logprobs=20)
+        running = submit(client, 64, sampling)
+        await anext(running)
+        time.sleep(0.5)  # noqa: ASYNC251 - the loop is what must be busy
+        ended = answers(await read(running))
+        assert {answer.finish_reason for answer in ended.values()} == {"length"}
+    finally:
+        await client.close()
 
 
 ORPHAN = """

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from wingbeat.engine.backlog import Backlog, QueueFull
-from wingbeat.engine.generation import MAX_UNREAD_TOKENS, Generation, merge
+from wingbeat.engine.generation import MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW, Generation, merge
 from wingbeat.engine.messages import GenerationRequest, Row, RowOutput, TokenLogprob
 from wingbeat.sampling.params import SamplingParams
 
@@ -71,6 +71,15 @@ async def test_what_nobody_reads_is_counted() -> None:
     assert running.overrun
     await anext(running)
     assert not running.overrun
+
+
+async def test_many_rows_may_be_further_behind() -> None:
+    rows = 64
+    running = generation(rows)
+    running.feed(RowOutput(1, row, "", [1] * MAX_UNREAD_TOKENS_PER_ROW) for row in range(rows))
+    assert not running.overrun
+    running.feed([piece(0, "", 1)])
+    assert running.overrun
 
 
 def test_the_backlog_is_bounded_in_rows() -> None:

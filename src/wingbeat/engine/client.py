@@ -185,6 +185,7 @@ class EngineClient:
             sender, *frames = await socket.recv_multipart()
             if sender == self._token:
                 self._dispatch(decoder.decode(frames[0]))
+                await asyncio.sleep(0)  # frames that are here already are received at once: let the readers have each
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, StepOutput):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from wingbeat.engine.messages import FinishReason, GenerationRequest, RowOutput
 
 MAX_UNREAD_TOKENS = 20_000
-"""A reader that falls further behind loses its generation (an alternative of ``logprobs`` counts as a token)."""
+MAX_UNREAD_TOKENS_PER_ROW = 2_000
+"""A reader that falls behind further than the larger of the two, over all its rows, loses its generation."""
 
 
 class Generation:
@@ -24,6 +25,7 @@ class Generation:
         self._unfinished = set(range(len(request.rows)))
         self._unread: list[RowOutput] = []
         self._unread_tokens = 0
+        self._max_unread = max(MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW * len(request.rows))
         self._news = asyncio.Event()
 
     @property
@@ -37,7 +39,7 @@ class Generation:
 
     @property
     def overrun(self) -> bool:
-        return self._unread_tokens > MAX_UNREAD_TOKENS
+        return self._unread_tokens > self._max_unread
 
     def __aiter__(self) -> Generation:
         return self
@@ -63,8 +65,6 @@ class Generation:
                 continue
             self._unread.append(output)
             self._unread_tokens += len(output.token_ids)
-            for logprob in output.logprobs or ():
-                self._unread_tokens += len(logprob.top)
             if output.finish_reason is not None:
                 self._unfinished.discard(output.row)
         self._news.set()
