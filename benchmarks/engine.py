@@ -73,8 +73,9 @@ def make_engine(model: Path, dtype: str, threads: int | None, max_batch: int) ->
 def engine_rate(engine: Engine, sequences: int, tokens: int) -> EngineRate:
     """Decode `sequences` together for `tokens` steps; reading the prompts is not timed."""
     sampling = SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, ignore_eos=True, max_tokens=tokens)
-    rows = [Row(PROMPT, choice) for choice in range(sequences)]
-    engine.submit(GenerationRequest(fingerprint=engine.model.info.fingerprint, rows=rows, sampling=sampling))
+    rows = [Row(0, choice) for choice in range(sequences)]
+    fingerprint = engine.model.info.fingerprint
+    engine.submit(GenerationRequest(fingerprint=fingerprint, prompts=[PROMPT], rows=rows, sampling=sampling))
     while engine.stats().running < sequences or engine.stats().waiting:
         engine.step()
     sampled = engine.stats().generated_tokens

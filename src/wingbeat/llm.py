@@ -159,7 +159,7 @@ class LLM:
         if single:
             many *= len(params)
         requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
-        completions = {request.id: Completion(request.rows[0].prompt_ids) for request in requests}
+        completions = {request.id: Completion(request.prompts[0]) for request in requests}
         for output in self._run(requests):
             _append(completions[output.request], output)
         return _checked(list(completions.values()))
@@ -302,7 +302,7 @@ class LLM:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._token_ids(prompt)
         return GenerationRequest(
-            fingerprint=self.info.fingerprint, rows=[Row(ids)], sampling=params, id=next(self._ids)
+            fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=next(self._ids)
         )
 
     def _token_ids(self, tokens: TokenIds) -> list[int]:

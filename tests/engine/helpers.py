@@ -57,11 +57,15 @@ def request(
     engine: Engine, request_id: int, prompts: Iterable[Sequence[int]], sampling: SamplingParams
 ) -> GenerationRequest:
     """Rows of equal prompts are choices 0, 1, ... of it."""
+    unique: list[list[int]] = []
     rows: list[Row] = []
     for ids in map(list, prompts):
-        rows.append(Row(ids, choice=sum(row.prompt_ids == ids for row in rows)))
+        if ids not in unique:
+            unique.append(ids)
+        index = unique.index(ids)
+        rows.append(Row(index, choice=sum(row.prompt == index for row in rows)))
     fingerprint = engine.model.info.fingerprint
-    return GenerationRequest(id=request_id, fingerprint=fingerprint, rows=rows, sampling=sampling)
+    return GenerationRequest(id=request_id, fingerprint=fingerprint, prompts=unique, rows=rows, sampling=sampling)
 
 
 def drain(engine: Engine, steps: int = 10_000) -> list[RowOutput]:

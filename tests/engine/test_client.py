@@ -47,8 +47,13 @@ def submit(
     client: EngineClient, rows: int, sampling: SamplingParams, prompt: tuple[int, ...] = (1, 2, 3)
 ) -> Generation:
     assert client.info is not None
-    choices = [Row(list(prompt), choice) for choice in range(rows)]
-    return client.submit(GenerationRequest(fingerprint=client.info["fingerprint"], rows=choices, sampling=sampling))
+    request = GenerationRequest(
+        fingerprint=client.info["fingerprint"],
+        prompts=[list(prompt)],
+        rows=[Row(0, choice) for choice in range(rows)],
+        sampling=sampling,
+    )
+    return client.submit(request)
 
 
 async def read(generation: Generation) -> list[RowOutput]:
@@ -197,7 +202,7 @@ async def test_many_rows_with_many_logprobs_outlive_a_busy_loop(config: EngineCo
         sampling = SamplingParams(max_tokens=40, ignore_eos=True, logprobs=20)
         running = submit(client, 64, sampling)
         await anext(running)
-        time.sleep(0.5)  # noqa: ASYNC251 - the loop is what must be busy
+        time.sleep(0.5)  # the loop is what must be busy
         ended = answers(await read(running))
         assert {answer.finish_reason for answer in ended.values()} == {"length"}
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -75,6 +76,14 @@ def test_choices_share_the_reading_of_their_prompt(model: Model, tokenizer: Worl
     engine.submit(request(engine, 1, [prompt(2, 45)] * 8, SamplingParams(max_tokens=2, ignore_eos=True)))
     drain(engine)
     assert engine.stats().prompt_tokens == 45
+
+
+def test_choices_share_their_prompt_in_the_frame_and_in_the_engine(model: Model, tokenizer: WorldTokenizer) -> None:
+    engine = make(model, tokenizer, max_batch=8)
+    one = request(engine, 1, [prompt(2, 4000)], SamplingParams())
+    many = request(engine, 1, [prompt(2, 4000)] * 100, SamplingParams())
+    assert len(msgspec.msgpack.encode(many)) < len(msgspec.msgpack.encode(one)) + 100 * 8
+    assert len({id(sequence.prompt) for sequence in engine._sequences(many)}) == 1
 
 
 def test_many_requests_with_random_cancels_leave_nothing(model: Model, tokenizer: WorldTokenizer) -> None:

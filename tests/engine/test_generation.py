@@ -13,7 +13,7 @@ from wingbeat.sampling.params import SamplingParams
 
 
 def generation(rows: int = 1) -> Generation:
-    request = GenerationRequest(id=1, fingerprint="", rows=[Row([1])] * rows, sampling=SamplingParams())
+    request = GenerationRequest(id=1, fingerprint="", prompts=[[1]], rows=[Row(0)] * rows, sampling=SamplingParams())
     return Generation(request, lambda g: g.end("cancelled"))
 
 

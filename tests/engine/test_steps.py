@@ -124,6 +124,7 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(tokenizer: WorldTokenizer
         ({"prompt": [2**63]}, "outside the model's vocabulary"),
         ({"prompt": [-1]}, "token id -1"),
         ({"choice": -1}, "choice must be"),
+        ({"index": 2}, "prompt 2 is not one of the request's 2"),
         ({"sampling": SamplingParams(top_p=2.0)}, "top_p"),
         ({"sampling": SamplingParams(stop_token_ids=(300,))}, "stop_token_ids"),
     ],
@@ -134,6 +135,7 @@ def test_a_bad_request_fails_alone(tokenizer: WorldTokenizer, change: dict, mess
     bad = request(engine, 2, [[7], change.get("prompt", [8])], change.get("sampling", LONG))
     bad.fingerprint = change.get("fingerprint", bad.fingerprint)
     bad.rows[1].choice = change.get("choice", 0)
+    bad.rows[1].prompt = change.get("index", 1)
     engine.submit(bad)
     ended = answers(drain(engine))
     assert ended[1, 0].finish_reason == "length"

@@ -21,7 +21,7 @@ from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
 from wingbeat.ops.cpu import default_threads
-from wingbeat.ops.table import FloatArray, IntArray
+from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
 
@@ -122,28 +122,26 @@ class Engine:
         request.sampling.validate(vocab_size)
         if request.sampling.stop and self.tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
-        for row in request.rows:
-            if not 0 <= row.choice < 2**32:
-                raise ValueError(f"choice must be from 0 to 2^32 - 1, not {row.choice}")
-            ids = row.prompt_ids
+        for ids in request.prompts:
             if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
                 bad = next(token for token in ids if not 0 <= token < vocab_size)
                 raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
+        for row in request.rows:
+            if not 0 <= row.prompt < len(request.prompts):
+                raise ValueError(f"prompt {row.prompt} is not one of the request's {len(request.prompts)}")
+            if not 0 <= row.choice < 2**32:
+                raise ValueError(f"choice must be from 0 to 2^32 - 1, not {row.choice}")
 
     def _sequences(self, request: GenerationRequest) -> list[Sequence]:
-        """The request's rows; those with equal prompts share one array, which makes them twins for the scheduler."""
+        """The request's rows; those of one prompt share one array, which makes them twins for the scheduler."""
         sampling = with_seed(request.sampling)
-        prompts: dict[tuple[int, ...], IntArray] = {}
-        sequences = []
-        for index, row in enumerate(request.rows):
-            ids = tuple(row.prompt_ids) or (END_OF_TEXT,)
-            prompt = prompts.get(ids)
-            if prompt is None:
-                prompt = prompts[ids] = np.array(ids, np.int32)
-            sequences.append(
-                Sequence(request.id, index, row.choice, prompt, sampling, self.tokenizer, self._default_max_tokens)
+        prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
+        return [
+            Sequence(
+                request.id, index, row.choice, prompts[row.prompt], sampling, self.tokenizer, self._default_max_tokens
             )
-        return sequences
+            for index, row in enumerate(request.rows)
+        ]
 
     def _advance(self, plan: StepPlan) -> None:
         self._steps += 1

@@ -32,20 +32,21 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, array_like=True):
-    """One sequence of a request. ``choice`` sets it apart from rows of the same prompt and seed."""
+    """One sequence of a request, by the index of its prompt. ``choice`` sets it apart from others of that prompt."""
 
-    prompt_ids: list[int]
+    prompt: int
     choice: int = 0
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):
-    """A group of rows, admitted and cancelled as one.
+    """A group of rows, admitted and cancelled as one. Rows of the same prompt share it, and the reading of it.
 
     ``fingerprint`` is that of the model whose tokenizer made the ids. ``EngineClient.submit`` chooses the ``id``.
     An empty prompt is fed as token 0, the document start, so that there is something to predict from.
     """
 
     fingerprint: str
+    prompts: list[list[int]]
     rows: list[Row]
     sampling: SamplingParams
     id: int = 0

@@ -106,9 +106,13 @@ class ServedModel:
         """The bytes of a token; empty where there is no tokenizer."""
         return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token)
 
-    def submit(self, rows: list[Row], sampling: SamplingParams) -> Generation:
-        """Start generating. Raises ApiError: 429 when the queue is full, 503 when the engine is away."""
-        request = GenerationRequest(id=0, fingerprint=self.fingerprint, rows=rows, sampling=sampling)
+    def submit(self, prompts: Sequence[list[int]], choices: int, sampling: SamplingParams) -> Generation:
+        """Start generating `choices` rows for each prompt, in order.
+
+        Raises ApiError: 429 when the queue is full, 503 when the engine is away.
+        """
+        rows = [Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)]
+        request = GenerationRequest(fingerprint=self.fingerprint, prompts=list(prompts), rows=rows, sampling=sampling)
         try:
             return self.client.submit(request)
         except QueueFull as full:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wingbeat.engine.messages import Row
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import read_model
 from wingbeat.server.dialects.openai_answer import Answer, encode
@@ -129,8 +128,7 @@ async def _answer(
     answer: Answer,
 ) -> Response:
     """Generate `n` rows for each prompt; reply as the client asked."""
-    rows = [Row(ids, choice) for ids in prompts for choice in range(body.n or 1)]
-    generation = model.submit(rows, sampling)
+    generation = model.submit(prompts, body.n or 1, sampling)
     if body.stream:
         return EventStream(generation, answer)
     await collect(request, generation, answer.take)
