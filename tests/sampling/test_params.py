@@ -39,6 +39,8 @@ def test_the_defaults_and_every_border_are_valid():
         ("stop", ("",)),
         ("stop", "END"),
         ("stop", (1,)),
+        ("stop", ("x" * 1001,)),
+        ("stop", ("x",) * 65),
         ("stop_token_ids", (-1,)),
         ("stop_token_ids", (10,)),
         ("logit_bias", {-1: 0.0}),

@@ -45,7 +45,8 @@ def check_error(reply: httpx.Response, status: int, param: str | None = None, co
         ("seed", 2**63),
         ("seed", "x"),
         ("stop", 5),
-        ("stop", [""]),
+        ("stop", ["x", 5]),
+        ("stop", "x" * 1001),
         ("stop", ["x"] * 17),
         ("stream", "yes"),
         ("logit_bias", {"x": 1}),
@@ -83,6 +84,11 @@ def test_bad_prompt(server: LiveServer, prompt: Any) -> None:
 @pytest.mark.parametrize("prompt", [[VOCAB], [-1], [[1], [2**70]]])
 def test_prompt_tokens_outside_the_vocabulary(server: LiveServer, prompt: Any) -> None:
     check_error(post(server, COMPLETIONS, {"prompt": prompt}), 400, "prompt")
+
+
+@pytest.mark.parametrize("stop", ["", [""], [None], ["", None, "beat"], [], "x" * 1000])
+def test_empty_stops_are_dropped(server: LiveServer, stop: Any) -> None:
+    assert post(server, COMPLETIONS, {"prompt": "x", "max_tokens": 2, "stop": stop}).status_code == 200
 
 
 def test_missing_prompt_and_messages(server: LiveServer) -> None:

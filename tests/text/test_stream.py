@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wingbeat.text import stream
 from wingbeat.text.stream import StopMatcher, StreamDecoder, Trimmer
 
 BROKEN_UTF8 = st.one_of(
@@ -122,3 +125,13 @@ def test_trimming_in_pieces_equals_trimming_at_once(texts: list[str], leading: b
     trimmer = Trimmer(leading=leading)
     whole = "".join(texts)
     assert "".join(map(trimmer.push, texts)) == (whole.strip() if leading else whole.rstrip())
+
+
+def test_equal_stops_share_what_was_built_for_them_while_they_are_used() -> None:
+    stops = ["shared stop"]
+    first, second = StopMatcher(stops), StopMatcher(stops)
+    assert first._automaton is second._automaton
+    assert tuple(stops) in stream._automata
+    del first, second
+    gc.collect()
+    assert tuple(stops) not in stream._automata

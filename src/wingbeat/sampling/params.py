@@ -13,6 +13,10 @@ _INT32_MAX = 2**31 - 1
 MAX_LOGPROBS = 256
 """The most alternatives a request may ask for at each token (a frame carries them all)."""
 
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1000
+"""Characters of one stop text: the matcher's memory and the time to build it grow with their sum."""
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of one sequence are drawn and when it ends.
@@ -52,7 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """The most tokens to generate. None: until a stop or the engine's limit."""
 
     stop: tuple[str, ...] = ()
-    """Texts that end the answer and are left out of it."""
+    """Texts that end the answer and are left out of it; at most 64, of at most 1000 characters each."""
 
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end the answer."""
@@ -91,9 +95,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def _check_stops(self, vocab_size: int | None) -> None:
         if isinstance(self.stop, str):
             raise ValueError(f"stop must be a sequence of texts, not one text: write ({self.stop!r},)")
+        if len(self.stop) > MAX_STOPS:
+            raise ValueError(f"stop must hold at most {MAX_STOPS} texts, not {len(self.stop)}")
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop must hold texts that are not empty, not {text!r}")
+            if len(text) > MAX_STOP_LENGTH:
+                raise ValueError(f"stop must hold texts of at most {MAX_STOP_LENGTH} characters, not {len(text)}")
         for token in self.stop_token_ids:
             _check_token("stop_token_ids", token, vocab_size)
 

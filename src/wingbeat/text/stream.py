@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Iterable
-from functools import lru_cache
+from weakref import WeakValueDictionary
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -121,10 +121,15 @@ class _StopAutomaton:
                 queue.append(following)
 
 
-@lru_cache(maxsize=256)
+_automata: WeakValueDictionary[tuple[str, ...], _StopAutomaton] = WeakValueDictionary()
+
+
 def _automaton(stops: tuple[str, ...]) -> _StopAutomaton:
-    """Requests of one profile share their stops, so they share the automaton, which never changes."""
-    return _StopAutomaton(stops)
+    """Sequences that run with the same stops share the automaton, which never changes; it goes with the last of them."""
+    automaton = _automata.get(stops)
+    if automaton is None:
+        automaton = _automata[stops] = _StopAutomaton(stops)
+    return automaton
 
 
 class Trimmer:

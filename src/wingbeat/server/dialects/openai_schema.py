@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.json_schema import WithJsonSchema
 
+from wingbeat.sampling.params import MAX_STOP_LENGTH
 from wingbeat.server.errors import bad_request, unsupported
 
 MAX_STOPS = 16
@@ -23,13 +24,15 @@ def _stops(value: Any) -> Any:
     stops = [value] if isinstance(value, str) else value
     if stops is None:
         return None
+    if isinstance(stops, list):
+        stops = [stop for stop in stops if stop is not None]
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise ValueError("a text or a list of texts is wanted")
     if len(stops) > MAX_STOPS:
         raise ValueError(f"at most {MAX_STOPS} stop texts are possible")
-    if "" in stops:
-        raise ValueError("a stop text must not be empty")
-    return stops
+    if any(len(stop) > MAX_STOP_LENGTH for stop in stops):
+        raise ValueError(f"a stop text may have {MAX_STOP_LENGTH} characters at most")
+    return [stop for stop in stops if stop]
 
 
 def _bias(value: Any) -> Any:
