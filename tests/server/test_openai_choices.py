@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from wingbeat.engine.messages import RowOutput, TokenLogprob
 from wingbeat.server.dialects.openai_chat import ChatChoice
-from wingbeat.server.dialects.openai_completions import CompletionChoice
-from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, chat_logprobs, token_text
+from wingbeat.server.dialects.openai_tokens import ChatLogprobs, CompletionLogprobs, TokenTexts, token_text
 from wingbeat.text.reasoning import ReasoningSplitter
 
 TOKENS = [b"", b">", b"so", b" be", b"</thi", b"nk>", b"\n\n", b"Yes", b".", b"\xe4", b"\xb8\x96", b"\xff"]
@@ -15,6 +17,19 @@ TOKENS = [b"", b">", b"so", b" be", b"</thi", b"nk>", b"\n\n", b"Yes", b".", b"\
 
 def token_bytes(token: int) -> bytes:
     return TOKENS[token]
+
+
+TEXTS = TokenTexts(token_bytes)
+
+
+def sampled(tokens: list[TokenLogprob]) -> RowOutput:
+    """All tokens in one output, ended by max_tokens."""
+    text = b"".join(token_bytes(item.token) for item in tokens).decode("utf-8", "replace")
+    return RowOutput(1, 0, text, [item.token for item in tokens], tokens, finish_reason="length")
+
+
+def rendered(logprobs: ChatLogprobs | CompletionLogprobs, *rows: RowOutput) -> dict[str, Any]:
+    return json.loads(bytes(logprobs.join([logprobs.push(row) for row in rows])))
 
 
 def outputs(ids: list[int], last: RowOutput | None = None) -> list[RowOutput]:
@@ -34,7 +49,7 @@ def outputs(ids: list[int], last: RowOutput | None = None) -> list[RowOutput]:
 )
 @pytest.mark.parametrize("merged", [False, True])
 def test_reasoning(prompt_end: str, ids: list[int], reasoning: str, content: str, counted: int, merged: bool) -> None:
-    choice = ChatChoice(ReasoningSplitter(prompt_end), token_bytes, logprobs=False)
+    choice = ChatChoice(ReasoningSplitter(prompt_end), TEXTS, logprobs=False)
     rows = outputs(ids)
     if merged:  # several steps in one output, as a slow reader gets them
         text = "".join(row.text for row in rows)
@@ -48,11 +63,37 @@ def test_reasoning(prompt_end: str, ids: list[int], reasoning: str, content: str
     assert choice.reasoning_tokens == counted
 
 
-@pytest.mark.parametrize(("reason", "shown"), [(None, 1), (7, 1), (".", 2)])
-def test_a_token_that_only_ends_the_answer_has_no_logprob(reason: str | int | None, shown: int) -> None:
-    logprobs = [TokenLogprob(7, -1.0, []), TokenLogprob(8, -2.0, [])]
-    row = RowOutput(1, 0, "Yes", [7, 8], logprobs, finish_reason="stop", stop_reason=reason)
-    assert len(CompletionChoice(token_bytes, logprobs=0).push(row).logprobs) == shown
+@pytest.mark.parametrize("reason", [None, 7])
+def test_a_token_that_only_ends_the_answer_has_no_logprob(reason: int | None) -> None:
+    tokens = [TokenLogprob(7, -1.0, []), TokenLogprob(8, -2.0, [])]
+    row = RowOutput(1, 0, "Yes", [7, 8], tokens, finish_reason="stop", stop_reason=reason)
+    assert rendered(CompletionLogprobs(TEXTS, 0), row)["tokens"] == ["Yes"]
+
+
+def stopped(merged: bool) -> list[RowOutput]:
+    """`so` ` be` `.` `Yes` under the stop text "e.Y", which holds text back."""
+    tokens = [TokenLogprob(token, -1.0, []) for token in (2, 3, 8, 7)]
+    texts = ["so", " b", "", ""]
+    if merged:
+        return [RowOutput(1, 0, "so b", [2, 3, 8, 7], tokens, finish_reason="stop", stop_reason="e.Y")]
+    rows = [RowOutput(1, 0, text, [t.token], [t]) for text, t in zip(texts, tokens, strict=True)]
+    rows[-1].finish_reason, rows[-1].stop_reason = "stop", "e.Y"
+    return rows
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_tokens_of_a_stop_text_have_no_logprobs(merged: bool) -> None:
+    rows = stopped(merged)
+    assert rendered(CompletionLogprobs(TEXTS, 0, hold=True), *rows)["tokens"] == ["so", " be"]
+    content = rendered(ChatLogprobs(TEXTS, hold=True), *rows)["content"]
+    assert [entry["token"] for entry in content] == ["so", " be"]
+
+
+def test_tokens_that_turn_out_to_begin_no_stop_come_with_their_text() -> None:
+    logprobs = CompletionLogprobs(TEXTS, 0, hold=True)
+    rows = [*stopped(False)[:3], RowOutput(1, 0, "e.Yes", [7], [TokenLogprob(7, -1.0, [])], finish_reason="length")]
+    pushed = [logprobs.push(row) for row in rows]
+    assert [columns[0] if columns else "" for columns in pushed] == ['"so"', '" be"', "", '".","Yes"']
 
 
 def test_token_texts() -> None:
@@ -61,15 +102,24 @@ def test_token_texts() -> None:
 
 
 def test_offsets_follow_characters_across_tokens() -> None:
-    logprobs = CompletionLogprobs(token_bytes, 0, 10)
-    sampled = [TokenLogprob(token, -1.0, []) for token in (2, 9, 10, 8, 9, 7, 11, 8)]
     # "so世." then a lone first byte, "Yes", a byte that starts nothing, "."
-    assert "".join([b"".join(map(token_bytes, (t.token for t in sampled))).decode("utf-8", "replace")]) == "so世.�Yes�."
-    assert logprobs.push(sampled)["text_offset"] == [10, 12, 12, 13, 14, 15, 18, 19]
+    row = sampled([TokenLogprob(token, -1.0, []) for token in (2, 9, 10, 8, 9, 7, 11, 8)])
+    assert row.text == "so世.�Yes�."
+    for hold in (False, True):
+        logprobs = CompletionLogprobs(TEXTS, 0, 10, hold=hold)
+        assert rendered(logprobs, row)["text_offset"] == [10, 12, 12, 13, 14, 15, 18, 19]
 
 
 def test_minus_infinity_becomes_a_number() -> None:
-    item = TokenLogprob(7, -1.0, [(7, -1.0), (8, float("-inf"))])
-    entry = chat_logprobs([item], token_bytes)["content"][0]
+    row = sampled([TokenLogprob(7, -1.0, [(7, -1.0), (8, float("-inf"))])])
+    entry = rendered(ChatLogprobs(TEXTS), row)["content"][0]
     assert [other["logprob"] for other in entry["top_logprobs"]] == [-1.0, -9999.0]
-    assert CompletionLogprobs(token_bytes, 2, 0).push([item])["top_logprobs"] == [{"Yes": -1.0, ".": -9999.0}]
+    assert entry["bytes"] == list(b"Yes")
+    assert rendered(CompletionLogprobs(TEXTS, 2), row)["top_logprobs"] == [{"Yes": -1.0, ".": -9999.0}]
+
+
+def test_alternatives_come_best_first_and_the_chosen_token_last_when_it_is_none_of_them() -> None:
+    row = sampled([TokenLogprob(2, -3.0, [(7, -0.5), (8, -1e-05)]), TokenLogprob(8, -2.0, [(7, -1.0), (8, -2.0)])])
+    first, second = rendered(CompletionLogprobs(TEXTS, 2), row)["top_logprobs"]
+    assert list(first.items()) == [("Yes", -0.5), (".", -1e-05), ("so", -3.0)]
+    assert list(second.items()) == [("Yes", -1.0), (".", -2.0)]

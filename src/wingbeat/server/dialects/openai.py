@@ -29,6 +29,7 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody, GenerationBody
+from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.streaming import EventStream, collect
@@ -80,8 +81,9 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         sampling = _sampling(body, model, limit, (), body.logprobs)
         count = body.n or 1
+        texts, stops = TokenTexts(model.token_bytes), bool(sampling.stop)
         choices = [
-            CompletionChoice(model.token_bytes, echo=echo, logprobs=body.logprobs)
+            CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
             for echo in (echoed(prompt, model) if body.echo else "" for prompt in body.prompt)
             for _ in range(count)
         ]
@@ -103,8 +105,9 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         sampling = _sampling(body, model, body.token_limit, model.profile.stops, logprobs)
         count = body.n or 1
+        texts = TokenTexts(model.token_bytes)
         choices = [
-            ChatChoice(model.profile.splitter(prompt.segments), model.token_bytes, logprobs=logprobs is not None)
+            ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
             for _ in range(count)
         ]
         answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage)

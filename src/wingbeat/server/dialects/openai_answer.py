@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from wingbeat.engine.messages import RowOutput, TokenLogprob
+from wingbeat.engine.messages import RowOutput
+from wingbeat.server.dialects.openai_tokens import Columns
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
 
@@ -22,7 +23,7 @@ class Piece(NamedTuple):
 
     text: str = ""
     reasoning: str = ""
-    logprobs: Sequence[TokenLogprob] = ()
+    logprobs: Columns = ()
     finish_reason: str | None = None
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_schema import ChatBody
-from wingbeat.server.dialects.openai_tokens import TokenBytes, chat_logprobs, shown_logprobs
+from wingbeat.server.dialects.openai_tokens import ChatLogprobs, TokenTexts
 from wingbeat.server.registry import ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
@@ -36,10 +36,10 @@ async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
 class ChatChoice:
     """One answer of the assistant: reasoning and content, told apart as they come."""
 
-    def __init__(self, splitter: ReasoningSplitter, token_bytes: TokenBytes, *, logprobs: bool) -> None:
+    def __init__(self, splitter: ReasoningSplitter, texts: TokenTexts, *, logprobs: bool) -> None:
         self._splitter = splitter
-        self._token_bytes = token_bytes
-        self._logprobs = logprobs
+        self._token_bytes = texts.token_bytes
+        self._logprobs = ChatLogprobs(texts, hold=True) if logprobs else None
         self._thought = _ThoughtCounter()
         self._reasoned = False
 
@@ -56,7 +56,8 @@ class ChatChoice:
             last_reasoning, last_content = self._splitter.flush()
             reasoning, content = reasoning + last_reasoning, content + last_content
         self._reasoned = self._reasoned or bool(reasoning)
-        return Piece(content, reasoning, shown_logprobs(row), row.finish_reason)
+        logprobs = self._logprobs.push(row) if self._logprobs else ()
+        return Piece(content, reasoning, logprobs, row.finish_reason)
 
     def opening(self) -> dict[str, Any]:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
@@ -67,7 +68,7 @@ class ChatChoice:
             delta["reasoning_content"] = piece.reasoning
         if piece.text:
             delta["content"] = piece.text
-        logprobs = chat_logprobs(piece.logprobs, self._token_bytes) if piece.logprobs else None
+        logprobs = self._logprobs.join([piece.logprobs]) if self._logprobs and piece.logprobs else None
         return {"delta": delta, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -75,10 +76,9 @@ class ChatChoice:
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if self._reasoned:
             message["reasoning_content"] = "".join(piece.reasoning for piece in pieces)
-        tokens = [token for piece in pieces for token in piece.logprobs]
         return {
             "message": message,
-            "logprobs": chat_logprobs(tokens, self._token_bytes) if self._logprobs else None,
+            "logprobs": self._logprobs.join(piece.logprobs for piece in pieces) if self._logprobs else None,
             "finish_reason": pieces[-1].finish_reason,
         }
 

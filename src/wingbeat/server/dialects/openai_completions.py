@@ -8,7 +8,7 @@ from typing import Any
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_schema import CompletionBody
-from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenBytes, shown_logprobs
+from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenTexts
 from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import ServedModel
 
@@ -38,30 +38,33 @@ def echoed(prompt: str | list[int], model: ServedModel) -> str:
 
 
 class CompletionChoice:
-    """One continuation of a prompt. `echo` comes before it; `logprobs` is how many alternatives were asked for."""
+    """One continuation of a prompt. `echo` comes before it; `logprobs` is how many alternatives were asked for.
 
-    def __init__(self, token_bytes: TokenBytes, *, echo: str = "", logprobs: int | None = None) -> None:
+    `stops` says that stop texts may end it.
+    """
+
+    def __init__(self, texts: TokenTexts, *, echo: str = "", logprobs: int | None = None, stops: bool = False) -> None:
         self._echo = echo
-        self._logprobs = None if logprobs is None else CompletionLogprobs(token_bytes, logprobs, len(echo))
+        self._logprobs = None if logprobs is None else CompletionLogprobs(texts, logprobs, len(echo), hold=stops)
 
     @property
     def reasoning_tokens(self) -> int:
         return 0
 
     def push(self, row: RowOutput) -> Piece:
-        return Piece(row.text, "", shown_logprobs(row), row.finish_reason)
+        logprobs = self._logprobs.push(row) if self._logprobs else ()
+        return Piece(row.text, "", logprobs, row.finish_reason)
 
     def opening(self) -> dict[str, Any] | None:
         return {"text": self._echo, "logprobs": None, "finish_reason": None} if self._echo else None
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs.push(piece.logprobs) if self._logprobs and piece.logprobs else None
+        logprobs = self._logprobs.join([piece.logprobs]) if self._logprobs and piece.logprobs else None
         return {"text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        tokens = [token for piece in pieces for token in piece.logprobs]
         return {
             "text": self._echo + "".join(piece.text for piece in pieces),
-            "logprobs": self._logprobs.push(tokens) if self._logprobs else None,
+            "logprobs": self._logprobs.join(piece.logprobs for piece in pieces) if self._logprobs else None,
             "finish_reason": pieces[-1].finish_reason,
         }
