@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wingbeat.engine.scheduler import Scheduler
+from wingbeat.engine.scheduler import Scheduler, share_rows
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool, available_memory, default_slots
 from wingbeat.ops.table import StateLayout
@@ -75,6 +75,26 @@ def test_a_step_packs_decoding_rows_before_prompt_chunks() -> None:
     assert batch.logit_rows.tolist() == [0, 6, 10]
 
 
+def test_prompts_share_a_step() -> None:
+    assert share_rows([], 100) == []
+    assert share_rows([1000], 100) == [100]
+    assert share_rows([1000, 20], 100) == [80, 20]
+    assert share_rows([1000, 1000, 5], 120) == [95, 20, 5]  # a fair share each, the rest to the earliest
+    assert share_rows([3, 1000, 1000], 120) == [3, 97, 20]
+    assert share_rows([10, 20], 100) == [10, 20]
+    assert share_rows([50] * 6, 4) == [1, 1, 1, 1, 0, 0]
+
+
+def test_a_prompt_without_a_share_waits_for_the_next_step() -> None:
+    scheduler = Scheduler(StatePool(layout(), 20), 1)
+    sequences = [sequence(np.arange(5, dtype=np.int32)) for _ in range(20)]
+    scheduler.add(sequences)
+    scheduler.admit()
+    plan = scheduler.plan()
+    assert plan is not None
+    assert (plan.sequences, plan.counts) == (sequences[:16], [1] * 16)
+
+
 def test_twins_follow_the_one_that_reads() -> None:
     scheduler = Scheduler(StatePool(layout(), 3), 10)
     prompt = np.arange(30, dtype=np.int32)
@@ -84,8 +104,8 @@ def test_twins_follow_the_one_that_reads() -> None:
     assert (first.leader, second.leader, other.leader) == (None, first, None)
     plan = scheduler.plan()
     assert plan is not None
-    assert plan.sequences == [first]
-    assert scheduler.touched(plan) == [first, second]
+    assert plan.sequences == [first, other]
+    assert scheduler.touched(plan) == [first, second, other]
     first.fed = 30  # read to the end: who comes now reads for itself
     scheduler.remove(other)
     assert scheduler.admit() == [late]

@@ -1,4 +1,4 @@
-"""Who runs in the next step: decoding sequences first, then prompts in order of arrival under a token budget."""
+"""Who runs in the next step: decoding sequences first, then prompts, which share what is left of a token budget."""
 
 from __future__ import annotations
 
@@ -80,15 +80,13 @@ class Scheduler:
             elif sequence.leader is None:
                 reading.append(sequence)
         left = max(self._budget - len(decoding), MIN_PROMPT_ROWS)
-        chunks = [np.array([s.last_token for s in decoding], np.int32)]
-        counts = [1] * len(decoding)
-        for sequence in reading:
-            if left == 0:
-                break
-            chunks.append(sequence.prompt[sequence.fed : sequence.fed + left])
-            counts.append(len(chunks[-1]))
-            left -= counts[-1]
-        return _pack(decoding + reading[: len(chunks) - 1], chunks, counts)
+        shares = share_rows([len(s.prompt) - s.fed for s in reading], left)
+        readers = [(s, share) for s, share in zip(reading, shares, strict=True) if share]
+        return _pack(
+            [*decoding, *(s for s, _ in readers)],
+            [np.array([s.last_token for s in decoding], np.int32), *(s.prompt[s.fed : s.fed + n] for s, n in readers)],
+            [1] * len(decoding) + [n for _, n in readers],
+        )
 
     def followers(self, leader: Sequence) -> list[Sequence]:
         """The sequences that wait for ``leader`` to read their prompt to its end."""
@@ -107,6 +105,26 @@ class Scheduler:
         self._running.remove(sequence)
         self._pool.release(sequence.slot)
         sequence.slot = -1
+
+
+def share_rows(wanted: list[int], rows: int) -> list[int]:
+    """Divide ``rows`` of a step among prompts that want so many each, in order of arrival.
+
+    Half of them are shared equally, so that a short prompt does not wait for a long one before it; the rest goes to
+    the earliest, so that prompts of one length do not all end as late as the last.
+    """
+    if not wanted:
+        return []
+    fair = max(1, rows // (2 * len(wanted)))
+    shares = []
+    for want in wanted:
+        shares.append(min(want, fair, rows))
+        rows -= shares[-1]
+    for i, want in enumerate(wanted):
+        extra = min(want - shares[i], rows)
+        shares[i] += extra
+        rows -= extra
+    return shares
 
 
 def _pack(sequences: list[Sequence], chunks: list[np.ndarray], counts: list[int]) -> StepPlan:
