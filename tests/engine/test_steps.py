@@ -7,6 +7,7 @@ import pytest
 from tests.engine.helpers import Speller, answers, assert_empty, drain, request, speller_engine, stand_in
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, RowOutput
+from wingbeat.ops.table import FloatArray, StepBatch
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
 
@@ -41,6 +42,16 @@ def test_short_prompts_share_a_step_in_order_of_arrival(tokenizer: WorldTokenize
     assert {o.request for o in engine.step().rows} == {0, 1}
     assert {o.request for o in engine.step().rows} == {0, 1, 2}
     assert rows_of_steps(engine) == [16, 2 + 2]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(tokenizer: WorldTokenizer) -> None:
+    engine = speller_engine(tokenizer, [5] * 100_000, max_batch=4, token_budget=64)
+    engine.submit(request(engine, 1, [[7] * 20_000], LONG))
+    engine.step()
+    engine.submit(request(engine, 2, [[7] * 20], LONG))
+    steps = [engine.step().rows for _ in range(2)]
+    assert tokens_of(steps[0] + steps[1], 2) >= 1
+    assert rows_of_steps(engine) == [64, 64, 64]
 
 
 def test_prompts_are_read_even_when_decoding_fills_the_budget(tokenizer: WorldTokenizer) -> None:
@@ -91,18 +102,52 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(tokenizer:
     engine = Engine(
         stand_in(Speller([5] * 100, 300, crash_token=66)),
         tokenizer,
-        EngineConfig(model="", max_batch=4, token_budget=16),
+        EngineConfig(model="", max_batch=18, token_budget=16),
     )
     engine.submit(request(engine, 1, [[7]], LONG))
     engine.submit(request(engine, 2, [[66] * 30] * 2, LONG))  # one reads, one follows
+    for i in range(14):
+        engine.submit(request(engine, 10 + i, [[7] * 30], LONG))
     engine.submit(request(engine, 3, [[7]], SamplingParams(max_tokens=2)))  # in a slot, but not in the step
     engine.submit(request(engine, 4, [[7]], SamplingParams(max_tokens=2)))  # waits for a slot
     ended = answers(drain(engine))
-    for key in ((1, 0), (2, 0), (2, 1)):
+    for key in ((1, 0), (2, 0), (2, 1), (10, 0), (23, 0)):
         assert ended[key].finish_reason == "error"
         assert "FloatingPointError: boom" in str(ended[key].error)
     assert ended[3, 0].token_ids == ended[4, 0].token_ids == [5, 5]
     assert_empty(engine)
+
+
+class Interrupted(Speller):
+    """Raises KeyboardInterrupt once, after the states have moved."""
+
+    interrupted = False
+
+    def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
+        logits = super().run(batch, pool)
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return logits
+
+
+def test_an_interrupt_is_the_callers_and_leaves_no_half_step(tokenizer: WorldTokenizer) -> None:
+    engine = Engine(stand_in(Interrupted([5] * 10, 300)), tokenizer, EngineConfig(model="", max_batch=4))
+    engine.submit(request(engine, 1, [[7]] * 2, LONG))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    ended = answers(drain(engine))
+    assert ["KeyboardInterrupt" in str(ended[1, row].error) for row in (0, 1)] == [True, True]
+    assert_empty(engine)
+    engine.submit(request(engine, 2, [[7]], SamplingParams(max_tokens=2)))
+    assert answers(drain(engine))[2, 0].token_ids == [5, 5]
+
+
+def test_choices_follow_nobody_once_they_have_a_token(tokenizer: WorldTokenizer) -> None:
+    engine = speller_engine(tokenizer, [5] * 10, max_batch=4)
+    engine.submit(request(engine, 1, [[7]] * 3, LONG))
+    engine.step()
+    assert [sequence.leader for sequence in engine._groups[1].values()] == [None] * 3
 
 
 def test_a_row_whose_logits_are_not_finite_fails_alone(tokenizer: WorldTokenizer) -> None:

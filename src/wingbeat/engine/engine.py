@@ -93,9 +93,11 @@ class Engine:
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
                 self._sample(*self._fork(plan.sampled, logits))
-            except Exception as error:  # a step that failed half-way leaves its states unusable; other states are whole
-                log.exception("a step failed; its requests end, the engine goes on")
+            except BaseException as error:  # a step that ends half-way leaves its states unusable; others are whole
                 self._fail(plan, error)
+                if not isinstance(error, Exception):  # Ctrl-C in a notebook: the caller's, once the engine is in order
+                    raise
+                log.exception("a step failed; its requests end, the engine goes on")
         outputs, self._outputs = self._outputs, []
         return StepOutput(outputs, self.stats())
 
@@ -179,7 +181,7 @@ class Engine:
             if output.finish_reason is not None:
                 self._release(sequence)
 
-    def _fail(self, plan: StepPlan, error: Exception) -> None:
+    def _fail(self, plan: StepPlan, error: BaseException) -> None:
         broken = self._scheduler.touched(plan)
         self._end(broken, "error", f"the step failed: {type(error).__name__}: {error}")
 

@@ -72,6 +72,7 @@ class Sequence:
     def accept(self, token: int, logprob: float, top: list[tuple[int, float]] | None) -> RowOutput:
         """Take the token sampled for this sequence; the output says whether it was the last one."""
         self.last_token = token
+        self.leader = None  # from the first token on there is nothing to follow; the leader's memory may go
         self.generated += 1
         output = RowOutput(self.request, self.row, token_ids=[token])
         if self.sampling.logprobs is not None:
