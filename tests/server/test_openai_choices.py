@@ -93,7 +93,7 @@ def test_tokens_that_turn_out_to_begin_no_stop_come_with_their_text() -> None:
     logprobs = CompletionLogprobs(TEXTS, 0, hold=True)
     rows = [*stopped(False)[:3], RowOutput(1, 0, "e.Yes", [7], [TokenLogprob(7, -1.0, [])], finish_reason="length")]
     pushed = [logprobs.push(row) for row in rows]
-    assert [columns[0] if columns else "" for columns in pushed] == ['"so"', '" be"', "", '".","Yes"']
+    assert [columns[0] if columns else b"" for columns in pushed] == [b'"so"', b'" be"', b"", b'".","Yes"']
 
 
 def test_token_texts() -> None:

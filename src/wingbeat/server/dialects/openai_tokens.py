@@ -15,8 +15,8 @@ from wingbeat.engine.messages import RowOutput, TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 
-Columns = tuple[str, ...]
-"""Some tokens as they stand inside JSON arrays, one text an array, without the brackets. Empty for no tokens."""
+Columns = tuple[bytes, ...]
+"""Some tokens as they stand inside JSON arrays, one item an array, without the brackets. Empty for no tokens."""
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _encode = msgspec.json.Encoder().encode
@@ -111,12 +111,12 @@ class ChatLogprobs:
     def push(self, row: RowOutput) -> Columns:
         """The tokens that this output shows."""
         tokens = self._shown.push(row)
-        return (",".join(self._entry(token.item) for token in tokens),) if tokens else ()
+        return (",".join(self._entry(token.item) for token in tokens).encode(),) if tokens else ()
 
     def join(self, pieces: Iterable[Columns]) -> msgspec.Raw:
         """The field for these tokens."""
-        content = ",".join(piece[0] for piece in pieces if piece)
-        return msgspec.Raw(f'{{"content":[{content}],"refusal":null}}'.encode())
+        content = b",".join(piece[0] for piece in pieces if piece)
+        return msgspec.Raw(b'{"content":[' + content + b'],"refusal":null}')
 
     def _entry(self, item: TokenLogprob) -> str:
         top = ",".join(f"{{{self._fields(token, logprob)}}}" for token, logprob in item.top)
@@ -141,20 +141,22 @@ class CompletionLogprobs:
         tokens = self._shown.push(row)
         if not tokens:
             return ()
-        return (
-            ",".join(self._texts.text(token.item.token) for token in tokens),
-            ",".join(_number(token.item.logprob) for token in tokens),
-            ",".join(self._top(token.item) for token in tokens) if self._wanted else "",
-            ",".join(str(self._offset + token.place) for token in tokens),
+        columns = (
+            (self._texts.text(token.item.token) for token in tokens),
+            (_number(token.item.logprob) for token in tokens),
+            (self._top(token.item) for token in tokens if self._wanted),
+            (str(self._offset + token.place) for token in tokens),
         )
+        return tuple(",".join(column).encode() for column in columns)
 
     def join(self, pieces: Iterable[Columns]) -> msgspec.Raw:
         """The field for these tokens."""
         columns = list(zip(*(piece for piece in pieces if piece), strict=True)) or [()] * 4
-        tokens, values, top, offsets = (f"[{','.join(column)}]" for column in columns)
-        top = top if self._wanted else "null"
-        field = f'{{"tokens":{tokens},"token_logprobs":{values},"top_logprobs":{top},"text_offset":{offsets}}}'
-        return msgspec.Raw(field.encode())
+        tokens, values, top, offsets = (b"[" + b",".join(column) + b"]" for column in columns)
+        fields = {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+        if not self._wanted:
+            fields["top_logprobs"] = b"null"
+        return msgspec.Raw(_encode({name: msgspec.Raw(value) for name, value in fields.items()}))
 
     def _top(self, item: TokenLogprob) -> str:
         best: dict[str, str] = {}
