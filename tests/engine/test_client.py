@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -21,6 +24,7 @@ from wingbeat.engine.client import EngineClient, EngineConfig, EngineUnavailable
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.generation import MAX_UNREAD_TOKENS
 from wingbeat.engine.messages import Cancel, GenerationRequest, Ready, Row, RowOutput, Stats, StepOutput
+from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
 from wingbeat.models import load_model
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
@@ -35,12 +39,24 @@ def config(model_path: Path) -> EngineConfig:
 
 
 @pytest.fixture
-async def client(config: EngineConfig) -> AsyncIterator[EngineClient]:
-    client = EngineClient(config)
+async def make_client() -> AsyncIterator[Callable[[EngineConfig], EngineClient]]:
+    """Makes clients that are closed whatever the test does: one left open would block the end of the whole run."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def make(config: EngineConfig) -> EngineClient:
+            client = EngineClient(config)
+            stack.push_async_callback(client.close)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+async def client(config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]) -> EngineClient:
+    client = make_client(config)
     await client.start()
     await client.wait_ready(TIMEOUT)
-    yield client
-    await client.close()
+    return client
 
 
 def submit(
@@ -126,42 +142,45 @@ async def test_closing_leaves_no_process_and_no_file(client: EngineClient) -> No
         submit(client, 1, ENDLESS)
 
 
-async def test_a_model_that_cannot_be_loaded_is_a_failure_with_its_reason(tmp_path: Path) -> None:
-    client = EngineClient(EngineConfig(model=str(tmp_path / "missing.pth")))
+async def test_a_model_that_cannot_be_loaded_is_a_failure_with_its_reason(
+    tmp_path: Path, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
+    client = make_client(EngineConfig(model=str(tmp_path / "missing.pth")))
     await client.start()
     with pytest.raises(EngineUnavailable, match=r"missing\.pth"):
         await client.wait_ready(TIMEOUT)
     assert client.status == "failed"
-    await client.close()
 
 
 async def test_without_unix_sockets_it_talks_over_loopback(
-    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch, make_client: Callable[[EngineConfig], EngineClient]
 ) -> None:
     monkeypatch.setattr(zmq, "has", lambda feature: False)
-    client = EngineClient(config)
+    client = make_client(config)
     await client.start()
     await client.wait_ready(TIMEOUT)
     assert client._folder is None
     assert (
         len(answers(await read(submit(client, 1, SamplingParams(max_tokens=3, ignore_eos=True))))[1, 0].token_ids) == 3
     )
-    await client.close()
 
 
-async def test_an_engine_that_only_crashes_is_given_up(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_only_crashes_is_given_up(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
     monkeypatch.setattr("wingbeat.engine.client.FIRST_BACKOFF", 0.001)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    client = EngineClient(config)
+    client = make_client(config)
     await client.start()
     with pytest.raises(EngineUnavailable, match=r"exit status 1.* 4 times in a row"):
         await client.wait_ready(TIMEOUT)
     assert client.status == "failed"
-    await client.close()
 
 
-async def test_a_reader_that_is_far_behind_loses_its_request_only(config: EngineConfig) -> None:
-    client = EngineClient(config)
+async def test_a_reader_that_is_far_behind_loses_its_request_only(
+    config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
+    client = make_client(config)
     sent: list[bytes] = []
     client._send = sent.append
     client._dispatch(Ready({"fingerprint": ""}, slots=4))
@@ -174,8 +193,10 @@ async def test_a_reader_that_is_far_behind_loses_its_request_only(config: Engine
     assert client._backlog._rows == 1
 
 
-async def test_readers_get_their_turn_between_frames_that_are_here_already(config: EngineConfig) -> None:
-    client = EngineClient(config)
+async def test_readers_get_their_turn_between_frames_that_are_here_already(
+    config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
+    client = make_client(config)
     client._send = lambda frame: None
     client._dispatch(Ready({"fingerprint": ""}, slots=4))
     running = submit(client, 1, ENDLESS)
@@ -194,19 +215,128 @@ async def test_readers_get_their_turn_between_frames_that_are_here_already(confi
     receiver.cancel()
 
 
-async def test_many_rows_with_many_logprobs_outlive_a_busy_loop(config: EngineConfig) -> None:
-    client = EngineClient(msgspec.structs.replace(config, max_batch=64))
+async def test_many_rows_with_many_logprobs_outlive_a_busy_loop(
+    config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
+    client = make_client(msgspec.structs.replace(config, max_batch=64))
     await client.start()
-    try:
+    await client.wait_ready(TIMEOUT)
+    running = submit(client, 64, SamplingParams(max_tokens=40, ignore_eos=True, logprobs=20))
+    await anext(running)
+    time.sleep(0.5)  # the loop is what must be busy
+    assert {answer.finish_reason for answer in answers(await read(running)).values()} == {"length"}
+
+
+async def test_messages_of_an_ended_process_are_refused(client: EngineClient) -> None:
+    frames = [msgspec.msgpack.encode(Ready({}, slots=4))]
+
+    class Late:
+        async def recv_multipart(self) -> list[bytes]:
+            return [b"", frames.pop()] if frames else await asyncio.Future()
+
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    async with asyncio.timeout(TIMEOUT):
+        while client.status == "ready":
+            await asyncio.sleep(0.001)
+    assert client._token == b""
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client._read(Late()), 0.01)  # type: ignore[arg-type]
+    assert client.status == "restarting"
+
+
+async def test_a_message_that_cannot_be_used_starts_the_engine_again(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ArithmeticError("unexpected")
+
+    monkeypatch.setattr(client, "_feed", fail)
+    last = (await read(submit(client, 1, ENDLESS)))[-1]
+    assert (last.finish_reason, client.status) == ("error", "restarting")
+    monkeypatch.undo()
+    await client.wait_ready(TIMEOUT)
+    assert (await read(submit(client, 1, SamplingParams(max_tokens=3))))[-1].error is None
+
+
+async def test_a_client_that_cannot_listen_any_more_says_so(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: object) -> None:
+        raise ArithmeticError("unexpected")
+
+    monkeypatch.setattr(client, "_dispatch", fail)
+    monkeypatch.setattr(client, "_end_engine", lambda: fail(None))
+    running = submit(client, 1, ENDLESS)
+    pid = client.pid
+    assert pid is not None
+    assert "unexpected" in str((await read(running))[-1].error)
+    assert client.status == "failed"
+    async with asyncio.timeout(TIMEOUT):
+        while alive(pid):
+            await asyncio.sleep(0.001)
+
+
+async def test_a_process_that_cannot_be_started_is_a_failure(
+    config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    client = make_client(config)
+    await client.start()
+    with pytest.raises(EngineUnavailable, match="nowhere"):
         await client.wait_ready(TIMEOUT)
-        sampling = SamplingParams(max_tokens=40, ignore_eos=True, logprobs=20)
-        running = submit(client, 64, sampling)
-        await anext(running)
-        time.sleep(0.5)  # the loop is what must be busy
-        ended = answers(await read(running))
-        assert {answer.finish_reason for answer in ended.values()} == {"length"}
-    finally:
-        await client.close()
+
+
+async def test_a_temporary_folder_with_a_long_path_is_no_obstacle(
+    config: EngineConfig,
+    make_client: Callable[[EngineConfig], EngineClient],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    client = make_client(config)
+    await client.start()
+    await client.wait_ready(TIMEOUT)
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_start_that_fails_leaves_no_folder(
+    config: EngineConfig,
+    make_client: Callable[[EngineConfig], EngineClient],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("wingbeat.engine.client.SOCKET_NAME", "no/such/folder")
+    client = make_client(config)
+    with pytest.raises(zmq.ZMQError):
+        await client.start()
+    assert (client.status, list(tmp_path.iterdir())) == ("closed", [])
+
+
+def test_folders_of_dead_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, answering, living, other = (
+        tmp_path / name
+        for name in (
+            f"wingbeat-{ended.pid}-a",
+            f"wingbeat-{ended.pid}-b",
+            f"wingbeat-{os.getppid()}-c",
+            "wingbeat-notes",
+        )
+    )
+    for folder in (dead, answering, living, other):
+        folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as abandoned, socket.socket(socket.AF_UNIX) as listener:
+        abandoned.bind(str(dead / SOCKET_NAME))
+        listener.bind(str(answering / SOCKET_NAME))
+        listener.listen()
+        made = Path(make_folder())
+    assert set(tmp_path.iterdir()) == {answering, living, other, made}
 
 
 ORPHAN = """

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ from wingbeat.engine.messages import (
     Submit,
     with_seed,
 )
+from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
 
 __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "QueueFull"]
 
@@ -46,6 +46,7 @@ SETTLED = ("ready", "failed", "closed")
 STABLE_SECONDS = 30.0  # an engine that was ready for so long did not crash "at once"
 MAX_CRASHES = 4  # crashes at once, one after the other, before giving up
 FIRST_BACKOFF = 0.25  # seconds before the first restart; doubles with each crash
+IPC_PATH_MAX_LEN = 107  # bytes of a socket's path, where zmq does not tell
 EXIT_SECONDS = 1.0  # how long a process may take to leave before it is killed
 
 
@@ -69,7 +70,8 @@ class EngineClient:
         self._ids = itertools.count(1)
         self._encoder = msgspec.msgpack.Encoder()
         self._settled = asyncio.Event()
-        self._token = b""
+        self._token = b""  # of the process that runs; empty: there is none
+        self._process: asyncio.subprocess.Process | None = None
         self._ready_since: float | None = None
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
@@ -82,10 +84,14 @@ class EngineClient:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set_hwm(0)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._tasks = [
-            asyncio.create_task(self._read(self._socket)),
-            asyncio.create_task(self._supervise(self._bind())),
-        ]
+        try:
+            address = self._bind(self._socket)
+        except BaseException:
+            await self.close()
+            raise
+        self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._supervise(address))]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until requests are taken. Raises EngineUnavailable when that will not be, TimeoutError after seconds."""
@@ -126,19 +132,23 @@ class EngineClient:
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = self._socket = None
+        self._remove_folder()
+
+    def _bind(self, socket: zmq.asyncio.Socket) -> str:
+        """The address: a socket file in a private folder, or a loopback port where there can be none."""
+        if os.name == "posix" and zmq.has("ipc"):
+            self._folder = make_folder()
+            path = f"{self._folder}/{SOCKET_NAME}"
+            if len(os.fsencode(path)) <= getattr(zmq, "IPC_PATH_MAX_LEN", IPC_PATH_MAX_LEN):
+                socket.bind(f"ipc://{path}")
+                return f"ipc://{path}"
+            self._remove_folder()
+        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-
-    def _bind(self) -> str:
-        """The address: a socket file in a private folder, or a loopback port where there are none."""
-        assert self._socket is not None
-        if os.name == "posix" and zmq.has("ipc"):
-            self._folder = tempfile.mkdtemp(prefix="wingbeat-")
-            address = f"ipc://{self._folder}/engine"
-            self._socket.bind(address)
-            return address
-        return f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
 
     async def _supervise(self, address: str) -> None:
         crashes = 0
@@ -148,8 +158,10 @@ class EngineClient:
             if code == LOAD_FAILED:
                 with contextlib.suppress(TimeoutError):  # the frame with the reason may still be on its way
                     await asyncio.wait_for(self._settled.wait(), EXIT_SECONDS)
+                self._token = b""
                 self._give_up(self.error or "the model cannot be loaded; the log says why")
                 return
+            self._token = b""  # what the dead process said last comes too late
             stable = self._ready_since is not None and time.monotonic() - self._ready_since > STABLE_SECONDS
             crashes = 1 if stable else crashes + 1
             error = f"the engine's process ended ({_describe_exit(code)})"
@@ -171,21 +183,41 @@ class EngineClient:
             start_new_session=True,  # Ctrl-C and a closed terminal are this process's business
         )
         assert process.stdin is not None
-        self.pid = process.pid
+        self.pid, self._process = process.pid, process
         try:
             process.stdin.write(frame_bootstrap(Bootstrap(address, self._token, self.config)))
             return await process.wait()
         finally:
-            self.pid = None
+            self.pid = self._process = None
             await _end_process(process)
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         decoder = msgspec.msgpack.Decoder(Event)
         while True:
             sender, *frames = await socket.recv_multipart()
-            if sender == self._token:
-                self._dispatch(decoder.decode(frames[0]))
-                await asyncio.sleep(0)  # frames that are here already are received at once: let the readers have each
+            if not sender or sender != self._token:
+                continue
+            try:
+                self._dispatch(decoder.decode(b"".join(frames)))
+            except Exception:
+                log.exception("a message of the engine cannot be used; starting the engine again")
+                self._end_engine()
+            await asyncio.sleep(0)  # frames that are here already are received at once: let the readers have each
+
+    def _end_engine(self) -> None:
+        """Kill the process: what it says no longer counts. ``_supervise`` ends its requests and starts another."""
+        self._token = b""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the engine's client failed", exc_info=error)
+            for other in self._tasks:
+                other.cancel()
+            self._give_up(f"the engine's client failed: {type(error).__name__}: {error}")
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, StepOutput):
@@ -199,6 +231,7 @@ class EngineClient:
         elif isinstance(event, Loading):
             self.progress = (event.done, event.total)
         elif isinstance(event, Ready):
+            self._lose("the engine was started again")
             self.info, self.error = event.info, None
             self._backlog.slots = event.slots
             self._stats = Stats(slots=event.slots)
