@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     cors_origins: Words = []
     any_model: bool = False
     max_body_mb: float = Field(32, gt=0)
+    max_prompt_tokens: int = Field(1_000_000, ge=1)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"

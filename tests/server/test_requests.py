@@ -220,6 +220,26 @@ def test_too_many_choices(server: LiveServer) -> None:
     check_error(post(server, COMPLETIONS, {"prompt": ["x"] * 1000, "n": 128}), 400, "prompt")
 
 
+def test_too_long_prompts(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.registry.models[0], "_max_prompt_tokens", 20)
+    ids = [5] * 10
+    for prompt, n, status in (
+        ("x" * 20, 1, 200),
+        ("x" * 21, 1, 400),
+        (ids, 2, 200),
+        (ids, 3, 400),
+        ([ids, ids], 1, 200),
+        ([ids, ids, ids], 1, 400),
+        (["x" * 10, "x" * 11], 1, 400),
+    ):
+        reply = post(server, COMPLETIONS, {"prompt": prompt, "n": n, "max_tokens": 1})
+        assert reply.status_code == status, reply.text
+        if status == 400:
+            assert "20" in check_error(reply, 400, "prompt", "context_length_exceeded")
+    long = [{"role": "user", "content": "x" * 21}]
+    check_error(post(server, CHAT, {"messages": long}), 400, "messages", "context_length_exceeded")
+
+
 def test_a_defect_is_a_500_that_tells_no_details(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(request: object) -> None:
         raise RuntimeError("secret")

@@ -53,7 +53,8 @@ def build_registry(settings: Settings) -> ModelRegistry:
         token_budget=settings.token_budget,
         max_queue=settings.max_queue,
     )
-    return ModelRegistry([ServedModel(config)], any_model=settings.any_model)
+    model = ServedModel(config, max_prompt_tokens=settings.max_prompt_tokens)
+    return ModelRegistry([model], any_model=settings.any_model)
 
 
 def _model_path(model: str) -> Path:

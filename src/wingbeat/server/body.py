@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -11,9 +12,18 @@ from starlette.requests import ClientDisconnect, Request
 from wingbeat.server.errors import ApiError, from_validation
 
 LARGE = 100_000
-"""Bytes (or characters) above which work on a text leaves the event loop for a thread."""
+"""Bytes, characters or ids above which work on them leaves the event loop for a thread."""
 
 Model = TypeVar("Model", bound=BaseModel)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def run_sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The function's result, from a thread when it works on so many bytes, characters or ids that others would wait."""
+    if size > LARGE:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)
 
 
 async def read_model(request: Request, model: type[Model], limit: int) -> Model:
@@ -24,9 +34,7 @@ async def read_model(request: Request, model: type[Model], limit: int) -> Model:
     """
     raw = await _read(request, limit)
     try:
-        if len(raw) > LARGE:
-            return await asyncio.to_thread(model.model_validate_json, raw)
-        return model.model_validate_json(raw)
+        return await run_sized(len(raw), model.model_validate_json, raw)
     except ValidationError as error:
         raise from_validation(error) from None
 

@@ -11,17 +11,21 @@ from typing import Any
 from wingbeat.engine.client import EngineClient, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.server.body import LARGE
+from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.world import WorldTokenizer, tokenizer_for
+
+Prompt = tuple[str, ...] | list[int]
+"""Texts that are tokenised one by one and then joined, or token ids."""
 
 
 class ServedModel:
     """One model under one name. `tokenizer` and `profile` are there once `status` is "ok"."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, max_prompt_tokens: int) -> None:
         self.config = config
+        self._max_prompt_tokens = max_prompt_tokens
         self.created = int(time.time())
         self.client = EngineClient(config)
         self.tokenizer: WorldTokenizer | None = None
@@ -86,19 +90,38 @@ class ServedModel:
             progress = f" ({100 * done // total} %)" if total and self.status == "loading" else ""
             raise unavailable(f"The model {self.name} cannot answer now: {self.status}{progress}.")
 
-    async def encode(self, segments: Sequence[str], param: str) -> list[int]:
-        """Token ids of a prompt given in pieces; `param` is the field it came from."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
+    async def encode(self, prompts: Sequence[Prompt], param: str, choices: int = 1) -> list[list[int]]:
+        """Token ids of each prompt; `param` is the field they came from, `choices` how often each is answered.
+
+        Raises ApiError (400) for texts and ids that the model cannot take, and for more of them than it may.
+        """
+        size = sum(len(prompt) if isinstance(prompt, list) else sum(map(len, prompt)) for prompt in prompts)
+        return await run_sized(size, self._encode, prompts, param, choices)
+
+    def _encode(self, prompts: Sequence[Prompt], param: str, choices: int) -> list[list[int]]:
+        encoded: list[list[int]] = []
+        total, most = 0, self._max_prompt_tokens
+        for prompt in prompts:
+            encoded.append(self._encode_one(prompt, param))
+            total += len(encoded[-1]) * choices
+            if total > most:
+                counted = " (each prompt counted once for each answer)" if choices > 1 else ""
+                message = f"{param}: {total} tokens{counted}, and the limit is {most}. Shorten it or ask in parts."
+                raise bad_request(message, param, "context_length_exceeded")
+        return encoded
+
+    def _encode_one(self, prompt: Prompt, param: str) -> list[int]:
+        if isinstance(prompt, list):
+            self.check_tokens(prompt, param)
+            return prompt
+        if self.tokenizer is None:
             raise bad_request(f"The model {self.name} has no tokenizer: send token ids to /v1/completions.", param)
-        if sum(map(len, segments)) > LARGE:
-            return await asyncio.to_thread(tokenizer.encode_segments, segments)
-        return tokenizer.encode_segments(segments)
+        return self.tokenizer.encode_segments(prompt)
 
     def check_tokens(self, ids: Collection[int], param: str) -> None:
         """Raises ApiError (400) for an id that the model does not know."""
         size = self.vocab_size
-        if ids and not (min(ids) >= 0 and max(ids) < size):  # a long prompt must not hold up the event loop
+        if ids and not (min(ids) >= 0 and max(ids) < size):
             wrong = next(token for token in ids if not 0 <= token < size)
             raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
 

@@ -125,7 +125,7 @@ _automata: WeakValueDictionary[tuple[str, ...], _StopAutomaton] = WeakValueDicti
 
 
 def _automaton(stops: tuple[str, ...]) -> _StopAutomaton:
-    """Sequences that run with the same stops share the automaton, which never changes; it goes with the last of them."""
+    """Sequences with the same stops share the automaton, which never changes; it goes with the last of them."""
     automaton = _automata.get(stops)
     if automaton is None:
         automaton = _automata[stops] = _StopAutomaton(stops)

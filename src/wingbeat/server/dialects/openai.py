@@ -17,7 +17,7 @@ from wingbeat.server.dialects.openai_completions import (
     DEFAULT_MAX_TOKENS,
     CompletionChoice,
     completion_prompts,
-    echoed,
+    echoes,
 )
 from wingbeat.server.dialects.openai_replies import (
     ChatChunk,
@@ -84,7 +84,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         texts, stops = TokenTexts(model.token_bytes), bool(sampling.stop)
         choices = [
             CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
-            for echo in (echoed(prompt, model) if body.echo else "" for prompt in body.prompt)
+            for echo in await echoes(body, model)
             for _ in range(count)
         ]
         answer = Answer(model, COMPLETION, choices, per_prompt=count, include_usage=body.include_usage)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from wingbeat.engine.messages import RowOutput
+from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_schema import ChatBody
 from wingbeat.server.dialects.openai_tokens import ChatLogprobs, TokenTexts
@@ -29,8 +30,10 @@ async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
         Message(message.role, message.content or "", message.name, message.reasoning_content)
         for message in body.messages
     ]
-    segments = model.profile.template.render(messages, thinking=body.thinking)
-    return ChatPrompt(segments, await model.encode(segments, "messages"))
+    size = sum(len(message.content) for message in messages)
+    segments = await run_sized(size, model.profile.template.render, messages, thinking=body.thinking)
+    (ids,) = await model.encode([tuple(segments)], "messages", body.n or 1)
+    return ChatPrompt(segments, ids)
 
 
 class ChatChoice:

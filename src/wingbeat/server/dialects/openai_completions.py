@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from wingbeat.engine.messages import RowOutput
+from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_schema import CompletionBody
 from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenTexts
 from wingbeat.server.errors import bad_request
-from wingbeat.server.registry import ServedModel
+from wingbeat.server.registry import Prompt, ServedModel
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
 DEFAULT_MAX_TOKENS = 16
@@ -20,21 +21,21 @@ async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[l
     """Token ids of each prompt. Raises ApiError (400) for ids and texts that the model cannot take."""
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
-    prompts: list[list[int]] = []
-    for prompt in body.prompt:
+    prompts: list[Prompt] = [(prompt,) if isinstance(prompt, str) else prompt for prompt in body.prompt]
+    return await model.encode(prompts, "prompt", body.n or 1)
+
+
+async def echoes(body: CompletionBody, model: ServedModel) -> list[str]:
+    """The text with which the answers to each prompt begin: itself with `echo`, else nothing."""
+
+    def text(prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
-            prompts.append(await model.encode([prompt], "prompt"))
-        else:
-            model.check_tokens(prompt, "prompt")
-            prompts.append(prompt)
-    return prompts
+            return prompt
+        return b"".join(map(model.token_bytes, prompt)).decode("utf-8", "replace")
 
-
-def echoed(prompt: str | list[int], model: ServedModel) -> str:
-    """The text with which an answer begins when `echo` is set."""
-    if isinstance(prompt, str):
-        return prompt
-    return b"".join(map(model.token_bytes, prompt)).decode("utf-8", "replace")
+    if not body.echo:
+        return [""] * len(body.prompt)
+    return await run_sized(sum(map(len, body.prompt)), lambda: [text(prompt) for prompt in body.prompt])
 
 
 class CompletionChoice:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
@@ -116,7 +116,7 @@ def _prompts(value: Any) -> Any:
 
 Prompts = Annotated[
     list[str | list[int]],
-    BeforeValidator(_prompts),
+    PlainValidator(_prompts),  # checking a million ids once is enough
     WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items": _IDS}]}),
 ]
 
