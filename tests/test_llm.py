@@ -65,7 +65,8 @@ def test_a_batch_larger_than_the_slots_answers_in_order(llm: LLM) -> None:
     together = llm.generate(prompts, FIXED)
     assert [llm.generate([p], FIXED)[0].token_ids for p in prompts] == [c.token_ids for c in together]
     assert together[0] == together[5]
-    assert llm.generate([], FIXED) == []
+    assert llm.generate([], FIXED) == llm.generate([], []) == []
+    assert [c.token_ids for c in llm.generate((p for p in prompts), FIXED)] == [c.token_ids for c in together]
     assert_empty(llm._engine)
 
 
@@ -121,6 +122,17 @@ def test_bad_input_is_refused_before_anything_runs(llm: LLM) -> None:
         llm.logits([1], chunk=0)
     with pytest.raises(ValueError, match="a message is"):
         llm.chat([{"role": "user", "text": "hi"}])
+    with pytest.raises(ValueError, match="a message is"):
+        llm.chat("hi")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="content is a text, not 5"):
+        llm.chat([{"role": "user", "content": 5}])  # type: ignore[dict-item]
+    for prompts in (5, None, [None], ["a", 5], [1, "a"], [1.5], [[[1]]]):
+        with pytest.raises(ValueError, match="token ids"):
+            llm.generate(prompts)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 sampling_params for 1 prompts"):
+        llm.generate(["a"], [FIXED] * 3)
+    with pytest.raises(ValueError, match="0 sampling_params for 1 prompts"):
+        llm.generate("a", [])
     assert llm._engine.stats() == before
 
 
@@ -145,6 +157,26 @@ def test_chat_uses_the_models_format(speller: LLM) -> None:
     assert (reply.text, reply.finish_reason, reply.stop_reason) == ("wingbeat", "stop", "\n\n")
     with pytest.raises(ValueError, match="unknown role"):
         speller.chat([{"role": "robot", "content": "hi"}])
+
+
+def test_chat_goes_on_after_the_end_of_text_when_told_to(path: Path) -> None:
+    tokenizer = WorldTokenizer(path.with_name("tiny.vocab.txt"))
+    wing = tokenizer.encode("wing")[0]
+    count = len(tokenizer.encode_segments(["User:", " hi", "\n\n", "Assistant:"]))
+    llm = LLM.from_model(stand_in(Speller([9] * (count - 1) + [wing, 0, wing, wing], 300)), tokenizer)
+    hi = [{"role": "user", "content": "hi"}]
+    ended = llm.chat(hi, SamplingParams(max_tokens=4))
+    assert (ended.token_ids, ended.finish_reason, ended.stop_reason) == ([wing, 0], "stop", None)
+    goes_on = llm.chat(hi, SamplingParams(max_tokens=4, ignore_eos=True))
+    assert (goes_on.token_ids, goes_on.finish_reason) == ([wing, 0, wing, wing], "length")
+
+
+def test_the_chat_format_can_be_chosen(path: Path) -> None:
+    with LLM(path, backend="reference", profile="g1") as llm:
+        prompt = llm.chat([{"role": "user", "content": "hi"}], FIXED, thinking=True).prompt_ids
+        assert llm.tokenizer.decode(prompt).endswith("Assistant: <think")
+    with pytest.raises(ValueError, match="unknown model profile 'other'"):
+        LLM(path, backend="reference", profile="other")
 
 
 def test_an_answer_that_fails_is_an_exception(speller: LLM) -> None:
@@ -173,6 +205,7 @@ def test_a_closed_llm_says_so(path: Path) -> None:
     for call in (lambda: next(stream), lambda: llm.generate("a"), lambda: llm.logits([1]), lambda: llm.info):
         with pytest.raises(ValueError, match="closed"):
             call()
+    llm.close()
 
 
 def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

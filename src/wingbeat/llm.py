@@ -91,6 +91,7 @@ class LLM:
         threads: int | None = None,
         max_batch: int | None = None,
         backend: str = "auto",
+        profile: str | None = None,
     ) -> None:
         """Load a model.
 
@@ -101,12 +102,13 @@ class LLM:
             threads: None: the physical cores this process may use.
             max_batch: sequences that run at once; None: up to 64, as memory allows.
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
+            profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
         path = demo_model_path() if path is None else path
         model = load_model(path, dtype=dtype, threads=threads, backend=backend)
-        config = EngineConfig(model=str(path), threads=threads, max_batch=max_batch)
+        config = EngineConfig(model=str(path), threads=threads, max_batch=max_batch, profile=profile)
         self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
 
     @classmethod
@@ -119,6 +121,7 @@ class LLM:
     def _start(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
         self._model: Model | None = model
         self._tokenizer = tokenizer
+        self._profile = choose_profile(model.info.path, model.info.metadata, config.profile)
         self._engine = Engine(model, tokenizer, config)
         self._chunk = config.token_budget
         self._ids = itertools.count(1)
@@ -144,7 +147,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Completion]:
         """Complete one or many prompts, all together; the answers come in the order of the prompts.
@@ -153,9 +156,8 @@ class LLM:
         for a single prompt give as many answers to it. None: temperature 1, at most 512 tokens.
         Raises ValueError for a bad prompt or parameter before anything runs, GenerationError when an answer fails.
         """
-        single = _is_single(prompts)
-        many: list[Any] = [prompts] if single else list(prompts)
-        params = self._spread(sampling_params, len(many))
+        many, single = _many(prompts)
+        params = self._spread(sampling_params, len(many), single=single)
         if single:
             many *= len(params)
         requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
@@ -191,14 +193,14 @@ class LLM:
         The format's stops are added to those of ``sampling_params``; None takes the model's chat defaults.
         Raises ValueError for a bad conversation or parameter, GenerationError when the answer fails.
         """
-        profile = choose_profile(self.info.path, self.info.metadata)
+        profile = self._profile
         segments = profile.template.render([_message(m) for m in messages], thinking=thinking)
         if sampling_params is None:
             sampling_params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, **profile.sampling_for(thinking))
         sampling_params = msgspec.structs.replace(
             sampling_params,
             stop=(*sampling_params.stop, *profile.stops),
-            stop_token_ids=(*sampling_params.stop_token_ids, *profile.stop_token_ids),
+            stop_token_ids=profile.stop_ids(sampling_params.stop_token_ids, ignore_eos=sampling_params.ignore_eos),
         )
         completion = self.generate(self.tokenizer.encode_segments(segments), sampling_params)[0]
         splitter = profile.splitter(segments)
@@ -231,8 +233,10 @@ class LLM:
             return out
 
     def close(self) -> None:
-        """Free the model's memory. Running streams end with an error; further calls raise ValueError."""
+        """Free the model's memory; again does nothing. Running streams and further calls raise ValueError."""
         with self._lock:
+            if self._model is None:
+                return
             self._model = self._scratch = None
             self._boxes.clear()
             del self._engine
@@ -307,19 +311,24 @@ class LLM:
 
     def _token_ids(self, tokens: TokenIds) -> list[int]:
         vocab_size = self.info.vocab_size
-        ids = [int(token) for token in tokens]
+        ids = list(tokens) if isinstance(tokens, Iterable) else []
+        if not isinstance(tokens, Iterable) or not all(isinstance(token, int | np.integer) for token in ids):
+            raise ValueError(f"a prompt is a text or a list of token ids (whole numbers), not {tokens!r:.100}")
         for token in ids:
             if not 0 <= token < vocab_size:
                 raise ValueError(f"token id {token} is outside the model's vocabulary of {vocab_size}")
-        return ids
+        return [int(token) for token in ids]
 
     @staticmethod
-    def _spread(params: SamplingParams | Sequence[SamplingParams] | None, prompts: int) -> list[SamplingParams]:
+    def _spread(
+        params: SamplingParams | Sequence[SamplingParams] | None, prompts: int, *, single: bool = False
+    ) -> list[SamplingParams]:
+        """Parameters for each prompt; of a ``single`` one there may be as many answers as there are parameters."""
         if params is None:
             params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS)
         if isinstance(params, SamplingParams):
             return [params] * prompts
-        if prompts != 1 and len(params) != prompts:
+        if len(params) != prompts and not (single and params):
             raise ValueError(f"{len(params)} sampling_params for {prompts} prompts: give one, or one for each prompt")
         return list(params)
 
@@ -332,17 +341,23 @@ def demo_model_path() -> Path:
     raise FileNotFoundError(f"no demo model in {folder}: name a model file (.pth or .safetensors)")
 
 
-def _is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """A text, an array of ids, or a list that begins with an id; an empty list is a list of no prompts."""
-    if isinstance(prompts, np.ndarray):
-        return prompts.ndim == 1
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | np.integer))
+def _many(prompts: Prompt | Iterable[Prompt]) -> tuple[list[Any], bool]:
+    """The prompts as a list, and whether it was a single one: a text, ids in an array, or what begins with an id."""
+    if isinstance(prompts, str) or (isinstance(prompts, np.ndarray) and prompts.ndim == 1):
+        return [prompts], True
+    if not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts are texts or lists of token ids, not {prompts!r:.100}")
+    many = list(prompts)
+    return ([many], True) if many and isinstance(many[0], int | np.integer) else (many, False)
 
 
 def _message(message: Mapping[str, str]) -> Message:
-    unknown = message.keys() - {"role", "content", "name", "reasoning_content"}
-    if unknown or "role" not in message or "content" not in message:
-        raise ValueError(f"a message is {{'role': ..., 'content': ...}}, not {dict(message)!r}")
+    fields = {"role", "content", "name", "reasoning_content"}
+    if not isinstance(message, Mapping) or message.keys() - fields or not {"role", "content"} <= message.keys():
+        raise ValueError(f"a message is {{'role': ..., 'content': ...}}, not {message!r:.100}")
+    for field, value in message.items():
+        if not (isinstance(value, str) or (value is None and field in ("name", "reasoning_content"))):
+            raise ValueError(f"a message's {field} is a text, not {value!r:.100}")
     return Message(**message)
 
 

@@ -197,7 +197,8 @@ async def test_readers_get_their_turn_between_frames_that_are_here_already(
     config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
 ) -> None:
     client = make_client(config)
-    client._send = lambda frame: None
+    sent: list[bytes] = []
+    client._send = sent.append
     client._dispatch(Ready({"fingerprint": ""}, slots=4))
     running = submit(client, 1, ENDLESS)
     frames = [msgspec.msgpack.encode(StepOutput([RowOutput(1, 0, "a", [5])], Stats(slots=4))) for _ in range(5)]

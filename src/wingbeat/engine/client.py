@@ -269,7 +269,7 @@ class EngineClient:
         self._generations.clear()
         self._stats = Stats(slots=self._stats.slots)
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes, /) -> None:
         # Through the asyncio socket even though nothing is awaited: a plain send would swallow its wake-ups. There is
         # no high-water mark, so the frame is queued before this returns.
         assert self._socket is not None

@@ -94,10 +94,10 @@ class Sequence:
         return self._close(RowOutput(self.request, self.row, error=error), Finish(reason))
 
     def _stop_token(self, token: int) -> Finish | None:
-        if token in self._stop_ids:
-            return Finish("stop", token)
         if token == END_OF_TEXT and not self.sampling.ignore_eos:
             return Finish("stop")
+        if token in self._stop_ids:
+            return Finish("stop", token)
         return None
 
     def _push(self, token: int) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,7 +23,7 @@ class ModelProfile:
     stops: tuple[str, ...]
     """Strings that end a chat reply."""
     stop_token_ids: tuple[int, ...]
-    """Tokens that end any generation."""
+    """Tokens that end any generation; see `stop_ids`."""
     sampling: Mapping[str, Any]
     """Chat defaults, by the field names of SamplingParams."""
     thinking: Literal["none", "optional"] = "none"
@@ -33,6 +33,10 @@ class ModelProfile:
     def sampling_for(self, thinking: bool | None) -> Mapping[str, Any]:
         """The chat defaults of a request with this thinking mode."""
         return self.thinking_sampling if thinking and self.thinking != "none" else self.sampling
+
+    def stop_ids(self, wanted: Iterable[int], *, ignore_eos: bool) -> tuple[int, ...]:
+        """The tokens that end a request's generation: the model's own, unless it goes on after them, and the wanted."""
+        return tuple(dict.fromkeys((*(() if ignore_eos else self.stop_token_ids), *wanted)))
 
     def splitter(self, segments: Sequence[str]) -> ReasoningSplitter:
         """A fresh splitter for the reply to a prompt that `template.render` made."""
