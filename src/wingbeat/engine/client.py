@@ -11,6 +11,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -64,6 +65,7 @@ class EngineClient:
         self.progress: tuple[int, int] = (0, 0)  # bytes of the checkpoint read, of all
         self.info: dict[str, Any] | None = None  # ModelInfo's fields, once loaded
         self.pid: int | None = None
+        self.on_ready: Callable[[], None] = lambda: None  # called each time the engine has loaded the model
         self._stats = Stats()
         self._backlog = Backlog(config.max_queue)
         self._generations: dict[int, Generation] = {}
@@ -237,6 +239,7 @@ class EngineClient:
             self._stats = Stats(slots=event.slots)
             self._ready_since = time.monotonic()
             self._settle("ready")
+            self.on_ready()
         elif isinstance(event, Failed):
             self._give_up(event.error)
 

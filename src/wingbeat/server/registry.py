@@ -31,7 +31,10 @@ class ServedModel:
         self.tokenizer: WorldTokenizer | None = None
         self.loading: asyncio.Task[None] | None = None
         self.failure: str | None = None
+        self.fingerprint = ""
+        """Of the model that `tokenizer` and `profile` belong to."""
         self._profile: ModelProfile | None = None
+        self.client.on_ready = self._on_ready
 
     async def start(self) -> None:
         """Start the engine; `loading` is done when the model is ready or `failure` says why it never will be."""
@@ -41,11 +44,24 @@ class ServedModel:
     async def _load(self) -> None:
         try:
             await self.client.wait_ready()
-            path, override = self.config.model, self.config.tokenizer
-            self.tokenizer = await asyncio.to_thread(tokenizer_for, path, self.vocab_size, override)
-            self._profile = choose_profile(self.name, self._info["metadata"], self.config.profile)
+            while not self._fits:
+                info = self._info
+                path, override = self.config.model, self.config.tokenizer
+                self.tokenizer = await asyncio.to_thread(tokenizer_for, path, info["vocab_size"], override)
+                self._profile = choose_profile(self.name, info["metadata"], self.config.profile)
+                self.fingerprint = info["fingerprint"]
         except (EngineUnavailable, ValueError, OSError) as error:
             self.failure = self.client.error or str(error)
+
+    def _on_ready(self) -> None:
+        """The engine may have been restarted with another file under the model's path."""
+        if self.loading is not None and self.loading.done() and not self._fits:
+            self.loading = asyncio.create_task(self._load())
+
+    @property
+    def _fits(self) -> bool:
+        """Whether tokenizer and profile are those of the model that the engine runs."""
+        return self._profile is not None and self.fingerprint == self._info.get("fingerprint")
 
     async def close(self) -> None:
         """End the engine; what is being generated ends with it."""
@@ -63,7 +79,7 @@ class ServedModel:
         if self.failure is not None:
             return "failed"
         if self.client.status == "ready":
-            return "ok" if self._profile is not None else "loading"
+            return "ok" if self._fits else "loading"
         return self.client.status
 
     @property
@@ -74,10 +90,6 @@ class ServedModel:
     @property
     def _info(self) -> dict[str, Any]:
         return self.client.info or {}
-
-    @property
-    def fingerprint(self) -> str:
-        return self._info.get("fingerprint", "")
 
     @property
     def vocab_size(self) -> int:

@@ -14,7 +14,6 @@ from wingbeat.server.dialects.openai_answer import Answer, encode
 from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
-    DEFAULT_MAX_TOKENS,
     CompletionChoice,
     completion_prompts,
     echoes,
@@ -78,8 +77,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         body.refuse_unsupported()
         model = _ready(registry, body)
         prompts = await completion_prompts(body, model)
-        limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        sampling = _sampling(body, model, limit, (), body.logprobs)
+        sampling = _sampling(body, model, body.token_limit, (), body.logprobs)
         count = body.n or 1
         texts, stops = TokenTexts(model.token_bytes), bool(sampling.stop)
         choices = [
@@ -145,7 +143,6 @@ def _sampling(
     bias, stop_ids = body.logit_bias or {}, body.stop_token_ids or []
     model.check_tokens(bias, "logit_bias")
     model.check_tokens(stop_ids, "stop_token_ids")
-    own_stop_ids = () if body.ignore_eos else model.profile.stop_token_ids
     return SamplingParams(
         temperature=_or(body.temperature, 1.0),
         top_p=_or(body.top_p, 1.0),
@@ -158,7 +155,7 @@ def _sampling(
         seed=body.seed,
         max_tokens=max_tokens,
         stop=tuple(dict.fromkeys((*stops, *(body.stop or ())))),
-        stop_token_ids=tuple(dict.fromkeys((*own_stop_ids, *stop_ids))),
+        stop_token_ids=model.profile.stop_ids(stop_ids, ignore_eos=bool(body.ignore_eos)),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
     )

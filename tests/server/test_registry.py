@@ -1,0 +1,46 @@
+"""A model under its name, without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from wingbeat.engine.messages import EngineConfig, GenerationRequest, Ready
+from wingbeat.sampling.params import SamplingParams
+from wingbeat.server.errors import ApiError
+from wingbeat.server.registry import ServedModel
+
+
+async def test_the_tokenizer_follows_the_model_that_the_engine_runs(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ServedModel(EngineConfig(model=str(model_path)), max_prompt_tokens=100)
+    sent: list[GenerationRequest] = []
+    monkeypatch.setattr(model.client, "submit", sent.append)
+
+    def ready(fingerprint: str, profile: str) -> None:
+        metadata = {"wingbeat.profile": profile}
+        info = {"name": "tiny", "vocab_size": 300, "fingerprint": fingerprint, "metadata": metadata}
+        model.client._dispatch(Ready(info, slots=1))
+
+    ready("first", "world")
+    model.loading = loading = asyncio.create_task(model._load())
+    assert model.status == "loading"
+    await loading
+    first = model.tokenizer
+    ready("first", "world")  # a restart with the same file keeps what is loaded
+    assert (model.status, model.loading, model.profile.name) == ("ok", loading, "world")
+
+    ready("second", "g1")
+    assert model.status == "loading"
+    with pytest.raises(ApiError, match="loading"):
+        model.check_ready()
+    model.submit([[1]], 1, SamplingParams())  # its ids are still the first tokenizer's
+    assert sent[-1].fingerprint == "first"
+    await model.loading
+    assert (model.status, model.profile.name) == ("ok", "g1")
+    assert model.tokenizer is not first
+    model.submit([[1]], 1, SamplingParams())
+    assert sent[-1].fingerprint == "second"
