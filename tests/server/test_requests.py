@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from tests.live import VOCAB, LiveServer
 from wingbeat.engine.client import QueueFull
+from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -59,7 +61,18 @@ def check_error(reply: httpx.Response, status: int, param: str | None = None, co
         ("repetition_penalty", 0),
         ("stop_token_ids", [VOCAB]),
         ("stop_token_ids", [-1]),
-        ("max_tokens", -1),
+        ("max_tokens", -2),
+        ("max_tokens", 1.5),
+        ("top_k", 0.5),
+        ("guided_json", {"type": "object"}),
+        ("guided_regex", "a+"),
+        ("guided_choice", ["a"]),
+        ("guided_grammar", "root"),
+        ("structured_outputs", {"json": {}}),
+        ("grammar", "root"),
+        ("json_schema", {"type": "object"}),
+        ("min_tokens", 2),
+        ("prompt_logprobs", 0),
         ("max_tokens", "3"),
         ("max_tokens", 10**30),
         ("model", 7),
@@ -103,8 +116,9 @@ def test_missing_prompt_and_messages(server: LiveServer) -> None:
         ("hello", "messages"),
         (["hello"], "messages[0]"),
         ([{"content": "x"}], "messages[0].role"),
-        ([{"role": "function", "content": "x"}], "messages[0].role"),
-        ([{"role": "user"}], "messages"),
+        ([{"role": "robot", "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "tool", "content": None}], "messages[0].content"),
         ([{"role": "user", "content": 5}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content"),
@@ -127,6 +141,9 @@ def test_bad_messages(server: LiveServer, messages: Any, param: str) -> None:
         (CHAT, "tools", {"tools": [{"type": "function"}]}),
         (CHAT, "functions", {"functions": [{"name": "f"}]}),
         (CHAT, "top_logprobs", {"top_logprobs": 2}),
+        (CHAT, "continue_final_message", {"continue_final_message": True}),
+        (CHAT, "add_generation_prompt", {"add_generation_prompt": False}),
+        (COMPLETIONS, "logprobs", {"logprobs": True}),
         (CHAT, "top_logprobs", {"logprobs": True, "top_logprobs": 21}),
         (CHAT, "max_tokens", {"max_tokens": 0}),
         (CHAT, "max_completion_tokens", {"max_completion_tokens": 0}),
@@ -156,6 +173,77 @@ def test_null_unknown_and_harmless_fields_are_ignored(server: LiveServer) -> Non
     assert post(server, CHAT, {"messages": HELLO, "max_tokens": 2, **kept}).status_code == 200
     plain = {"suffix": None, "best_of": None, "echo": None, "logprobs": None}
     assert post(server, COMPLETIONS, {"prompt": "x", **nulls, **extra, **plain}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 2.0, "n": 1.0, "top_k": 40.0, "seed": 1.0, "stop_token_ids": [7.0]},
+        {"model": ""},
+        {"guided_json": None, "grammar": "", "guided_choice": [], "min_tokens": 0, "prompt_logprobs": False},
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_other_ways_to_say_a_number_or_nothing(server: LiveServer, path: str, fields: dict[str, Any]) -> None:
+    reply = post(server, path, {"messages": HELLO, "prompt": "x", "max_tokens": 2, **fields})
+    assert reply.status_code == 200, reply.text
+
+
+def test_false_logprobs_are_none(server: LiveServer) -> None:
+    assert post(server, COMPLETIONS, {"prompt": "x", "logprobs": False}).json()["choices"][0]["logprobs"] is None
+    body = {"messages": HELLO, "max_tokens": 2, "logprobs": False, "top_logprobs": 0}
+    assert post(server, CHAT, body).json()["choices"][0]["logprobs"] is None
+
+
+def test_minus_one_stands_for_a_random_seed_and_no_limit() -> None:
+    body = {"prompt": "x", "messages": HELLO, "seed": -1, "max_tokens": -1, "max_completion_tokens": -1.0}
+    for model in (ChatBody, CompletionBody):
+        parsed = model.model_validate_json(json.dumps(body))
+        assert (parsed.seed, parsed.token_limit) == (None, None)
+    assert CompletionBody.model_validate({"prompt": "x"}).token_limit == 16
+
+
+def test_messages_of_other_clients(server: LiveServer) -> None:
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None},
+        {"role": "function", "name": "f", "content": "5"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        *HELLO,
+    ]
+    assert post(server, CHAT, {"messages": messages, "max_tokens": 2}).status_code == 200
+
+
+def test_continuing_the_final_message(server: LiveServer) -> None:
+    def tokens(**fields: Any) -> int:
+        messages = [*HELLO, {"role": "assistant", "content": "wing"}]
+        reply = post(server, CHAT, {"messages": messages, "max_tokens": 2, **fields})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["usage"]["prompt_tokens"]
+
+    tokenizer = server.registry.models[0].tokenizer
+    assert tokenizer is not None
+    expected = tokenizer.encode_segments(["User:", " hello", "\n\n", "Assistant:", " wing"])
+    assert tokens(continue_final_message=True) == len(expected)
+    assert tokens(continue_final_message=True, add_generation_prompt=False) == len(expected)
+    assert tokens() == tokens(add_generation_prompt=True) > len(expected)
+    both = {"continue_final_message": True, "add_generation_prompt": True, "messages": HELLO}
+    check_error(post(server, CHAT, both), 400, "continue_final_message")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", 3, "temperature: must be at most 2."),
+        ("top_k", -5, "top_k: must be at least -1."),
+        ("messages", [], "messages: must have at least 1 entry."),
+        ("n", "x", "n: must be an integer."),
+        ("stream_options", 1, "stream_options: must be an object."),
+    ],
+)
+def test_messages_of_errors_are_plain(server: LiveServer, field: str, value: Any, message: str) -> None:
+    reply = post(server, CHAT, {"messages": HELLO, field: value})
+    assert check_error(reply, 400, field, "invalid_value") == message
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 import msgspec
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,7 +36,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
-def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """400: the field `param` holds something that is wrong or not supported."""
     return ApiError(400, message, param=param, code=code)
 
@@ -53,7 +54,7 @@ def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:
 
 def from_validation(error: ValidationError) -> ApiError:
     """The first problem pydantic found, as a 400 that names the field."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return bad_request(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     param = _path(first["loc"])
@@ -61,7 +62,32 @@ def from_validation(error: ValidationError) -> ApiError:
         return bad_request("The body must be a JSON object.")
     if first["type"] == "missing":
         return bad_request(f"{param}: this field is required.", param, "missing_required_parameter")
-    return bad_request(f"{param}: {first['msg'].removeprefix('Value error, ')}", param, "invalid_value")
+    return bad_request(f"{param}: {_problem(first)}.", param)
+
+
+def _problem(found: ErrorDetails) -> str:
+    """What pydantic found, in words for people who never saw it."""
+    limits = {
+        key: f"{value:.20g}" if isinstance(value, float) else value for key, value in found.get("ctx", {}).items()
+    }
+    match found["type"]:
+        case "too_short":
+            return f"must have at least {limits['min_length']} entry"
+        case "too_long":
+            return f"must have at most {limits['max_length']} entries"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be an object"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}"
+        case _:
+            message = found["msg"].removeprefix("Value error, ")
+            return (
+                message.replace("Input should be", "must be")
+                .replace("a valid integer", "an integer")
+                .replace("valid ", "")
+            )
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -31,7 +31,9 @@ async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
         for message in body.messages
     ]
     size = sum(len(message.content) for message in messages)
-    segments = await run_sized(size, model.profile.template.render, messages, thinking=body.thinking)
+    goes_on = bool(body.continue_final_message)
+    render = model.profile.template.render
+    segments = await run_sized(size, render, messages, thinking=body.thinking, continue_final=goes_on)
     (ids,) = await model.encode([tuple(segments)], "messages", body.n or 1)
     return ChatPrompt(segments, ids)
 

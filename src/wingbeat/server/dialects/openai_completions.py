@@ -14,7 +14,6 @@ from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import Prompt, ServedModel
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
-DEFAULT_MAX_TOKENS = 16
 
 
 async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[list[int]]:

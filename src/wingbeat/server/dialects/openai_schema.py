@@ -1,13 +1,14 @@
 """What OpenAI clients may send: the request bodies, their ranges and what is refused with a reason.
 
-JSON is checked strictly (a number in quotes is not a number). `null` means absent, unknown fields are ignored.
+JSON is checked strictly (a number in quotes is not a number; 1.0 is 1, as JSON has one kind of number). `null` means
+absent, unknown fields are ignored. Some values with which other servers mean "absent" are taken as such.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
@@ -16,7 +17,15 @@ from wingbeat.server.errors import bad_request, unsupported
 MAX_STOPS = 16
 MAX_CHOICES = 4096
 """Prompts times `n` of one request."""
+DEFAULT_MAX_TOKENS = 16
+"""Of plain completions."""
 MAX_COUNT = 2**31 - 1
+
+NOT_YET = (
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema"),
+    *("min_tokens", "prompt_logprobs"),
+)
+"""Fields of other servers that change the answer: ignoring them would be a silent fault."""
 
 
 def _stops(value: Any) -> Any:
@@ -45,6 +54,13 @@ def _bias(value: Any) -> Any:
     return {int(token): bias for token, bias in value.items()}
 
 
+def _whole(value: Any) -> Any:
+    """Whole numbers, and lists of them, as integers, however they were written."""
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _schema(kind: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [kind, {"type": "null"}]})
 
@@ -59,6 +75,9 @@ Stops = Annotated[
     _schema({"anyOf": [{"type": "string"}, {**_TEXTS, "maxItems": MAX_STOPS}]}),
 ]
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_bias), _schema(_BIASES)]
+
+
+NotYet: Any = Field(None, description="Refused when not empty: not supported yet.")
 
 
 class StreamOptions(BaseModel):
@@ -81,7 +100,7 @@ class GenerationBody(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
     logit_bias: Bias = Field(None, description="Token id to a number added to its logit, -100 to 100.")
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="The same seed gives the same answer.")
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Same seed, same answer. -1: random.")
     stop: Stops = Field(None, description="Texts that end the answer and are left out of it.")
 
     top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Beyond OpenAI. 0 or -1 is off.")
@@ -89,6 +108,38 @@ class GenerationBody(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="Beyond OpenAI. 1 is off.")
     stop_token_ids: list[int] | None = Field(None, max_length=256, description="Beyond OpenAI. Token ids that end it.")
     ignore_eos: bool | None = Field(None, description="Beyond OpenAI. Go on after the end of text.")
+
+    guided_json: Any = NotYet
+    guided_regex: Any = NotYet
+    guided_choice: Any = NotYet
+    guided_grammar: Any = NotYet
+    structured_outputs: Any = NotYet
+    grammar: Any = NotYet
+    json_schema: Any = NotYet
+    min_tokens: Any = NotYet
+    prompt_logprobs: Any = NotYet
+
+    @field_validator("n", "seed", "top_k", "stop_token_ids", "max_tokens", mode="before", check_fields=False)
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return _whole(value)
+
+    @field_validator("seed")
+    @classmethod
+    def _random_seed(cls, seed: int | None) -> int | None:
+        return None if seed == -1 else seed
+
+    @field_validator("model")
+    @classmethod
+    def _any_model(cls, model: str | None) -> str | None:
+        return model or None
+
+    def refuse_unsupported(self) -> None:
+        """Raises ApiError for what is well formed but cannot be done."""
+        for name in NOT_YET:
+            value = getattr(self, name)
+            if value or (name == "prompt_logprobs" and type(value) is int):
+                raise unsupported(name, name)
 
     @property
     def include_usage(self) -> bool:
@@ -125,14 +176,25 @@ class CompletionBody(GenerationBody):
     """Continue one or several prompts."""
 
     prompt: Prompts = Field(description="One or several prompts; `choices` holds `n` answers to each, in order.")
-    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT, description="Default 16.")
+    max_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Default 16. -1: until the model stops.")
     logprobs: int | None = Field(None, ge=0, le=20, description="Log-probabilities of so many tokens at each place.")
     echo: bool | None = Field(None, description="Begin the answer with the prompt.")
     best_of: int | None = Field(None, ge=1, le=128, description="Only accepted when equal to `n`.")
     suffix: str | None = Field(None, description="Refused: the models do not fill in the middle.")
 
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _no_logprobs(cls, value: Any) -> Any:
+        return None if value is False else _whole(value)
+
+    @property
+    def token_limit(self) -> int | None:
+        if self.max_tokens is None:
+            return DEFAULT_MAX_TOKENS
+        return None if self.max_tokens == -1 else self.max_tokens
+
     def refuse_unsupported(self) -> None:
-        """Raises ApiError for what is well formed but cannot be done."""
+        super().refuse_unsupported()
         if len(self.prompt) * (self.n or 1) > MAX_CHOICES:
             raise bad_request(f"prompt: prompts times n may be {MAX_CHOICES} at most; send several requests.", "prompt")
         if self.suffix:
@@ -147,7 +209,7 @@ class CompletionBody(GenerationBody):
 
 
 def _content(value: Any) -> Any:
-    """A text, or parts of type "text", joined."""
+    """A text, or parts of type "text" (and an assistant's earlier "refusal"), joined."""
     if not isinstance(value, list):
         if value is not None and not isinstance(value, str):
             raise ValueError("a text or a list of parts is wanted")
@@ -159,11 +221,11 @@ def _part(index: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise ValueError(f"part {index} is not an object with a type")
-    if kind != "text":
+    if kind not in ("text", "refusal"):
         raise ValueError(f"part {index}: content of type {kind[:40]!r} is not supported, only 'text'")
-    if not isinstance(part.get("text"), str):
-        raise ValueError(f"part {index} has no text")
-    return part["text"]
+    if not isinstance(part.get(kind), str):
+        raise ValueError(f"part {index} has no {kind}")
+    return part[kind]
 
 
 _PART = {
@@ -181,11 +243,20 @@ Content = Annotated[
 class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = Field(None, description="A text or parts of type `text`. Only an assistant's may be absent.")
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = Field(
+        None, validate_default=True, description="A text or parts of type `text`. Only an assistant's may be absent."
+    )
     name: str | None = None
     reasoning_content: str | None = Field(None, description="An assistant's earlier reasoning.")
     tool_calls: list[dict[str, Any]] | None = Field(None, description="Refused when not empty: not supported yet.")
+
+    @field_validator("content")
+    @classmethod
+    def _is_there(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if content is None and info.data.get("role") not in ("assistant", None):
+            raise ValueError(f"a message of role {info.data['role']} needs content")
+        return content
 
 
 class ResponseFormat(BaseModel):
@@ -202,7 +273,7 @@ class ChatBody(GenerationBody):
     """Answer a conversation."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="Default: until the model stops.")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="Default, and -1: until the model stops.")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="The newer name of `max_tokens`.")
     logprobs: bool | None = Field(None, description="Give the log-probability of each token.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="With `logprobs`: so many alternatives each.")
@@ -215,13 +286,18 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
     reasoning_effort: str | None = Field(None, description="`none` and `minimal`: no reasoning; others: reasoning.")
 
-    @field_validator("messages")
+    continue_final_message: bool | None = Field(None, description="Beyond OpenAI. Go on with the assistant's message.")
+    add_generation_prompt: bool | None = Field(None, description="Beyond OpenAI. False with `continue_final_message`.")
+
+    @field_validator("max_completion_tokens", "top_logprobs", mode="before")
     @classmethod
-    def _have_content(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        for index, message in enumerate(messages):
-            if message.content is None and message.role != "assistant":
-                raise ValueError(f"message {index} ({message.role}) has no content")
-        return messages
+    def _more_numbers(cls, value: Any) -> Any:
+        return _whole(value)
+
+    @field_validator("max_tokens", "max_completion_tokens", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return None if type(value) in (int, float) and value == -1 else value
 
     @property
     def thinking(self) -> bool | None:
@@ -237,7 +313,7 @@ class ChatBody(GenerationBody):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def refuse_unsupported(self) -> None:
-        """Raises ApiError for what is well formed but cannot be done."""
+        super().refuse_unsupported()
         if self.response_format and self.response_format.type != "text":
             raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")
         if self.tools and self.tool_choice != "none":
@@ -247,5 +323,19 @@ class ChatBody(GenerationBody):
         for index, message in enumerate(self.messages):
             if message.tool_calls:
                 raise unsupported("An earlier tool call", f"messages[{index}].tool_calls")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", "top_logprobs")
+        self._check_continuation()
+
+    def _check_continuation(self) -> None:
+        if not self.continue_final_message:
+            if self.add_generation_prompt is False:
+                raise unsupported(
+                    "add_generation_prompt: false without continue_final_message: true", "add_generation_prompt"
+                )
+        elif self.add_generation_prompt:
+            message = "continue_final_message and add_generation_prompt exclude each other."
+            raise bad_request(message, "continue_final_message")
+        elif self.messages[-1].role != "assistant":
+            message = "continue_final_message: the last message must be the assistant's."
+            raise bad_request(message, "continue_final_message")
