@@ -20,6 +20,7 @@ import pytest
 import zmq
 
 from tests.engine.helpers import answers, complete
+from tests.random_models import random_rwkv7, write_safetensors
 from wingbeat.engine.client import EngineClient, EngineConfig, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.generation import MAX_UNREAD_TOKENS
@@ -338,6 +339,19 @@ def test_folders_of_dead_processes_are_swept(tmp_path: Path, monkeypatch: pytest
         listener.listen()
         made = Path(make_folder())
     assert set(tmp_path.iterdir()) == {answering, living, other, made}
+
+
+async def test_the_engine_logs_through_its_parent(
+    tmp_path: Path, make_client: Callable[[EngineConfig], EngineClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = random_rwkv7(layers=1, width=64, vocab=77)
+    path = write_safetensors(tmp_path / "odd.safetensors", {**tensors, "100%.extra": tensors["emb.weight"]})
+    client = make_client(EngineConfig(model=str(path), backend="reference"))
+    await client.start()
+    await client.wait_ready(TIMEOUT)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("wingbeat.models", "WARNING")
+    assert record.getMessage() == f"{path}: ignoring unknown tensors: 100%.extra"
 
 
 ORPHAN = """

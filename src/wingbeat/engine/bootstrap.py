@@ -16,11 +16,12 @@ _STDIN = 0
 
 
 class Bootstrap(msgspec.Struct):
-    """Where to connect, as whom (the token is the socket's identity and a secret), and what to run."""
+    """Where to connect, as whom (the token is the socket's identity and a secret), what to run and to log."""
 
     address: str
     token: bytes
     config: EngineConfig
+    log_level: int
 
 
 def frame_bootstrap(bootstrap: Bootstrap) -> bytes:

@@ -28,6 +28,7 @@ from wingbeat.engine.messages import (
     Failed,
     GenerationRequest,
     Loading,
+    LogLine,
     Ready,
     RowOutput,
     Stats,
@@ -187,7 +188,7 @@ class EngineClient:
         assert process.stdin is not None
         self.pid, self._process = process.pid, process
         try:
-            process.stdin.write(frame_bootstrap(Bootstrap(address, self._token, self.config)))
+            process.stdin.write(frame_bootstrap(Bootstrap(address, self._token, self.config, log.getEffectiveLevel())))
             return await process.wait()
         finally:
             self.pid = self._process = None
@@ -242,6 +243,8 @@ class EngineClient:
             self.on_ready()
         elif isinstance(event, Failed):
             self._give_up(event.error)
+        elif isinstance(event, LogLine):
+            logging.getLogger(event.logger).log(event.level, "%s", event.text)
 
     def _feed(self, generation: Generation, outputs: list[RowOutput]) -> None:
         before = generation.unfinished_rows

@@ -1,7 +1,8 @@
 """What the API and the engine say to each other: msgspec structs, one msgpack frame each.
 
-API to engine: ``Submit``, ``Cancel``. Engine to API: ``Loading``, ``Ready``, ``Failed``, and one ``StepOutput`` for
-each step, with all rows of all requests. The engine knows token ids, sampling and stops; it knows no dialect.
+API to engine: ``Submit``, ``Cancel``. Engine to API: ``Loading``, ``Ready``, ``Failed``, ``LogLine``, and one
+``StepOutput`` for each step, with all rows of all requests. The engine knows token ids, sampling and stops; it knows
+no dialect.
 """
 
 from __future__ import annotations
@@ -123,13 +124,21 @@ class Failed(msgspec.Struct, tag=True):
     error: str
 
 
+class LogLine(msgspec.Struct, tag=True):
+    """What the engine's process has to say to the log: it appears there as if said by the API's process."""
+
+    logger: str
+    level: int
+    text: str
+
+
 class StepOutput(msgspec.Struct, tag=True, gc=False):
     rows: list[RowOutput]
     stats: Stats
 
 
 Command = Submit | Cancel
-Event = Loading | Ready | Failed | StepOutput
+Event = Loading | Ready | Failed | LogLine | StepOutput
 
 
 def with_seed(sampling: SamplingParams) -> SamplingParams:

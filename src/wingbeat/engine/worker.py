@@ -28,6 +28,7 @@ from wingbeat.engine.messages import (
     Event,
     Failed,
     Loading,
+    LogLine,
     Ready,
     RowOutput,
     StepOutput,
@@ -68,13 +69,24 @@ class Channel:
         zmq.Context.instance().term()  # waits for the last frame, LINGER_MS at most
 
 
+class ParentsLog(logging.Handler):
+    """Sends what is logged to the parent, which has the user's level and format. For the main thread, as the socket."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(LogLine(record.name, record.levelno, self.format(record)))
+
+
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which decides when this process ends
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     bootstrap = read_bootstrap()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     channel = Channel(bootstrap)
+    logging.basicConfig(level=bootstrap.log_level, format="%(message)s", handlers=[ParentsLog(channel)])
     try:
         engine = _load(bootstrap.config, channel)
     except Exception as error:
