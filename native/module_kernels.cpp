@@ -190,6 +190,7 @@ double probe_peak(const std::string& level, int threads, const std::string& form
 }  // namespace wingbeat
 
 NB_MODULE(_kernels, m) {
+  nb::set_leak_warnings(false);  // what a daemon thread or a traceback holds at exit is alive, not leaked
   using namespace wingbeat;
   m.doc() = "Runs recorded programs with native kernels.";
   nb::class_<Program>(m, "Program")

@@ -76,6 +76,7 @@ class Sampler {
 }  // namespace wingbeat::sampler
 
 NB_MODULE(_sampler, module) {
+    nb::set_leak_warnings(false);  // what a daemon thread or a traceback holds at exit is alive, not leaked
     using wingbeat::sampler::Sampler;
     module.doc() = "Sampling in C++; use wingbeat.sampling.samplers.Sampler, which checks the arguments.";
     nb::class_<Sampler>(module, "Sampler")

@@ -183,6 +183,7 @@ nb::object encode(const Trie& trie, nb::bytes text) {
 }  // namespace wingbeat
 
 NB_MODULE(_text, m) {
+  nb::set_leak_warnings(false);  // what a daemon thread or a traceback holds at exit is alive, not leaked
   m.doc() = "Greedy longest-match tokenisation over bytes.";
   nb::class_<wingbeat::Trie>(m, "Trie")
       .def("__init__",

@@ -208,6 +208,22 @@ def test_a_closed_llm_says_so(path: Path) -> None:
     llm.close()
 
 
+LEFT_OPEN = """
+import sys, threading, time
+from wingbeat import LLM
+
+def hold(llm):
+    threading.Thread(target=lambda: (time.sleep(60), llm), daemon=True).start()
+
+hold(LLM(sys.argv[1]))
+"""
+
+
+def test_an_llm_left_open_says_nothing_at_exit(path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(path)], capture_output=True, text=True, check=True)
+    assert ended.stdout + ended.stderr == ""
+
+
 def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wingbeat.llm.__file__", str(tmp_path / "llm.py"))
     with pytest.raises(FileNotFoundError, match="name a model file"):
