@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.demo import demo_model_path
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import (
     EngineConfig,
@@ -331,14 +332,6 @@ class LLM:
         if len(params) != prompts and not (single and params):
             raise ValueError(f"{len(params)} sampling_params for {prompts} prompts: give one, or one for each prompt")
         return list(params)
-
-
-def demo_model_path() -> Path:
-    """The model file that comes with wingbeat. Raises FileNotFoundError when this installation carries none."""
-    folder = Path(__file__).parent / "demo"
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.pth")):
-        return path
-    raise FileNotFoundError(f"no demo model in {folder}: name a model file (.pth or .safetensors)")
 
 
 def _many(prompts: Prompt | Iterable[Prompt]) -> tuple[list[Any], bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,16 @@ async def test_the_root_and_the_documentation_page(model_path: Path) -> None:
 def test_a_missing_model_file_is_found_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no file"):
         build_registry(Settings.model_construct(model=str(tmp_path / "none.pth")))
+
+
+def test_the_server_process_does_not_load_the_engine(model_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from wingbeat.config import Settings\n"
+        "from wingbeat.server.app import build_registry, create_app\n"
+        "settings = Settings()\n"
+        "create_app(settings, build_registry(settings))\n"
+        "print([name for name in sys.modules if name in ('wingbeat.engine.engine', 'wingbeat.models', 'wingbeat.llm')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from wingbeat.config import DEMO, ConfigError, Settings, version
+from wingbeat.demo import demo_model_path
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate
 from wingbeat.server.dialects import openai
@@ -67,8 +68,6 @@ def _model_path(model: str) -> Path:
 
 
 def _demo_path() -> Path:
-    from wingbeat.llm import demo_model_path  # imports the whole engine, which this process can do without
-
     try:
         return demo_model_path()
     except FileNotFoundError as error:
@@ -111,6 +110,7 @@ def _add_own_routes(app: FastAPI, registry: ModelRegistry) -> None:
     async def index() -> dict[str, Any]:
         return {"name": "wingbeat", "version": version(), "model": model.name, "docs": "/docs", "openai": "/v1"}
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", response_model=Health, responses={503: {"model": Health}}, tags=["Server"])
     async def health() -> Response:
         """200 when requests are taken, 503 while the model is loading or its engine restarts. Needs no key."""
