@@ -41,6 +41,9 @@ def test_the_file_is_found_by_name_by_the_environment_or_in_the_folder(
 def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "wingbeat.toml").write_text('api_keys = ["file"]\ncors_origins = ["http://a.test"]')
     assert load_settings().api_keys == ["file"]
+    monkeypatch.setenv("WINGBEAT_API_KEYS", "")
+    with pytest.raises(ConfigError, match="api_keys: set, but empty"):
+        load_settings()
     monkeypatch.setenv("WINGBEAT_API_KEYS", "one, two")
     assert load_settings().api_keys == ["one", "two"]
     assert load_settings({"api_keys": ["flag"]}).api_keys == ["flag"]

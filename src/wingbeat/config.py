@@ -63,6 +63,13 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _no_key_by_mistake(cls, value: Any) -> Any:
+        if value == "":  # WINGBEAT_API_KEYS=$KEY with no KEY must not open the server to everyone
+            raise ValueError("set, but empty: give a key, or leave it unset to serve without one")
+        return value
+
     @field_validator("api_keys")
     @classmethod
     def _no_empty_key(cls, keys: list[str]) -> list[str]:
