@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -51,6 +52,30 @@ async def test_every_key_opens(locked: httpx.AsyncClient) -> None:
 
 async def test_health_needs_no_key(locked: httpx.AsyncClient) -> None:
     assert (await locked.get("/health")).json()["status"] == "loading"
+
+
+async def test_health_answers_head_without_a_body(locked: httpx.AsyncClient) -> None:
+    reply = await locked.head("/health")
+    assert (reply.status_code, reply.content) == (503, b"")
+
+
+async def test_a_closing_slash_lists_the_models(model_path: Path) -> None:
+    async with client_for(app_for(model_path)) as client:
+        assert (await client.get("/v1/models/")).json() == (await client.get("/v1/models")).json()
+
+
+async def test_a_model_that_cannot_be_prepared_has_failed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = build_registry(settings_for(model_path)).models
+
+    async def broken() -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(model.client, "start", lambda: asyncio.sleep(0))
+    monkeypatch.setattr(model.client, "wait_ready", broken)
+    await model.start()
+    assert model.loading is not None
+    await model.loading
+    assert (model.status, model.failure) == ("failed", "unforeseen")
 
 
 async def test_a_preflight_needs_no_key(locked: httpx.AsyncClient) -> None:

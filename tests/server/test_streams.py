@@ -14,6 +14,7 @@ import pytest
 
 from tests.live import LiveServer
 from wingbeat.engine.messages import RowOutput
+from wingbeat.server import streaming
 
 ENDLESS = {"prompt": "the ", "max_tokens": 1_000_000, "ignore_eos": True, "seed": 1}
 
@@ -137,6 +138,28 @@ def test_a_failed_generation_is_never_a_success(
     assert streamed.status_code == 200
     final = json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))
     assert final == plain.json()
+
+
+class _Patient(_Failing):
+    """A generation whose outputs are long in coming, but do come however often the reader asks."""
+
+    async def __anext__(self) -> list[RowOutput]:
+        loop = asyncio.get_running_loop()
+        self._due = getattr(self, "_due", loop.time() + 0.05)
+        await asyncio.sleep(self._due - loop.time())
+        del self._due
+        return await super().__anext__()
+
+
+def test_a_silent_stream_sends_comments(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = server.registry.models[0]
+    monkeypatch.setattr(streaming, "PAUSE_SECONDS", 0.02)
+    last = RowOutput(1, 0, text="end", finish_reason="length")
+    monkeypatch.setattr(model.client, "submit", lambda request: _Patient([RowOutput(1, 0, text="some"), last]))
+    reply = server.http.post("/v1/completions", json={"prompt": "x", "stream": True})
+    assert reply.text.startswith(": waiting\n\n")
+    told = events([line for line in reply.text.splitlines() if line != ": waiting"])
+    assert [event["choices"][0]["text"] for event in told] == ["some", "end"]
 
 
 def test_a_stream_is_not_to_be_buffered(server: LiveServer) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from wingbeat.engine.client import EngineClient, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.sampling.params import SamplingParams
@@ -15,6 +17,8 @@ from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.world import WorldTokenizer, tokenizer_for
+
+log = structlog.get_logger("wingbeat.server")
 
 Prompt = tuple[str, ...] | list[int]
 """Texts that are tokenised one by one and then joined, or token ids."""
@@ -50,8 +54,10 @@ class ServedModel:
                 self.tokenizer = await asyncio.to_thread(tokenizer_for, path, info["vocab_size"], override)
                 self._profile = choose_profile(self.name, info["metadata"], self.config.profile)
                 self.fingerprint = info["fingerprint"]
-        except (EngineUnavailable, ValueError, OSError) as error:
-            self.failure = self.client.error or str(error)
+        except Exception as error:  # whatever it is, "loading" must not last for ever
+            expected = isinstance(error, EngineUnavailable | ValueError | OSError)
+            log.error("the model cannot be served", model=self.name, exc_info=None if expected else error)
+            self.failure = self.client.error or str(error) or type(error).__name__
 
     def _on_ready(self) -> None:
         """The engine may have been restarted with another file under the model's path."""

@@ -21,6 +21,9 @@ log = structlog.get_logger("wingbeat")
 GRACE_SECONDS = 3
 """How long replies may take to end once the server is told to stop."""
 
+KEEP_ALIVE_SECONDS = 65
+"""How long an unused connection stays open: longer than the 60 s of common proxies, so that they close it first."""
+
 
 class CannotServe(Exception):  # noqa: N818 - what happened, to be told to the user
     """The server cannot run; the message says why and what to do."""
@@ -44,6 +47,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, registry, settings)
     # uvicorn raises the signal that stopped it once more when all is over.

@@ -22,6 +22,10 @@ from wingbeat.server.errors import ApiError
 
 CLIENT_GONE = 499
 
+PAUSE_SECONDS = 15.0
+WAITING = b": waiting\n\n"
+"""A comment, sent whenever a stream was silent for so long: proxies close connections that seem dead."""
+
 log = structlog.get_logger("wingbeat.server")
 
 
@@ -76,8 +80,8 @@ class EventStream(Response):
         reply = self._reply
         yield reply.begin()
         try:
-            async for rows in self._generation:
-                yield reply.step(rows)
+            async for rows in _with_pauses(self._generation):
+                yield WAITING if rows is None else reply.step(rows)
             last = reply.end()
         except ApiError as error:
             last = reply.failure(error)
@@ -86,6 +90,19 @@ class EventStream(Response):
             log.exception("a stream failed")
             last = reply.failure(ApiError(500, "The server failed. Its log has the details.", code="internal_error"))
         yield last
+
+
+async def _with_pauses(generation: Generation) -> AsyncIterator[list[RowOutput] | None]:
+    """The steps of a generation, and None for each `PAUSE_SECONDS` that pass without one."""
+    while True:
+        try:
+            async with asyncio.timeout(PAUSE_SECONDS):  # safe: what has arrived stays in the generation
+                rows = await anext(generation)
+        except TimeoutError:
+            rows = None
+        except StopAsyncIteration:
+            return
+        yield rows
 
 
 async def collect(request: Request, generation: Generation, take: Callable[[list[RowOutput]], None]) -> None:

@@ -55,6 +55,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["OpenAI"])
 
+    @router.get("/models/", include_in_schema=False)
     @router.get("/models", response_model=ModelList, responses={401: _ERRORS[401]})
     async def list_models() -> Response:
         """The models that are served."""
