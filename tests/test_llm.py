@@ -15,7 +15,8 @@ from tests.engine.helpers import Speller, assert_empty, stand_in
 from tests.random_models import random_rwkv7, write_safetensors
 from tests.text.vocabs import with_bytes, write_vocab
 from wingbeat import LLM, SamplingParams
-from wingbeat.llm import GenerationError, demo_model_path
+from wingbeat.demo import demo_model_path
+from wingbeat.llm import GenerationError
 from wingbeat.ops import cpu
 from wingbeat.text.world import WorldTokenizer
 
@@ -225,10 +226,9 @@ def test_an_llm_left_open_says_nothing_at_exit(path: Path) -> None:
 
 
 def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wingbeat.llm.__file__", str(tmp_path / "llm.py"))
+    monkeypatch.setattr("wingbeat.demo.__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(FileNotFoundError, match="name a model file"):
         LLM()
-    (tmp_path / "demo").mkdir()
-    model = tmp_path / "demo" / "small.safetensors"
+    model = tmp_path / "small.safetensors"
     model.touch()
     assert demo_model_path() == model
