@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -169,7 +170,12 @@ def _references(node: Any) -> list[str]:
 async def test_the_root_and_the_documentation_page(model_path: Path) -> None:
     async with client_for(app_for(model_path)) as client:
         assert (await client.get("/")).json()["docs"] == "/docs"
-        assert "swagger" in (await client.get("/docs")).text
+        page = (await client.get("/docs")).text
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(sources) >= 2
+        for source in sources:  # nothing from elsewhere
+            assert (await client.get(f"/{source}")).status_code == 200
+        assert "://" not in page
 
 
 def test_a_missing_model_file_is_found_before_anything_starts(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate
 from wingbeat.server.dialects import openai
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
-from wingbeat.server.openapi import describe
+from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.registry import ModelRegistry, ServedModel
 
 DESCRIPTION = """\
@@ -85,7 +85,14 @@ def create_app(settings: Settings, registry: ModelRegistry) -> FastAPI:
         finally:
             await registry.close()
 
-    app = FastAPI(title="wingbeat", version=version(), description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="wingbeat",
+        version=version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_exception_handler(ApiError, handle_api_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(Exception, handle_crash)
@@ -99,6 +106,7 @@ def create_app(settings: Settings, registry: ModelRegistry) -> FastAPI:
     router = openai.openai_router(registry, int(settings.max_body_mb * 2**20))
     for prefix in openai.PREFIXES:
         app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
+    serve_docs(app)
     describe(app, openai.SCHEMAS, needs_key=bool(settings.api_keys))
     return app
 

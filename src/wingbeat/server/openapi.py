@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
 
 _REF = "#/components/schemas/{model}"
 
@@ -25,6 +28,22 @@ def stream_of(chunk: type[BaseModel]) -> dict[str, Any]:
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return {"schema": {"$ref": _REF.format(model=model.__name__)}}
+
+
+def serve_docs(app: FastAPI) -> None:
+    """The page for people at /docs, with scripts that this server sends itself: it works without the Internet."""
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))  # located, never imported
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(  # relative addresses, so that a proxy may put the server under any path
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon.png",
+            swagger_ui_parameters={"validatorUrl": None},
+        )
 
 
 def describe(app: FastAPI, models: Iterable[type[BaseModel]], *, needs_key: bool) -> None:
