@@ -1,6 +1,6 @@
 """What a smaller dtype costs: the largest error of the logits against float32, over their spread.
 
-    python benchmarks/accuracy.py model.safetensors
+python benchmarks/accuracy.py model.safetensors
 """
 
 from __future__ import annotations
