@@ -1,4 +1,4 @@
-"""The command line: `wingbeat serve` and its flags. Each command hands over to the module that does the work."""
+"""`wingbeat serve`: the flags of the server."""
 
 from __future__ import annotations
 
@@ -7,35 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wingbeat.config import ConfigError, load_settings, version
-
-app = typer.Typer(
-    help="Wingbeat serves RWKV models with OpenAI's API.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"wingbeat {version()}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    show: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-) -> None:
-    pass
-
+from wingbeat.config import ConfigError, load_settings
 
 _MODEL, _SERVER, _LOGS = "Model", "Server", "Configuration and logs"
 
 
-@app.command()
 def serve(
     model: Annotated[
         str | None, typer.Argument(help="A .pth or .safetensors file. Without it the small bundled demo is served.")
@@ -158,60 +134,3 @@ def _serve(flags: dict[str, Any], config: Path | None) -> None:
     except (ConfigError, CannotServe) as error:
         typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
-
-
-@app.command()
-def bench(
-    model: Annotated[
-        Path | None, typer.Option(help="A .pth or .safetensors file. Default: the small bundled demo.")
-    ] = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a file: a random model at a published shape, 0.1B, 0.4B or 1.5B.", metavar="NAME"
-        ),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, int8 or auto.", metavar="TYPE")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the physical cores.")] = None,
-    backend: Annotated[str, typer.Option(help="cpu (C++), reference (NumPy) or auto.", metavar="NAME")] = "auto",
-    what: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Only these figures, such as decode, "decode b8" or "prefill 512"; repeat it for several.',
-            metavar="FIGURE",
-        ),
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each figure.")] = 1.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each figure.")] = False,
-) -> None:
-    """Measure a model's speed, beside the limits of this machine.
-
-    Both limits are probed beside each figure; the figures hold two shares of them.
-
-    Bandwidth: the bytes a step must move (all weights once, the states of its
-    sequences read and written) each second, over the rate of reading memory.
-
-    Peak (gemm_share): two operations for each multiply-add of the step's matrices,
-    over the rate of the kernels on data in the first-level cache.
-    """
-    from wingbeat.bench.command import run
-
-    try:
-        run(
-            model,
-            shape,
-            dtype=dtype,
-            threads=threads,
-            backend=backend,
-            what=what or (),
-            seconds=seconds,
-            as_json=as_json,
-        )
-    except (ValueError, OSError) as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
-
-
-def main() -> None:
-    """The entry point of the `wingbeat` command."""
-    app()

@@ -1,0 +1,41 @@
+"""The command line. Each command is one module here and hands over to the module that does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wingbeat.cli import bench, serve
+from wingbeat.config import version
+
+app = typer.Typer(
+    help="Wingbeat serves RWKV models with OpenAI's API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wingbeat {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("serve")(serve.serve)
+app.command("bench")(bench.bench)
+
+
+def main() -> None:
+    """The entry point of the `wingbeat` command."""
+    app()

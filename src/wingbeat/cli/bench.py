@@ -1,0 +1,59 @@
+"""`wingbeat bench`: the flags of the speed measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    model: Annotated[
+        Path | None, typer.Option(help="A .pth or .safetensors file. Default: the small bundled demo.")
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a file: a random model at a published shape, 0.1B, 0.4B or 1.5B.", metavar="NAME"
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, int8 or auto.", metavar="TYPE")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the physical cores.")] = None,
+    backend: Annotated[str, typer.Option(help="cpu (C++), reference (NumPy) or auto.", metavar="NAME")] = "auto",
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Only these figures, such as decode, "decode b8" or "prefill 512"; repeat it for several.',
+            metavar="FIGURE",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each figure.")] = 1.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each figure.")] = False,
+) -> None:
+    """Measure a model's speed, beside the limits of this machine.
+
+    Both limits are probed beside each figure; the figures hold two shares of them.
+
+    Bandwidth: the bytes a step must move (all weights once, the states of its
+    sequences read and written) each second, over the rate of reading memory.
+
+    Peak (gemm_share): two operations for each multiply-add of the step's matrices,
+    over the rate of the kernels on data in the first-level cache.
+    """
+    from wingbeat.bench.command import run
+
+    try:
+        run(
+            model,
+            shape,
+            dtype=dtype,
+            threads=threads,
+            backend=backend,
+            what=what or (),
+            seconds=seconds,
+            as_json=as_json,
+        )
+    except (ValueError, OSError) as error:
+        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
