@@ -1,8 +1,8 @@
 """What the API and the engine say to each other: msgspec structs, one msgpack frame each.
 
 API to engine: ``Submit``, ``Cancel``. Engine to API: ``Loading``, ``Ready``, ``Failed``, ``LogLine``, and one
-``StepOutput`` for each step, with all rows of all requests. The engine knows token ids, sampling and stops; it knows
-no dialect.
+``StepOutput`` for each step, with the news of all rows of all requests, be it none. The engine knows token ids,
+sampling and stops; it knows no dialect.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
+
+STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Upper edges, in seconds, of the step durations that ``Stats.step_times`` counts."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     ``fingerprint`` is that of the model whose tokenizer made the ids. ``EngineClient.submit`` chooses the ``id``.
     An empty prompt is fed as token 0, the document start, so that there is something to predict from.
+
+    ``prompt_logprobs``: score the prompts, with so many alternatives for each token (0 to 256). ``state``: begin from
+    this state instead of a fresh one; every prompt then needs a token. ``keep``: the snapshots wanted, "prompt" (after
+    exactly the prompt) and "end" (when a row ends). See ``RowExtras``. Scores and the state after the prompt need the
+    prompt to be read, with ``max_tokens`` 0 too: such a row ends with "length" and no token.
     """
 
     fingerprint: str
@@ -52,14 +61,38 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     sampling: SamplingParams
     id: int = 0
     kind: Literal["generate"] = "generate"
+    prompt_logprobs: int | None = None
+    state: StateSnapshot | None = None
+    keep: tuple[Literal["prompt", "end"], ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
-    """A sampled token, its log-softmax over the raw logits, and the most likely tokens with theirs, best first."""
+    """A token, its log-softmax over the raw logits, and the most likely tokens with theirs, best first.
+
+    A sampled token's ``logprob`` is finite. A prompt's token may be impossible: -inf.
+    """
 
     token: int
     logprob: float
     top: list[tuple[int, float]]
+
+
+class RowExtras(msgspec.Struct, array_like=True, gc=False):
+    """What a request asked for beside tokens, on the outputs of its rows.
+
+    ``prompt_logprobs`` and ``prompt_state`` come with the first output of the first row of each prompt. The former has
+    one entry for each token of the prompt; the first is None, since nothing was read that could predict it (nor, of a
+    prompt that begins from a given state, is it known what was predicted there). An empty prompt has no entries.
+    ``prompt_state`` is the state after exactly the prompt.
+
+    ``state`` comes with a row's last output, of a cancelled row too: the state after the tokens fed, which are the
+    prompt and all sampled tokens but the last one. To go on, send it with that last token as the prompt. None where
+    there is no such state: the row failed, or was cancelled before its prompt was read.
+    """
+
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    prompt_state: StateSnapshot | None = None
+    state: StateSnapshot | None = None
 
 
 class RowOutput(msgspec.Struct, array_like=True, gc=False):
@@ -82,10 +115,14 @@ class RowOutput(msgspec.Struct, array_like=True, gc=False):
     error: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    extras: RowExtras | None = None
 
 
 class Stats(msgspec.Struct, array_like=True, gc=False):
-    """The engine's load after a step, in rows, and what it has done since it started."""
+    """The engine's load after a step, in rows, and what it has done since it started.
+
+    ``bytes_moved`` over ``step_seconds`` beside ``read_bandwidth`` is the share of the machine's limit that was used.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -94,6 +131,10 @@ class Stats(msgspec.Struct, array_like=True, gc=False):
     steps: int = 0
     prompt_tokens: int = 0  # fed
     generated_tokens: int = 0  # sampled
+    step_seconds: float = 0.0  # spent in steps
+    bytes_moved: int = 0  # in each step, the weights once and the states of its sequences read and written
+    step_times: list[int] = []  # steps by duration: one count for each of STEP_BUCKETS, then those that took longer
+    read_bandwidth: float = 0.0  # bytes a second, measured when the model was loaded; 0: not known
 
 
 class Submit(msgspec.Struct, tag=True):
