@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from wingbeat import models
 from wingbeat.bench.measure import Figure, Subject, choose_cases, load_subject, measure
 from wingbeat.bench.random_model import SHAPES, save_random_model
 from wingbeat.config import version
-from wingbeat.llm import demo_model_path
+from wingbeat.demo import demo_model_path
+from wingbeat.progress import progress_bar
 
 
 def run(
@@ -42,7 +40,7 @@ def run(
     subject = _load(model, shape, dtype, threads, backend)
     figures: list[Figure] = []
     for number, case in enumerate(cases, 1):
-        with _busy(f"{case.what} ({number} of {len(cases)})"):
+        with progress_bar(f"{case.what} ({number} of {len(cases)})"):
             figure = measure(subject, case, seconds, version())
         if as_json:
             print(msgspec.json.encode(figure).decode(), flush=True)
@@ -57,30 +55,10 @@ def _load(model: Path | None, shape: str | None, dtype: str, threads: int | None
             path = model or demo_model_path()
         else:
             path = Path(folder) / f"random-{shape}.safetensors"
-            with _busy(f"Making a random model of {shape}") as progress:
+            with progress_bar(f"Making a random model of {shape}") as progress:
                 save_random_model(SHAPES[shape], path, progress=progress)
-        with _busy(f"Loading {path.stem}") as progress:
+        with progress_bar(f"Loading {path.stem}", in_bytes=True) as progress:
             return load_subject(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
-
-
-@contextmanager
-def _busy(description: str) -> Iterator[models.Progress]:
-    """Show on a terminal's stderr that something goes on; what is printed next stands alone."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    # Redirecting would send stdout, and so the JSON lines, to stderr.
-    bar = Progress(
-        *columns,
-        console=console,
-        transient=True,
-        refresh_per_second=4,  # drawing takes from the cores that are measured
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _table(figures: Sequence[Figure]) -> Table:

@@ -9,9 +9,8 @@ import sys
 from collections.abc import AsyncIterator
 
 import structlog
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+from wingbeat.progress import progress_bar
 from wingbeat.server.registry import ServedModel
 
 log = structlog.get_logger("wingbeat")
@@ -34,12 +33,9 @@ async def loading_display(model: ServedModel) -> AsyncIterator[None]:
 
 
 async def _bar(model: ServedModel) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"Loading {model.name}", total=None)
+    with progress_bar(f"Loading {model.name}", in_bytes=True) as show:
         while True:
-            done, total = model.client.progress
-            progress.update(bar, completed=done, total=total or None)
+            show(*model.client.progress)
             await asyncio.sleep(_POLL_SECONDS)
 
 
