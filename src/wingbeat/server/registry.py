@@ -124,7 +124,9 @@ class ServedModel:
             total += len(encoded[-1]) * choices
             if total > most:
                 counted = " (each prompt counted once for each answer)" if choices > 1 else ""
-                message = f"{param}: {total} tokens{counted}, and the limit is {most}. Shorten it or ask in parts."
+                # LiteLLM and others know this error by these words of OpenAI's.
+                limit = f"this model's maximum context length is {most} tokens"
+                message = f"{param}: {total} tokens{counted}, and {limit}. Shorten it or ask in parts."
                 raise bad_request(message, param, "context_length_exceeded")
         return encoded
 
