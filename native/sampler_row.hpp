@@ -56,9 +56,8 @@ WINGBEAT_CLONES static double sum_weights(const float* weights, size_t size, dou
     return total;
 }
 
-// Where a row's answer goes; `top_*` have room for the sequence's `logprobs` entries.
-struct Answer {
-    int32_t* token;
+// Where a row's log-probabilities go; `top_*` have room for as many entries as are asked for.
+struct Report {
     float* logprob;
     int32_t* top_tokens;
     float* top_logprobs;
@@ -69,19 +68,26 @@ class RowSampler {
    public:
     explicit RowSampler(size_t vocab) : rounder_(1.5 * std::exp2(std::max<size_t>(std::bit_width(vocab), 17) - 1.0)) {}
 
-    void sample(const float* logits, size_t vocab, Sequence& sequence, uint64_t position, const Answer& answer) {
-        *answer.token = -1;
+    // The token drawn; -1 when there is none to draw.
+    int32_t sample(const float* logits, size_t vocab, Sequence& sequence, uint64_t position, const Report& out) {
         raw_.look_at(logits, vocab);
-        if (raw_.nan) return;
+        if (raw_.nan) return -1;
         if (sequence.edits())
             edited_.look_at_edited(logits, vocab, [&](float* row) { sequence.edit(row); });
         const Row& row = sequence.edits() ? edited_ : raw_;
-        if (row.peak == -infinity) return;
+        if (row.peak == -infinity) return -1;
         const double random = uniform(sequence.seed, sequence.choice, position);
         const int32_t token = sequence.greedy() ? row.arg_max() : draw(row, sequence, random);
         sequence.remember(token);
-        *answer.token = token;
-        if (sequence.logprobs >= 0) report(token, static_cast<size_t>(sequence.logprobs), answer);
+        if (sequence.logprobs >= 0) report(token, static_cast<size_t>(sequence.logprobs), out);
+        return token;
+    }
+
+    // The log-probability of a given token, as `sample` reports that of a drawn one. Writes nothing for a row that
+    // cannot be sampled.
+    void score(const float* logits, size_t vocab, int32_t target, size_t top, const Report& out) {
+        raw_.look_at(logits, vocab);
+        if (!raw_.nan && raw_.peak != -infinity) report(target, top, out);
     }
 
    private:
@@ -192,22 +198,22 @@ class RowSampler {
         return {last.logit, last.id};
     }
 
-    // Log-softmax of the raw logits: of the chosen token and of the most likely ones.
-    void report(int32_t token, size_t count, const Answer& answer) {
+    // Log-softmax of the raw logits: of `token`, which may lie beyond the row, and of the most likely ones.
+    void report(int32_t token, size_t count, const Report& out) {
         const Scale scale{raw_.peak, static_cast<float>(log2_e), rounder_};
         const double log_total = std::log(sum_block_masses(raw_, scale));
         const auto logprob = [&](float logit) {
             return static_cast<float>((static_cast<double>(logit) - raw_.peak) - log_total);
         };
-        *answer.logprob = logprob(raw_.logits[token]);
+        *out.logprob = static_cast<size_t>(token) < raw_.size ? logprob(raw_.logits[token]) : -infinity;
         if (count == 0) return;
         most_likely(raw_, count, floats_, list_);
         std::sort(list_.begin(), list_.end(), before);
         for (size_t i = 0; i < list_.size(); ++i) {
             const float value = logprob(list_[i].logit);
             if (value == -infinity) break;
-            answer.top_tokens[i] = list_[i].id;
-            answer.top_logprobs[i] = value;
+            out.top_tokens[i] = list_[i].id;
+            out.top_logprobs[i] = value;
         }
     }
 

@@ -6,7 +6,14 @@ from wingbeat.sampling.params import SamplingParams
 class Sampler:
     def __init__(self, slots: int, valid_vocab: int, threads: int) -> None: ...
     def start(
-        self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt: NDArray[np.int32],
+        seed: int,
+        choice: int,
+        generated: NDArray[np.int32],
+        /,
     ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
     def sample(
@@ -15,6 +22,15 @@ class Sampler:
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+        /,
+    ) -> None: ...
+    def score(
+        self,
+        logits: NDArray[np.float32],
+        targets: NDArray[np.int32],
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],

@@ -1,7 +1,10 @@
+"""What is said of a token's probability: of one drawn, and of one given."""
+
 import numpy as np
 import pytest
 
 from tests.sampling.oracle import IMPLEMENTATIONS
+from tests.sampling.test_samplers import make_logits
 from wingbeat.sampling.params import MAX_LOGPROBS, SamplingParams
 from wingbeat.sampling.samplers import Sampler
 
@@ -53,3 +56,39 @@ def test_tokens_without_probability_are_left_out(native):
         assert top is not None
         assert [token for token, _ in top] == listed
         assert [value for _, value in top] == pytest.approx([-np.log(2)] * 2)
+
+
+@pytest.mark.parametrize("kind", ["normal", "coarse", "peaked", "strange"])
+@pytest.mark.parametrize("vocab", [1, 64, 65, 5003])
+def test_a_given_token_scores_what_it_would_have_drawn(native, kind, vocab):
+    rows, valid = 8, max(1, vocab - 2)
+    logits = make_logits(kind, rows, vocab, 3)
+    logits[1] = -np.inf
+    sampler = Sampler(rows, vocab, valid_vocab=valid, native=native)
+    for slot in range(rows):
+        sampler.start(slot, SamplingParams(logprobs=7, temperature=2.0), np.array([], np.int32), seed=slot, choice=0)
+    drawn = sampler.sample(logits, np.arange(rows), np.zeros(rows, np.int64))
+    scored = sampler.score(logits, np.maximum(drawn.tokens, 0), 7)
+    assert np.isnan(scored.logprobs[1])
+    np.testing.assert_array_equal(scored.logprobs, drawn.logprobs)
+    assert scored.top == [top or [] for top in drawn.top]
+
+    twin = Sampler(1, vocab, valid_vocab=valid, native=False)
+    targets = np.random.default_rng(0).integers(0, vocab, rows)
+    mine, other = (s.score(logits, targets, 3) for s in (sampler, twin))
+    np.testing.assert_array_equal(mine.logprobs, other.logprobs)
+    assert mine.top == other.top
+
+
+def test_a_given_token_may_be_impossible(native):
+    sampler = Sampler(1, 4, valid_vocab=3, native=native)
+    row = [0.0, 0.0, -np.inf, 9.0]
+    scored = sampler.score(np.array([row] * 3, np.float32), np.array([1, 2, 3]), 4)
+    assert scored.logprobs.tolist() == [pytest.approx(-np.log(2)), -np.inf, -np.inf]
+    assert [[token for token, _ in top] for top in scored.top] == [[0, 1]] * 3
+
+
+def test_there_may_be_no_rows_and_no_alternatives(native):
+    sampler = Sampler(1, 4, native=native)
+    assert sampler.score(np.zeros((0, 4), np.float32), np.array([], np.int32), 2).top == []
+    assert sampler.score(np.zeros((1, 4), np.float32), np.array([2]), 0).top == [[]]

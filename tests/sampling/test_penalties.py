@@ -70,6 +70,18 @@ def test_start_and_finish_forget_the_history(native):
     assert found == [0, 1] * 3
 
 
+def test_a_sequence_that_goes_on_has_its_history(native):
+    params = SamplingParams(temperature=0, presence_penalty=0.3, frequency_penalty=0.5, repetition_penalty=1.1)
+    logits = [5.0, 4.5, 3.8]
+    whole = generate(native, params, logits, 12, prompt=[2])
+    for done in (1, 5, 11):
+        sampler = Sampler(1, 3, native=native)
+        sampler.start(0, params, np.array([2], np.int32), seed=0, choice=0, generated=whole[:done])
+        row = np.array([logits], np.float32)
+        rest = [int(sampler.sample(row, SLOT, np.array([position])).tokens[0]) for position in range(done, 12)]
+        assert rest == whole[done:]
+
+
 def test_a_row_that_fails_is_not_counted(native):
     sampler = Sampler(1, 2, native=native)
     sampler.start(0, SamplingParams(temperature=0, presence_penalty=1.0), np.array([], np.int32), seed=0, choice=0)

@@ -210,8 +210,20 @@ def test_misuse_is_refused(native):
         (rows, [0], [0, 1]),
         (rows, [[0]], [0]),
     ]:
-        with pytest.raises(ValueError, match="must agree"):
+        with pytest.raises(ValueError, match=r"must agree|must be \["):
             sampler.sample(logits, np.array(slots), np.array(where))
+    for targets, top, message in [
+        ([0], -1, "at least 0"),
+        ([[0]], 0, "vector"),
+        ([4], 0, "not 4"),
+        ([-1], 0, "not -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sampler.score(rows, np.array(targets), top)
+    with pytest.raises(ValueError, match=r"must be \[2, 4\]"):
+        sampler.score(rows, np.array([0, 0]), 0)
+    with pytest.raises(ValueError, match="generated must hold token ids from 0 to 3"):
+        sampler.start(0, SamplingParams(), NOTHING, seed=0, choice=0, generated=[1, 4])
     for logits in (rows.astype(np.float64), np.zeros((1, 8), np.float32)[:, ::2]):
         with pytest.raises(ValueError, match="float32"):
             sampler.sample(logits, np.array([0]), positions)

@@ -80,6 +80,11 @@ class _Sequence:
     choice: int
     seen: dict[int, int] = field(default_factory=dict)  # token of prompt or answer -> times generated
 
+    def remember(self, token: int) -> None:
+        params = self.params
+        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            self.seen[token] = self.seen.get(token, 0) + 1
+
 
 class ReferenceSampler:
     """Same interface as `wingbeat._sampler.Sampler`; `samplers.Sampler` has checked the arguments."""
@@ -89,10 +94,20 @@ class ReferenceSampler:
         self._valid = valid_vocab
         self._rounder = mass_rounder(valid_vocab)
 
-    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int) -> None:
+    def start(
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt: NDArray[np.int32],
+        seed: int,
+        choice: int,
+        generated: NDArray[np.int32],
+    ) -> None:
         sequence = _Sequence(params, seed, choice)
         if params.repetition_penalty != 1.0:
             sequence.seen = {int(token): 0 for token in np.unique(prompt) if 0 <= token < self._valid}
+        for token in generated.tolist():
+            sequence.remember(token)
         self._sequences[slot] = sequence
 
     def finish(self, slot: int) -> None:
@@ -116,11 +131,27 @@ class ReferenceSampler:
             raw = logits[row, : self._valid]
             tokens[row] = self._choose(raw, sequence, int(positions[row]))
             if tokens[row] >= 0 and sequence.params.logprobs is not None:
-                logprob = self._log_softmax(raw)
+                best, logprob = self._report(raw, sequence.params.logprobs)
                 logprobs[row] = logprob[tokens[row]]
-                best = _descending(raw)[: sequence.params.logprobs]
-                best = best[logprob[best] > -np.inf]
                 top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
+
+    def score(
+        self,
+        logits: NDArray[np.float32],
+        targets: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+    ) -> None:
+        """Fill `logprobs` [R] and `top_*` [R, K] for the given tokens; a row that cannot be sampled keeps what it
+        held."""
+        for row, target in enumerate(targets.tolist()):
+            raw = logits[row, : self._valid]
+            if np.isnan(raw).any() or raw.max() == -np.inf:
+                continue
+            best, logprob = self._report(raw, top_tokens.shape[1])
+            logprobs[row] = logprob[target] if target < self._valid else -np.inf
+            top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
 
     def _choose(self, raw: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
         if np.isnan(raw).any():
@@ -136,8 +167,7 @@ class ReferenceSampler:
             cumulative = np.cumsum(mass)
             draw = uniform(sequence.seed, sequence.choice, position) * cumulative[-1]
             token = int(np.searchsorted(cumulative, draw, side="right"))
-        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            sequence.seen[token] = sequence.seen.get(token, 0) + 1
+        sequence.remember(token)
         return token
 
     def _edit(self, raw: NDArray[np.float32], sequence: _Sequence) -> NDArray[np.float32]:
@@ -168,6 +198,12 @@ class ReferenceSampler:
                 mass[order[kept:]] = 0.0
         mass[mass < params.min_p] = 0.0
         return mass
+
+    def _report(self, raw: NDArray[np.float32], top: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The ids of the `top` most likely tokens that are possible, and the log-softmax of the row."""
+        logprob = self._log_softmax(raw)
+        best = _descending(raw)[:top]
+        return best[logprob[best] > -np.inf], logprob
 
     def _log_softmax(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
         total = masses(raw, 1.0, self._rounder).sum()

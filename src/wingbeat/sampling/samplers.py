@@ -1,7 +1,8 @@
-"""One token for each row of a step."""
+"""One token for each row of a step, and the log-probabilities of given ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,9 +31,27 @@ class SampleResult(NamedTuple):
     Tokens of probability 0 are left out, so a list may be shorter than asked for."""
 
 
+class ScoreResult(NamedTuple):
+    """What `Sampler.score` found for R rows."""
+
+    logprobs: NDArray[np.float32]
+    """[R]: log-softmax of the logits at the given token, -inf where that is impossible; NaN where the row cannot be
+    sampled."""
+
+    top: list[list[tuple[int, float]]]
+    """[R]: (token, log-probability) of the most likely tokens, best first, as in `SampleResult`."""
+
+
 class _Core(Protocol):
     def start(
-        self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int, /
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt: NDArray[np.int32],
+        seed: int,
+        choice: int,
+        generated: NDArray[np.int32],
+        /,
     ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
     def sample(
@@ -41,6 +60,15 @@ class _Core(Protocol):
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+        /,
+    ) -> None: ...
+    def score(
+        self,
+        logits: NDArray[np.float32],
+        targets: NDArray[np.int32],
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
@@ -79,6 +107,7 @@ class Sampler:
         if native and _sampler is None:
             raise ValueError("the native sampler is not installed: install wingbeat with a C++ compiler present")
         self.vocab_size = vocab_size
+        self._valid = valid
         self.native = _sampler is not None and native is not False
         self._core: _Core
         if _sampler is not None and native is not False:
@@ -87,7 +116,15 @@ class Sampler:
             self._core = ReferenceSampler(slots, valid)
         self._params: list[SamplingParams | None] = [None] * slots
 
-    def start(self, slot: int, params: SamplingParams, prompt: NDArray[np.int32], seed: int, choice: int) -> None:
+    def start(
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt: NDArray[np.int32],
+        seed: int,
+        choice: int,
+        generated: Sequence[int] = (),
+    ) -> None:
         """A sequence begins in `slot`, replacing what was there.
 
         Args:
@@ -95,10 +132,12 @@ class Sampler:
             prompt: int32 [T]: the tokens that the repetition penalty counts beside the generated ones.
             seed: 64 bits (a negative one is taken modulo 2^64); `params.seed` is the engine's business.
             choice: which of a request's `n` answers this is, 0 <= choice < 2^32.
+            generated: the tokens that were drawn for it already, for a sequence that goes on.
 
         Raises:
             IndexError: no such slot.
-            ValueError: `prompt` is not one-dimensional, or `choice` is out of range.
+            ValueError: `prompt` is not one-dimensional, a generated token is outside the vocabulary, or `choice` is
+                out of range.
         """
         self._check_slot(slot)
         prompt = np.ascontiguousarray(prompt, dtype=np.int32)
@@ -106,7 +145,9 @@ class Sampler:
             raise ValueError(f"prompt must be a vector of token ids, not an array of shape {prompt.shape}")
         if not 0 <= choice < 2**32:
             raise ValueError(f"choice must be from 0 to 2^32 - 1, not {choice}")
-        self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice)
+        drawn = np.array(generated, np.int32)
+        self._check_tokens("generated", drawn, self._valid)
+        self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn)
         self._params[slot] = params
 
     def finish(self, slot: int) -> None:
@@ -136,7 +177,9 @@ class Sampler:
         slots = np.ascontiguousarray(slots, dtype=np.int32)
         positions = np.ascontiguousarray(positions, dtype=np.int64)
         rows = len(slots)
-        self._check_shapes(logits, slots, positions)
+        if slots.ndim != 1 or positions.shape != slots.shape:
+            raise ValueError(f"slots [R] and positions [R] must agree, not {slots.shape} and {positions.shape}")
+        self._check_logits(logits, rows)
         wanted = [self._running(slot).logprobs for slot in slots.tolist()]
         if len(set(slots.tolist())) != rows:
             raise ValueError(f"every row of a step needs its own slot, not {slots.tolist()}")
@@ -152,17 +195,40 @@ class Sampler:
         ]
         return SampleResult(tokens, logprobs, top)
 
-    def _check_shapes(
-        self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
-    ) -> None:
-        if slots.ndim != 1 or positions.shape != slots.shape or logits.shape != (len(slots), self.vocab_size):
-            raise ValueError(
-                f"logits [R, {self.vocab_size}], slots [R] and positions [R] must agree, "
-                f"not {logits.shape}, {slots.shape} and {positions.shape}"
-            )
+    def score(self, logits: NDArray[np.float32], targets: NDArray[np.int32], top: int) -> ScoreResult:
+        """The log-probabilities that `sample` would report had it drawn these tokens. Needs no sequence.
+
+        Args:
+            logits: float32 [R, V], unchanged afterwards; rows may be apart by more than V values.
+            targets: int32 [R]: the token to score in each row.
+            top: how many of the most likely tokens to list for each row, from 0.
+
+        Raises:
+            ValueError: shapes or types that do not fit, a token outside the vocabulary.
+        """
+        targets = np.ascontiguousarray(targets, dtype=np.int32)
+        rows = len(targets)
+        if targets.ndim != 1 or top < 0:
+            raise ValueError(f"targets must be a vector and top at least 0, not {targets.shape} and {top}")
+        self._check_tokens("targets", targets, self.vocab_size)
+        self._check_logits(logits, rows)
+        logprobs = np.full(rows, np.nan, np.float32)
+        top_tokens = np.full((rows, top), -1, np.int32)
+        top_logprobs = np.empty(top_tokens.shape, np.float32)
+        self._core.score(logits, targets, logprobs, top_tokens, top_logprobs)
+        pairs = [_pairs(*row) for row in zip(top_tokens, top_logprobs, strict=True)]
+        return ScoreResult(logprobs, pairs)
+
+    def _check_logits(self, logits: NDArray[np.float32], rows: int) -> None:
+        if logits.shape != (rows, self.vocab_size):
+            raise ValueError(f"logits must be [{rows}, {self.vocab_size}], not {logits.shape}")
         misplaced = logits.size > 0 and (logits.strides[1] != 4 or logits.strides[0] % 4 != 0)
         if logits.dtype != np.float32 or misplaced:
             raise ValueError("logits must be float32 with the values of a row next to each other")
+
+    def _check_tokens(self, name: str, tokens: NDArray[np.int32], vocab_size: int) -> None:
+        for token in tokens[(tokens < 0) | (tokens >= vocab_size)].tolist():
+            raise ValueError(f"{name} must hold token ids from 0 to {vocab_size - 1}, not {token}")
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < len(self._params):
