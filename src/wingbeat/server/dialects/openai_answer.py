@@ -64,6 +64,20 @@ class ObjectNames(NamedTuple):
     chunk: str
 
 
+def check_row(row: RowOutput, model: ServedModel) -> None:
+    """Raises ApiError for a row that failed or was cancelled."""
+    if row.finish_reason == "cancelled":
+        raise unavailable("The generation was cancelled: the server is stopping.")
+    if row.finish_reason == "error":
+        message = row.error or "The engine failed."
+        raise unavailable(message) if model.status != "ok" else ApiError(500, message, code="generation_failed")
+
+
+def ended_early() -> ApiError:
+    """A generation is over, and not all of its rows have ended."""
+    return unavailable("The engine stopped before the answer was complete.")
+
+
 class Answer:
     """Turns the rows of one generation into OpenAI's reply; `choices[i]` renders row i.
 
@@ -139,10 +153,7 @@ class Answer:
     # --- both
 
     def _piece(self, row: RowOutput) -> Piece:
-        if row.finish_reason == "error":
-            raise self._failed(row.error or "The engine failed.")
-        if row.finish_reason == "cancelled":
-            raise unavailable("The generation was cancelled: the server is stopping.")
+        check_row(row, self._model)
         if row.finish_reason is not None:
             self._unfinished.discard(row.row)
             self._completion_tokens += row.completion_tokens
@@ -150,14 +161,9 @@ class Answer:
                 self._prompt_tokens += row.prompt_tokens
         return self._choices[row.row].push(row)
 
-    def _failed(self, message: str) -> ApiError:
-        if self._model.status != "ok":
-            return unavailable(message)
-        return ApiError(500, message, code="generation_failed")
-
     def _check_complete(self) -> None:
         if self._unfinished:
-            raise unavailable("The engine stopped before the answer was complete.")
+            raise ended_early()
 
     def _event(self, index: int, fields: dict[str, Any]) -> bytes:
         return b"data: " + self._head + b',"choices":[' + encode({"index": index, **fields}) + b"]" + self._tail

@@ -30,11 +30,26 @@ async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
         Message(message.role, message.content or "", message.name, message.reasoning_content)
         for message in body.messages
     ]
-    size = sum(len(message.content) for message in messages)
     goes_on = bool(body.continue_final_message)
+    return await conversation_prompt(
+        messages, model, "messages", thinking=body.thinking, continue_final=goes_on, choices=body.n or 1
+    )
+
+
+async def conversation_prompt(
+    messages: Sequence[Message],
+    model: ServedModel,
+    param: str,
+    *,
+    thinking: bool | None = None,
+    continue_final: bool = False,
+    choices: int = 1,
+) -> ChatPrompt:
+    """The prompt of these messages, which came in the field `param`. Raises ApiError (400) when it is too long."""
+    size = sum(len(message.content) for message in messages)
     render = model.profile.template.render
-    segments = await run_sized(size, render, messages, thinking=body.thinking, continue_final=goes_on)
-    (ids,) = await model.encode([tuple(segments)], "messages", body.n or 1)
+    segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
+    (ids,) = await model.encode([tuple(segments)], param, choices)
     return ChatPrompt(segments, ids)
 
 

@@ -3,7 +3,7 @@ tests hold the two together."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -147,3 +147,15 @@ class ErrorDetail(Exact):
 
 class ErrorReply(Exact):
     error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "A field is wrong or not supported; `param` names it."},
+    401: {"model": ErrorReply, "description": "An API key is wanted."},
+    404: {"model": ErrorReply, "description": "No such model."},
+    413: {"model": ErrorReply, "description": "The body is too large."},
+    429: {"model": ErrorReply, "description": "The queue is full; try again after `Retry-After` seconds."},
+    500: {"model": ErrorReply, "description": "The generation failed."},
+    503: {"model": ErrorReply, "description": "The model is loading or restarting."},
+}
+"""The errors of routes that generate, for the OpenAPI document."""

@@ -111,14 +111,15 @@ class ChatLogprobs:
     def push(self, row: RowOutput) -> Columns:
         """The tokens that this output shows."""
         tokens = self._shown.push(row)
-        return (",".join(self._entry(token.item) for token in tokens).encode(),) if tokens else ()
+        return (",".join(self.entry(token.item) for token in tokens).encode(),) if tokens else ()
 
     def join(self, pieces: Iterable[Columns]) -> msgspec.Raw:
         """The field for these tokens."""
         content = b",".join(piece[0] for piece in pieces if piece)
         return msgspec.Raw(b'{"content":[' + content + b'],"refusal":null}')
 
-    def _entry(self, item: TokenLogprob) -> str:
+    def entry(self, item: TokenLogprob) -> str:
+        """A token with its alternatives."""
         top = ",".join(f"{{{self._fields(token, logprob)}}}" for token, logprob in item.top)
         return f'{{{self._fields(item.token, item.logprob)},"top_logprobs":[{top}]}}'
 
