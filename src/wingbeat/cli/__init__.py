@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from wingbeat.cli import bench, serve
-from wingbeat.config import version
 
 app = typer.Typer(
     help="Wingbeat serves RWKV models with OpenAI's API.",
@@ -19,6 +18,8 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from wingbeat.config import version  # imports pydantic: not for --help
+
         typer.echo(f"wingbeat {version()}")
         raise typer.Exit
 

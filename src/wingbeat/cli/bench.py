@@ -7,20 +7,33 @@ from typing import Annotated
 
 import typer
 
+from wingbeat.cli.common import choices_of, fail, model_files, shapes
+
 
 def bench(
     model: Annotated[
-        Path | None, typer.Option(help="A .pth or .safetensors file. Default: the small bundled demo.")
+        Path | None,
+        typer.Option(help="A .pth or .safetensors file. Default: the small bundled demo.", autocompletion=model_files),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a file: a random model at a published shape, 0.1B, 0.4B or 1.5B.", metavar="NAME"
+            help="Instead of a file: a random model at a published shape, 0.1B, 0.4B or 1.5B.",
+            metavar="NAME",
+            autocompletion=shapes,
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, int8 or auto.", metavar="TYPE")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16, int8 or auto.", metavar="TYPE", autocompletion=choices_of("dtype")),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the physical cores.")] = None,
-    backend: Annotated[str, typer.Option(help="cpu (C++), reference (NumPy) or auto.", metavar="NAME")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="cpu (C++), reference (NumPy) or auto.", metavar="NAME", autocompletion=choices_of("backend")
+        ),
+    ] = "auto",
     what: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,5 +68,4 @@ def bench(
             as_json=as_json,
         )
     except (ValueError, OSError) as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
+        fail(error)

@@ -7,19 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from wingbeat.config import ConfigError, load_settings
+from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
 
 _MODEL, _SERVER, _LOGS = "Model", "Server", "Configuration and logs"
 
 
 def serve(
     model: Annotated[
-        str | None, typer.Argument(help="A .pth or .safetensors file. Without it the small bundled demo is served.")
+        str | None,
+        typer.Argument(
+            help="A .pth or .safetensors file. Without it the small bundled demo is served.",
+            autocompletion=model_files,
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16, int8 (smallest and fastest) or auto.", rich_help_panel=_MODEL, metavar="TYPE"
+            help="float32, bfloat16, int8 (smallest and fastest) or auto.",
+            rich_help_panel=_MODEL,
+            metavar="TYPE",
+            autocompletion=choices_of("dtype"),
         ),
     ] = None,
     threads: Annotated[
@@ -27,7 +34,12 @@ def serve(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="cpu (C++), reference (NumPy, slow) or auto.", rich_help_panel=_MODEL, metavar="NAME"),
+        typer.Option(
+            help="cpu (C++), reference (NumPy, slow) or auto.",
+            rich_help_panel=_MODEL,
+            metavar="NAME",
+            autocompletion=choices_of("backend"),
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -39,6 +51,7 @@ def serve(
             help="How to chat with the model: world, g1 or demo. Default: found from the model.",
             rich_help_panel=_MODEL,
             metavar="NAME",
+            autocompletion=profiles,
         ),
     ] = None,
     max_batch: Annotated[
@@ -90,14 +103,29 @@ def serve(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file with these settings. Default: ./wingbeat.toml if present.", rich_help_panel=_LOGS),
+        typer.Option(
+            help="TOML file with these settings. Default: ./wingbeat.toml if present.",
+            rich_help_panel=_LOGS,
+            autocompletion=files(".toml"),
+        ),
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error.", rich_help_panel=_LOGS, metavar="LEVEL")
+        str | None,
+        typer.Option(
+            help="debug, info, warning or error.",
+            rich_help_panel=_LOGS,
+            metavar="LEVEL",
+            autocompletion=choices_of("log_level"),
+        ),
     ] = None,
     log_format: Annotated[
         str | None,
-        typer.Option(help="text, json (one object a line) or auto.", rich_help_panel=_LOGS, metavar="FORMAT"),
+        typer.Option(
+            help="text, json (one object a line) or auto.",
+            rich_help_panel=_LOGS,
+            metavar="FORMAT",
+            autocompletion=choices_of("log_format"),
+        ),
     ] = None,
 ) -> None:
     """Serve a model over HTTP.
@@ -127,10 +155,10 @@ def serve(
 
 
 def _serve(flags: dict[str, Any], config: Path | None) -> None:
-    from wingbeat.server.run import CannotServe, serve  # the web framework takes a while: not for --help
+    from wingbeat.config import ConfigError, load_settings  # these take a while: not for --help
+    from wingbeat.server.run import CannotServe, serve
 
     try:
         serve(load_settings(flags, config))
     except (ConfigError, CannotServe) as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
+        fail(error)

@@ -1,0 +1,83 @@
+"""What the commands share: the values that a shell can complete, and how a mistake is told.
+
+Nothing heavy is imported before it is needed: `--help` and the Tab key should answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NoReturn, get_args
+
+import typer
+
+Complete = Callable[[str], list[str]]
+
+
+def fail(error: object) -> NoReturn:
+    """Tell the user what went wrong, in red, and end with status 1."""
+    typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1)
+
+
+def choices_of(setting: str) -> Complete:
+    """Completes a setting that takes one of a few words."""
+
+    def complete(incomplete: str) -> list[str]:
+        from wingbeat.config import Settings
+
+        return _beginning(get_args(Settings.model_fields[setting].annotation), incomplete)
+
+    return complete
+
+
+def profiles(incomplete: str) -> list[str]:
+    from wingbeat.text.profile import PROFILES
+
+    return _beginning(PROFILES, incomplete)
+
+
+def shapes(incomplete: str) -> list[str]:
+    from wingbeat.bench.random_model import SHAPES
+
+    return _beginning(SHAPES, incomplete)
+
+
+def files(*suffixes: str) -> Complete:
+    """Completes paths of files that end in one of ``suffixes``, and of the folders on the way."""
+
+    def complete(incomplete: str) -> list[str]:
+        found = _paths(incomplete, suffixes)
+        # A shell takes a single candidate for the whole word and adds a space; a folder is only the way to it.
+        while len(found) == 1 and found[0].endswith("/"):
+            found = _paths(inside := found[0], suffixes)
+            if not found:
+                return [inside]
+        return found
+
+    return complete
+
+
+model_files = files(".pth", ".safetensors")
+
+
+def _beginning(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _paths(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
+    name = incomplete.rpartition("/")[2]
+    shown = incomplete[: len(incomplete) - len(name)]  # the folder as it was typed
+    hidden = name.startswith(".")
+    try:
+        entries = sorted(Path(shown or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    found = []
+    for entry in entries:
+        if entry.name.startswith(name) and (hidden or not entry.name.startswith(".")):
+            if entry.is_dir():
+                found.append(f"{shown}{entry.name}/")
+            elif entry.name.endswith(suffixes):
+                found.append(f"{shown}{entry.name}")
+    return found
