@@ -19,7 +19,7 @@ from tests.text.vocabs import with_bytes, write_vocab
 from wingbeat.config import Settings
 from wingbeat.server.app import build_registry, create_app
 from wingbeat.server.registry import ModelRegistry
-from wingbeat.server.run import bind
+from wingbeat.server.run import HTTP, bind
 
 VOCAB = 300
 WORDS = [b"\n\n", b"the ", b"wing", b"beat", "é".encode(), "世界".encode(), b"User", b": "]
@@ -62,7 +62,8 @@ def live_server(settings: Settings) -> Iterator[LiveServer]:
     """A server that is ready to answer."""
     registry = build_registry(settings)
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, registry), log_config=None, lifespan="on"))
+    app = create_app(settings, registry)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", http=HTTP, ws="none"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import socket
 
 import structlog
@@ -20,6 +21,11 @@ log = structlog.get_logger("wingbeat")
 
 GRACE_SECONDS = 3
 """How long replies may take to end once the server is told to stop."""
+
+HTTP = "wingbeat.server.protocol:GuardedProtocol" if importlib.util.find_spec("httptools") else "auto"
+
+UNREAD_SECONDS = 90
+"""How long the system keeps what a client does not take, such as one that lost its power."""
 
 KEEP_ALIVE_SECONDS = 65
 """How long an unused connection stays open: longer than the 60 s of common proxies, so that they close it first."""
@@ -46,6 +52,8 @@ def serve(settings: Settings) -> None:
         access_log=settings.log_level == "debug",
         server_header=False,
         lifespan="on",
+        http=HTTP,
+        ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
@@ -61,11 +69,14 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises CannotServe with what to do about it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+        listener = socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         hint = "Another program uses it: choose another port with --port." if taken else f"{error.strerror}."
         raise CannotServe(f"Cannot listen on {host} port {port}. {hint}") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of the connections: when what is sent to a client is not taken any more
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
+    return listener
 
 
 class _Server(uvicorn.Server):
