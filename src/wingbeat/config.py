@@ -106,7 +106,7 @@ def load_settings(flags: dict[str, Any] | None = None, file: Path | None = None)
     Raises:
         ConfigError: a value or a name is wrong, or the file cannot be read.
     """
-    path = _config_file(file)
+    path = config_file(file)
 
     class Layered(Settings):
         @classmethod
@@ -138,7 +138,11 @@ def version() -> str:
         return "unknown"
 
 
-def _config_file(file: Path | None) -> Path | None:
+def config_file(file: Path | None = None) -> Path | None:
+    """The TOML file that is read: `file`, else the one that `WINGBEAT_CONFIG` names, else the default if it is there.
+
+    Raises ConfigError when the named one does not exist.
+    """
     named = file or (Path(os.environ["WINGBEAT_CONFIG"]) if os.environ.get("WINGBEAT_CONFIG") else None)
     if named is None:
         return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
