@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +25,12 @@ def available() -> bool:
 def levels() -> list[str]:
     """The kernel levels this machine can run, best first, such as ["avx2", "portable"]."""
     return _kernels().levels()
+
+
+def built_levels() -> list[str]:
+    """The kernel levels that a build for this kind of processor holds, best first. See native/CMakeLists.txt."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return [*(["avx512_bf16", "avx512", "avx2"] if x86 else []), "portable"]
 
 
 class CpuExecutable:
@@ -117,10 +124,14 @@ def _native_array(array: np.ndarray) -> np.ndarray:
 
 def default_threads() -> int:
     """Physical cores this process may use: its affinity, two hyper-threads counted once, within the cgroup's quota."""
+    cores = physical_cores()
+    return max(1, min(cores, cgroup_quota() or cores))
+
+
+def physical_cores() -> int:
+    """Physical cores that the affinity of this process leaves to it."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = {_core_of(cpu) for cpu in cpus}
-    quota = _cgroup_quota()
-    return max(1, min(len(cores), quota) if quota else len(cores))
+    return len({_core_of(cpu) for cpu in cpus})
 
 
 def _core_of(cpu: int) -> str:
@@ -131,7 +142,7 @@ def _core_of(cpu: int) -> str:
         return str(cpu)
 
 
-def _cgroup_quota() -> int | None:
+def cgroup_quota() -> int | None:
     """Whole cores of the container's CPU quota (cgroup v2, else v1), None without one."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
