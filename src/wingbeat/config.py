@@ -18,6 +18,8 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from wingbeat.demo import demo_model_path
+
 DEFAULT_FILE = Path("wingbeat.toml")
 """Read from the working directory when no other file is named."""
 
@@ -76,6 +78,18 @@ class Settings(BaseSettings):
         if not all(key.strip() for key in keys):
             raise ValueError("an API key must not be empty")
         return keys
+
+    def model_path(self) -> Path:
+        """The model's file. Raises ConfigError when there is none."""
+        if self.model == DEMO:
+            try:
+                return demo_model_path()
+            except FileNotFoundError as error:
+                raise ConfigError(str(error)) from None
+        path = Path(self.model).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path}: name a model's .pth or .safetensors file.")
+        return path
 
     @property
     def loopback(self) -> bool:

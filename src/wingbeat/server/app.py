@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -13,8 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from wingbeat.config import DEMO, ConfigError, Settings, version
-from wingbeat.demo import demo_model_path
+from wingbeat.config import Settings, version
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate
 from wingbeat.server.dialects import openai
@@ -44,7 +42,7 @@ class Health(BaseModel):
 def build_registry(settings: Settings) -> ModelRegistry:
     """The models that `settings` ask for, not started yet. Raises ConfigError when there is no such file."""
     config = EngineConfig(
-        model=str(_model_path(settings.model)),
+        model=str(settings.model_path()),
         dtype=settings.dtype,
         backend=settings.backend,
         threads=settings.threads,
@@ -56,22 +54,6 @@ def build_registry(settings: Settings) -> ModelRegistry:
     )
     model = ServedModel(config, max_prompt_tokens=settings.max_prompt_tokens)
     return ModelRegistry([model], any_model=settings.any_model)
-
-
-def _model_path(model: str) -> Path:
-    if model == DEMO:
-        return _demo_path()
-    path = Path(model).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"There is no file {path}: name a model's .pth or .safetensors file.")
-    return path
-
-
-def _demo_path() -> Path:
-    try:
-        return demo_model_path()
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from None
 
 
 def create_app(settings: Settings, registry: ModelRegistry) -> FastAPI:
