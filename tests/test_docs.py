@@ -18,7 +18,8 @@ from tests.live import LiveServer, live_server, settings_for
 from wingbeat.cli import app
 from wingbeat.config import DEMO, Settings
 from wingbeat.llm import demo_model_path
-from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody
+from wingbeat.server.dialects.openai_chat_schema import ChatBody
+from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -10,7 +10,8 @@ import pytest
 
 from tests.live import VOCAB, LiveServer
 from wingbeat.engine.client import QueueFull
-from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody
+from wingbeat.server.dialects.openai_chat_schema import ChatBody
+from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -12,12 +12,14 @@ from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import read_model
 from wingbeat.server.dialects.openai_answer import Answer, encode
 from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt
+from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
     CompletionChoice,
     completion_prompts,
     echoes,
 )
+from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_replies import (
     ERRORS,
     ChatChunk,
@@ -28,7 +30,7 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_request import ready_model, sampling_params
-from wingbeat.server.dialects.openai_schema import ChatBody, CompletionBody, GenerationBody
+from wingbeat.server.dialects.openai_schema import GenerationBody
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
-from wingbeat.server.dialects.openai_schema import ChatBody
+from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_tokens import ChatLogprobs, TokenTexts
 from wingbeat.server.registry import ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter

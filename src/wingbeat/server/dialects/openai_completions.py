@@ -8,7 +8,7 @@ from typing import Any
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
-from wingbeat.server.dialects.openai_schema import CompletionBody
+from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenTexts
 from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import Prompt, ServedModel
