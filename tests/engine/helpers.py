@@ -26,6 +26,7 @@ class Speller:
         self.layout = StateLayout()
         self.layout.add("count", 1)
         self.vocab_size = vocab_size
+        self.weight_bytes = 1000
         self.batches: list[StepBatch] = []
         self._ids, self._bad, self._crash = [*ids, 0], bad_token, crash_token
 

@@ -83,7 +83,8 @@ def test_choices_share_their_prompt_in_the_frame_and_in_the_engine(model: Model,
     one = request(engine, 1, [prompt(2, 4000)], SamplingParams())
     many = request(engine, 1, [prompt(2, 4000)] * 100, SamplingParams())
     assert len(msgspec.msgpack.encode(many)) < len(msgspec.msgpack.encode(one)) + 100 * 8
-    assert len({id(sequence.prompt) for sequence in engine._sequences(many)}) == 1
+    engine.submit(many)
+    assert len({id(sequence.prompt) for sequence in engine._groups[1].values()}) == 1
 
 
 def test_many_requests_with_random_cancels_leave_nothing(model: Model, tokenizer: WorldTokenizer) -> None:

@@ -62,7 +62,7 @@ def test_a_step_packs_decoding_rows_before_prompt_chunks() -> None:
     reading, decoding, late = (sequence(np.arange(n, dtype=np.int32)) for n in (9, 2, 4))
     scheduler.add([reading, decoding, late])
     assert scheduler.admit() == [reading, decoding, late]
-    decoding.fed, decoding.last_token = 2, 42
+    decoding.fed, decoding.sampled = 2, [42]
     reading.fed = 3
     plan = scheduler.plan()
     assert plan is not None

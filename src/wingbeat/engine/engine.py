@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 import numpy as np
 
+from wingbeat.engine.intake import Intake
 from wingbeat.engine.messages import (
     EngineConfig,
     FinishReason,
     GenerationRequest,
+    RowExtras,
     RowOutput,
     Stats,
     StepOutput,
-    with_seed,
 )
+from wingbeat.engine.meter import Meter
+from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.scheduler import Scheduler, StepPlan
-from wingbeat.engine.sequence import Sequence
+from wingbeat.engine.sequence import Sequence, Wanted
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
 from wingbeat.ops.cpu import default_threads
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
-from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
+from wingbeat.text.world import WorldTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +38,17 @@ NOT_FINITE = "the model's logits are not finite numbers: its weights or this pro
 class Engine:
     """Runs the requests of one model, all together, a step at a time. Not thread-safe; it starts no thread of its own.
 
-    Without a tokenizer the outputs carry token ids and no text.
+    Without a tokenizer the outputs carry token ids and no text. ``read_bandwidth`` (bytes a second, 0: not known) goes
+    into ``Stats`` as it is.
     """
 
-    def __init__(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig, read_bandwidth: float = 0.0
+    ) -> None:
         executable = model.executable
         self.model = model
         self.tokenizer = tokenizer
-        self._default_max_tokens = config.default_max_tokens
+        self._intake = Intake(model, tokenizer, config)
         slots = default_slots(executable.layout) if config.max_batch is None else config.max_batch
         self._pool = StatePool(executable.layout, slots)
         self._scheduler = Scheduler(self._pool, config.token_budget)
@@ -50,9 +58,12 @@ class Engine:
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
             threads=config.threads or default_threads(),
         )
+        self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way
-        self._steps = self._prompt_tokens = self._generated_tokens = 0
+        self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes)
+        self._read_bandwidth = read_bandwidth
+        self._prompt_tokens = self._generated_tokens = 0
 
     @property
     def slots(self) -> int:
@@ -66,17 +77,18 @@ class Engine:
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. What is wrong with it is reported by the next step, as an error of each of its rows."""
         try:
-            self._check(request)
+            if request.id in self._groups:
+                raise ValueError(f"request id {request.id} is in use")
+            sequences = self._intake.sequences(request)
         except ValueError as error:
             rows = range(max(1, len(request.rows)))
             self._outputs += [RowOutput(request.id, row, finish_reason="error", error=str(error)) for row in rows]
             return
-        group = self._sequences(request)
-        if request.sampling.max_tokens == 0:
-            self._outputs += [sequence.end("length") for sequence in group]
-            return
-        self._groups[request.id] = {sequence.row: sequence for sequence in group}
-        self._scheduler.add(group)
+        group = {sequence.row: sequence for sequence in sequences if sequence.needs_reading}
+        self._outputs += [sequence.end("length") for sequence in sequences if not sequence.needs_reading]
+        if group:
+            self._groups[request.id] = group
+            self._scheduler.add(group.values())
 
     def cancel(self, request_id: int) -> None:
         """End all rows of a request; their slots are free at once. Unknown and finished requests are ignored."""
@@ -84,20 +96,25 @@ class Engine:
 
     def step(self) -> StepOutput:
         """One beat: admit, pack, run, sample, check stops, report."""
+        start = time.perf_counter()
         for sequence in self._scheduler.admit():
-            sampling = sequence.sampling
-            self._sampler.start(sequence.slot, sampling, sequence.prompt, sampling.seed or 0, sequence.choice)
+            sequence.start_sampling(self._sampler)
         plan = self._scheduler.plan()
         if plan is not None:
             try:
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
-                self._sample(*self._fork(plan.sampled, logits))
-            except BaseException as error:  # a step that ends half-way leaves its states unusable; others are whole
-                self._fail(plan, error)
-                if not isinstance(error, Exception):  # Ctrl-C in a notebook: the caller's, once the engine is in order
-                    raise
-                log.exception("a step failed; its requests end, the engine goes on")
+                self._score(plan, logits)
+                self._sample(*self._fork(plan, logits))
+                self._scheduler.quarantine.clear(plan.sequences)
+            except Exception as error:  # a step that ends half-way leaves its states unusable
+                failing = self._recovery.recover(plan)
+                log.exception("a step failed: %d of its sequences end, the others are run again alone", len(failing))
+                self._fail(failing, error)
+            except BaseException as error:  # Ctrl-C in a notebook: the caller's, once the engine is in order
+                self._fail(self._scheduler.touched(plan), error)
+                raise
+            self._meter.count(time.perf_counter() - start, len(plan.sequences))
         outputs, self._outputs = self._outputs, []
         return StepOutput(outputs, self.stats())
 
@@ -107,87 +124,98 @@ class Engine:
             running=self._scheduler.running,
             slots_in_use=self._pool.in_use,
             slots=self._pool.slots,
-            steps=self._steps,
+            steps=self._meter.steps,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
+            step_seconds=self._meter.seconds,
+            bytes_moved=self._meter.bytes_moved,
+            step_times=self._meter.times.copy(),
+            read_bandwidth=self._read_bandwidth,
         )
 
-    def _check(self, request: GenerationRequest) -> None:
-        """Raises ValueError naming what is wrong."""
-        vocab_size = self.model.executable.vocab_size
-        if request.id in self._groups:
-            raise ValueError(f"request id {request.id} is in use")
-        if request.fingerprint != self.model.info.fingerprint:
-            raise ValueError("the request was tokenized for another model; tokenize it again for the one loaded now")
-        if not request.rows:
-            raise ValueError("the request has no rows")
-        request.sampling.validate(vocab_size)
-        if request.sampling.stop and self.tokenizer is None:
-            raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
-        for ids in request.prompts:
-            if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-                bad = next(token for token in ids if not 0 <= token < vocab_size)
-                raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
-        for row in request.rows:
-            if not 0 <= row.prompt < len(request.prompts):
-                raise ValueError(f"prompt {row.prompt} is not one of the request's {len(request.prompts)}")
-            if not 0 <= row.choice < 2**32:
-                raise ValueError(f"choice must be from 0 to 2^32 - 1, not {row.choice}")
-
-    def _sequences(self, request: GenerationRequest) -> list[Sequence]:
-        """The request's rows; those of one prompt share one array, which makes them twins for the scheduler."""
-        sampling = with_seed(request.sampling)
-        prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
-        return [
-            Sequence(
-                request.id, index, row.choice, prompts[row.prompt], sampling, self.tokenizer, self._default_max_tokens
-            )
-            for index, row in enumerate(request.rows)
-        ]
-
     def _advance(self, plan: StepPlan) -> None:
-        self._steps += 1
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
-            if not sequence.decoding:
-                self._prompt_tokens += count
+            unread = len(sequence.prompt) - sequence.fed
+            if unread > 0:
+                self._prompt_tokens += min(count, unread)
             sequence.fed += count
 
-    def _fork(self, sampled: list[Sequence], logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
-        """Give the states and logits of prompts that are read to the end to the sequences that follow them."""
-        rows, sequences = list(range(len(sampled))), list(sampled)
-        for row, leader in enumerate(sampled):
-            for follower in () if leader.generated else self._scheduler.followers(leader):
+    def _score(self, plan: StepPlan, logits: FloatArray) -> None:
+        """Tell the prompts that are to be scored what was predicted for their tokens."""
+        for sequence, first, targets in plan.scored:
+            scored = self._sampler.score(
+                logits[first : first + len(targets)], targets, sequence.wanted.prompt_logprobs or 0
+            )
+            if np.isnan(scored.logprobs).any():
+                self._end([sequence, *self._scheduler.twins(sequence)], "error", NOT_FINITE)
+            else:
+                sequence.add_scores(targets.tolist(), scored.logprobs.tolist(), scored.top)
+
+    def _fork(self, plan: StepPlan, logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
+        """Give the states and logits of prompts that are read to the end to the sequences that follow them.
+
+        Returns the sequences that get a token, and the logits for each.
+        """
+        rows, sequences = [], []
+        for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
+            if leader.slot < 0:  # its prompt could not be scored
+                continue
+            rows.append(row)
+            sequences.append(leader)
+            for follower in () if leader.sampled else self._scheduler.followers(leader):
                 self._pool.copy(leader.slot, follower.slot)
                 follower.fed = leader.fed
                 rows.append(row)
                 sequences.append(follower)
-        return sequences, logits[rows] if len(rows) > len(sampled) else logits
+        return sequences, logits if rows == list(range(len(logits))) else logits[rows]
 
     def _sample(self, sequences: list[Sequence], logits: FloatArray) -> None:
         """Draw a token for each sequence and report it; a row that cannot be sampled fails alone."""
         if not sequences:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
-        positions = np.array([s.fed for s in sequences], np.int64)
+        positions = np.array([s.position for s in sequences], np.int64)
         result = self._sampler.sample(logits, slots, positions)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
         for sequence, token, logprob, top in zip(sequences, tokens, logprobs, result.top, strict=True):
             if token < 0:
                 self._end([sequence], "error", NOT_FINITE)
                 continue
-            self._generated_tokens += 1
-            output = sequence.accept(token, logprob, top)
+            try:
+                output = sequence.accept(token, logprob, top)
+                self._attach(output, sequence)
+            except Exception as error:  # half an answer cannot go on; nobody else's is touched
+                log.exception("a token could not be reported; its sequence ends")
+                self._fail([sequence], error)
+                continue
+            self._generated_tokens += len(output.token_ids)
             self._outputs.append(output)
             if output.finish_reason is not None:
                 self._release(sequence)
 
-    def _fail(self, plan: StepPlan, error: BaseException) -> None:
-        broken = self._scheduler.touched(plan)
-        self._end(broken, "error", f"the step failed: {type(error).__name__}: {error}")
+    def _attach(self, output: RowOutput, sequence: Sequence) -> None:
+        """Add what was asked for beside tokens, while the slot holds the state."""
+        prompt_state = sequence.wanted.prompt_state
+        end_state = sequence.wanted.state and output.finish_reason is not None
+        if not (prompt_state or end_state or sequence.scores is not None):
+            return
+        state = self._snapshot(sequence) if prompt_state or end_state else None
+        output.extras = RowExtras(sequence.scores, state if prompt_state else None, state if end_state else None)
+        sequence.scores, sequence.wanted = None, Wanted(state=sequence.wanted.state)
+
+    def _snapshot(self, sequence: Sequence) -> StateSnapshot:
+        arrays = self._pool.export(sequence.slot)
+        return StateSnapshot.from_arrays(self.model.info.fingerprint, sequence.position, arrays)
+
+    def _fail(self, sequences: Iterable[Sequence], error: BaseException) -> None:
+        self._end(sequences, "error", f"the step failed: {type(error).__name__}: {error}")
 
     def _end(self, sequences: Iterable[Sequence], reason: FinishReason, error: str | None = None) -> None:
         for sequence in sequences:
-            self._outputs.append(sequence.end(reason, error))
+            output = sequence.end(reason, error)
+            if reason == "cancelled" and sequence.whole:
+                self._attach(output, sequence)
+            self._outputs.append(output)
             self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:

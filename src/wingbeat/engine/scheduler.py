@@ -8,12 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wingbeat.engine.quarantine import Quarantine
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool
-from wingbeat.ops.table import StepBatch
+from wingbeat.ops.table import IntArray, StepBatch
 
 MIN_PROMPT_ROWS = 16
 """Prompt rows a step takes even when decoding alone fills the budget, so that no prompt waits for ever."""
+
+
+SCORED_ROWS = 64
+"""Prompt rows that a step makes logits for when prompts are scored: their logits take 16 MB with 65,536 tokens."""
+
+
+class ScoredRows(NamedTuple):
+    """The logits ``first``, ``first + 1``, ... of a step predict ``targets``, which are tokens of the prompt."""
+
+    sequence: Sequence
+    first: int
+    targets: IntArray
 
 
 class StepPlan(NamedTuple):
@@ -22,7 +35,9 @@ class StepPlan(NamedTuple):
     batch: StepBatch
     sequences: list[Sequence]
     counts: list[int]
-    sampled: list[Sequence]  # those that get a token, in the order of batch.logit_rows
+    sampled: list[Sequence]  # those that get a token
+    sampled_rows: list[int]  # the row of the logits for each of them
+    scored: list[ScoredRows]
 
 
 class Scheduler:
@@ -35,6 +50,7 @@ class Scheduler:
         self._budget = token_budget
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self.quarantine = Quarantine()
 
     @property
     def waiting(self) -> int:
@@ -51,18 +67,18 @@ class Scheduler:
         """Give free slots to the sequences that have waited longest; returns those that got one.
 
         A sequence whose twin (same request, same prompt) is still reading its prompt follows it: it takes a slot now
-        and the twin's state later. The others get a fresh state.
+        and the twin's state later. The others get the state that they begin from.
         """
         if not self._waiting or not self._pool.free:
             return []
-        leaders = {id(s.prompt): s for s in self._running if not s.decoding and s.leader is None}
+        leaders = {id(s.prompt): s for s in self._running if not (s.decoding or s.sampled or s.leader)}
         admitted: list[Sequence] = []
         while self._waiting and self._pool.free:
             sequence = self._waiting.popleft()
             sequence.slot = self._pool.acquire()
             leader = leaders.setdefault(id(sequence.prompt), sequence)
             if leader is sequence:
-                self._pool.reset(sequence.slot)
+                self._pool.reset(sequence.slot, sequence.origin.arrays)
             else:
                 sequence.leader = leader
             admitted.append(sequence)
@@ -74,17 +90,20 @@ class Scheduler:
         if not self._running:
             return None
         decoding, reading = [], []
-        for sequence in self._running:
+        for sequence in self.quarantine.select(self._running):
             if sequence.decoding:
                 decoding.append(sequence)
             elif sequence.leader is None:
                 reading.append(sequence)
         left = max(self._budget - len(decoding), MIN_PROMPT_ROWS)
-        shares = share_rows([len(s.prompt) - s.fed for s in reading], left)
+        shares = share_rows(_wanted_rows(reading), left)
         readers = [(s, share) for s, share in zip(reading, shares, strict=True) if share]
         return _pack(
             [*decoding, *(s for s, _ in readers)],
-            [np.array([s.last_token for s in decoding], np.int32), *(s.prompt[s.fed : s.fed + n] for s, n in readers)],
+            [
+                np.array([s.sampled[-1] for s in decoding], np.int32),
+                *(s.to_read[s.fed : s.fed + n] for s, n in readers),
+            ],
             [1] * len(decoding) + [n for _, n in readers],
         )
 
@@ -97,12 +116,25 @@ class Scheduler:
         planned = set(plan.sequences)
         return [s for s in self._running if s in planned or s.leader in planned]
 
+    def twins(self, sequence: Sequence) -> list[Sequence]:
+        """The other sequences, waiting ones too, that are yet to get past the prompt that ``sequence`` is reading."""
+        if sequence.sampled:
+            return []
+        candidates = (*self._running, *self._waiting)
+        return [s for s in candidates if s.prompt is sequence.prompt and not s.sampled and s is not sequence]
+
+    def pardon(self) -> None:
+        """Forget the strikes of all: the culprit was found."""
+        for sequence in self._running:
+            sequence.strikes = 0
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, waiting or running. A slot that it held is free again."""
         if sequence.slot < 0:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
+        self.quarantine.discard(sequence)
         self._pool.release(sequence.slot)
         sequence.slot = -1
 
@@ -127,13 +159,28 @@ def share_rows(wanted: list[int], rows: int) -> list[int]:
     return shares
 
 
+def _wanted_rows(reading: list[Sequence]) -> list[int]:
+    """The rows that each of these prompts wants in the next step."""
+    wanted = [len(s.to_read) - s.fed for s in reading]
+    scored = [i for i, s in enumerate(reading) if s.scores is not None]
+    for i, rows in zip(scored, share_rows([wanted[i] for i in scored], SCORED_ROWS), strict=True):
+        wanted[i] = rows
+    return wanted
+
+
 def _pack(sequences: list[Sequence], chunks: list[np.ndarray], counts: list[int]) -> StepPlan:
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
-    sampled, logit_rows = [], []
+    sampled, sampled_rows, scored = [], [], []
+    logit_rows: list[int] = []
     for sequence, count, stop in zip(sequences, counts, starts[1:].tolist(), strict=True):
-        if sequence.fed + count >= len(sequence.prompt):
+        if sequence.scores is not None:
+            targets = sequence.prompt[sequence.fed + 1 : sequence.fed + count + 1]  # the last token predicts no other
+            scored.append(ScoredRows(sequence, len(logit_rows), targets))
+            logit_rows.extend(range(stop - count, stop - count + len(targets)))
+        if sequence.fed + count >= len(sequence.to_read):
             sampled.append(sequence)
+            sampled_rows.append(len(logit_rows))
             logit_rows.append(stop - 1)
     batch = StepBatch(
         tokens=np.concatenate(chunks),
@@ -141,4 +188,4 @@ def _pack(sequences: list[Sequence], chunks: list[np.ndarray], counts: list[int]
         seq_starts=starts,
         logit_rows=np.array(logit_rows, np.int32),
     )
-    return StepPlan(batch, sequences, counts, sampled)
+    return StepPlan(batch, sequences, counts, sampled, sampled_rows, scored)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from wingbeat.engine.messages import FinishReason, RowOutput, TokenLogprob
-from wingbeat.ops.table import IntArray
+from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.stream import StopMatcher, StreamDecoder
 from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
 
@@ -16,11 +20,31 @@ class Finish(NamedTuple):
     detail: str | int | None = None  # the stop string or id that matched
 
 
+class Origin(NamedTuple):
+    """The state that a sequence begins from: how many tokens that has seen, and its fields. None: a fresh one."""
+
+    position: int = 0
+    arrays: Mapping[str, FloatArray] | None = None
+
+
+class Wanted(NamedTuple):
+    """What goes out beside a sequence's tokens; see ``RowExtras``."""
+
+    prompt_logprobs: int | None = None  # alternatives to list for each token of the prompt
+    prompt_state: bool = False
+    state: bool = False
+
+
+FRESH = Origin()
+NOTHING = Wanted()
+
+
 class Sequence:
     """A prompt, a cursor through it, then sampled tokens, whose bytes become text without the stops.
 
-    ``fed`` counts the tokens that the state has seen. It is also the position of the next draw, so that a sequence
-    draws the same numbers whatever runs beside it. Sequences of one request with the same prompt share the array.
+    ``fed`` counts the tokens that the state has seen since the sequence began. With those before that it is the
+    position of the next draw, so that a sequence draws the same numbers whatever runs beside it, and wherever it was
+    stopped and resumed. Sequences of one request with the same prompt share the array.
     """
 
     __slots__ = (
@@ -31,14 +55,18 @@ class Sequence:
         "_tokenizer",
         "choice",
         "fed",
-        "generated",
-        "last_token",
         "leader",
+        "origin",
         "prompt",
         "request",
         "row",
+        "sampled",
         "sampling",
+        "scores",
         "slot",
+        "strikes",
+        "to_read",
+        "wanted",
     )
 
     def __init__(
@@ -50,15 +78,22 @@ class Sequence:
         sampling: SamplingParams,
         tokenizer: WorldTokenizer | None,
         default_max_tokens: int,
+        origin: Origin = FRESH,
+        wanted: Wanted = NOTHING,
     ) -> None:
         self.request, self.row, self.choice = request, row, choice
         self.prompt = prompt  # int32 [T], T >= 1
         self.sampling = sampling
+        self.origin = origin
+        self.wanted = wanted
         self.slot = -1
         self.leader: Sequence | None = None  # the twin whose state this one takes over instead of reading its prompt
+        self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then
         self.fed = 0
-        self.generated = 0
-        self.last_token = -1
+        self.sampled: list[int] = []
+        self.strikes = 0  # steps with this sequence that threw for a reason not found yet
+        # Of the prompt's tokens so far, the first of which nothing predicts; None when they are not wanted (any more).
+        self.scores: list[TokenLogprob | None] | None = None if wanted.prompt_logprobs is None else [None]
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._tokenizer = tokenizer
@@ -67,13 +102,46 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        return self.fed >= len(self.prompt)
+        return self.fed >= len(self.to_read)
+
+    @property
+    def position(self) -> int:
+        """Tokens that the state has seen, before this sequence too."""
+        return self.origin.position + self.fed
+
+    @property
+    def whole(self) -> bool:
+        """Whether the state is that after the prompt and all sampled tokens but the last one."""
+        return self.fed == len(self.prompt) + max(0, len(self.sampled) - 1)
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether its prompt must be read at all: there are tokens to sample, or other things to find out."""
+        return self._max_tokens > 0 or self.wanted != NOTHING
+
+    def start_sampling(self, sampler: Sampler) -> None:
+        """Tell the sampler of this sequence, and of the tokens sampled so far."""
+        sampler.start(self.slot, self.sampling, self.prompt, self.sampling.seed or 0, self.choice, self.sampled)
+
+    def restart(self) -> None:
+        """Go back to the origin: the prompt, and what was sampled after it, must be read again."""
+        self.fed = 0
+        if self.sampled:
+            self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
+        if self.scores is not None:
+            del self.scores[1:]
+
+    def add_scores(self, tokens: list[int], logprobs: list[float], top: list[list[tuple[int, float]]]) -> None:
+        """Take what was predicted for the next ``tokens`` of the prompt."""
+        assert self.scores is not None
+        self.scores += map(TokenLogprob, tokens, logprobs, top)
 
     def accept(self, token: int, logprob: float, top: list[tuple[int, float]] | None) -> RowOutput:
         """Take the token sampled for this sequence; the output says whether it was the last one."""
-        self.last_token = token
+        if self._max_tokens == 0:
+            return self.end("length")
+        self.sampled.append(token)
         self.leader = None  # from the first token on there is nothing to follow; the leader's memory may go
-        self.generated += 1
         output = RowOutput(self.request, self.row, token_ids=[token])
         if self.sampling.logprobs is not None:
             output.logprobs = [TokenLogprob(token, logprob, top or [])]
@@ -82,7 +150,7 @@ class Sequence:
             output.text, matched = self._push(token)
             if matched is not None:
                 return self._close(output, Finish("stop", matched))
-            if self.generated >= self._max_tokens:
+            if len(self.sampled) >= self._max_tokens:
                 finish = Finish("length")
         if finish is None:
             return output
@@ -117,5 +185,5 @@ class Sequence:
 
     def _close(self, output: RowOutput, finish: Finish) -> RowOutput:
         output.finish_reason, output.stop_reason = finish
-        output.prompt_tokens, output.completion_tokens = len(self.prompt), self.generated
+        output.prompt_tokens, output.completion_tokens = len(self.prompt), len(self.sampled)
         return output

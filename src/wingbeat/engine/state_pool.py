@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from wingbeat.ops.table import StateLayout
+from wingbeat.ops.table import FloatArray, StateLayout
 
 DEFAULT_SLOTS = 64
 MEMORY_SHARE = 4  # the pool may take one part in this many of the memory that is free
@@ -37,9 +38,16 @@ class StatePool:
     def release(self, slot: int) -> None:
         self._free.append(slot)
 
-    def reset(self, slot: int) -> None:
-        """Make ``slot`` the state of a sequence that has seen nothing."""
-        self.layout.reset(self.states, slot)
+    def reset(self, slot: int, arrays: Mapping[str, FloatArray] | None = None) -> None:
+        """Make ``slot`` the state of a sequence that has seen nothing, or the state with these canonical ``arrays``."""
+        if arrays is None:
+            self.layout.reset(self.states, slot)
+        else:
+            self.layout.restore(self.states, slot, arrays)
+
+    def export(self, slot: int) -> dict[str, FloatArray]:
+        """Copies of the state in ``slot`` as canonical arrays, by field name."""
+        return self.layout.export(self.states, slot)
 
     def copy(self, source: int, target: int) -> None:
         """Make ``target`` the state of ``source``: from here on the two sequences share nothing."""

@@ -34,12 +34,15 @@ from wingbeat.engine.messages import (
     StepOutput,
     Submit,
 )
-from wingbeat.models import load_model
+from wingbeat.models import Model, load_model
+from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
 from wingbeat.text.world import tokenizer_for
 
 log = logging.getLogger("wingbeat.engine.worker")  # __name__ is "__main__" here
 
 PROGRESS_INTERVAL = 0.05  # seconds between Loading frames
+PROBE_MEGABYTES = 96  # read to measure the memory's speed: beyond most caches, and done in a tenth of a second
+PROBES = 2  # the first one also wakes the machine up
 LINGER_MS = 2000  # how long the last frame may take to leave
 
 
@@ -110,9 +113,8 @@ def serve(engine: Engine, channel: Channel) -> NoReturn:
             if refusal is not None:
                 channel.send(refusal)
             frame = channel.receive(wait=False)
-        output = engine.step()
-        if output.rows:
-            channel.send(output)
+        if engine.has_work:
+            channel.send(engine.step())
 
 
 def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | None:
@@ -145,7 +147,16 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
     model = load_model(
         config.model, dtype=config.dtype, threads=config.threads, backend=config.backend, progress=progress
     )
-    return Engine(model, tokenizer_for(config.model, model.info.vocab_size, config.tokenizer), config)
+    tokenizer = tokenizer_for(config.model, model.info.vocab_size, config.tokenizer)
+    return Engine(model, tokenizer, config, _read_bandwidth(model))
+
+
+def _read_bandwidth(model: Model) -> float:
+    """Bytes a second that the machine reads at best; 0 where there are no native kernels to ask."""
+    executable = model.executable
+    if not isinstance(executable, CpuExecutable):
+        return 0.0
+    return max(read_bandwidth(executable.threads, executable.level, PROBE_MEGABYTES) for _ in range(PROBES))
 
 
 def _die_with_parent() -> NoReturn:

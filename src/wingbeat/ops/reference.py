@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wingbeat.ops.program import Op, Program
 from wingbeat.ops.quantize import dequantize, quantize_activation, quantize_weight, round_bfloat16
-from wingbeat.ops.table import FloatArray, StepBatch, Weight, check_batch, storage_dtype
+from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, check_batch, storage_dtype
 
 Floats = NDArray[np.floating]  # float32 throughout; NumPy's type stubs lose that on the way
 DECAY_SCALE = np.float32(-np.exp(-0.5))
@@ -28,9 +28,16 @@ class ReferenceExecutable:
         self._program = program
         self._weights: dict[str, FloatArray] = {}
         self._formats: dict[str, str] = {}
+        self._read_whole: list[str] = []
         for weight in weights:
             self._formats[weight.name] = storage_dtype(weight.kind, dtype)
+            if weight.kind is not WeightKind.TABLE:
+                self._read_whole.append(weight.name)
             self._weights[weight.name] = _round_weight(weight.array.astype(np.float32), self._formats[weight.name])
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(self._weights[name].nbytes for name in self._read_whole)
 
     def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
         check_batch(batch, self.vocab_size, len(pool))

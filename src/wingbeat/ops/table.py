@@ -222,6 +222,11 @@ class Executable(Protocol):
     layout: StateLayout
     vocab_size: int
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a decode step must read (all but the embedding table)."""
+        ...
+
     def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
         """Advance the states in ``pool`` by the rows of ``batch``.
 

@@ -1,0 +1,100 @@
+"""From a request to its sequences: what may be wrong with it, and which of its rows carry what it asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wingbeat.engine.messages import EngineConfig, GenerationRequest, with_seed
+from wingbeat.engine.sequence import FRESH, Origin, Sequence, Wanted
+from wingbeat.engine.snapshot import StateSnapshot
+from wingbeat.models import Model
+from wingbeat.ops.table import StateLayout
+from wingbeat.sampling.params import MAX_LOGPROBS
+from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
+
+MAX_POSITION = 2**62  # of a state: draws are counted in 64 bits
+KEPT = ("prompt", "end")
+
+
+class Intake:
+    """Takes requests for one model."""
+
+    def __init__(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._default_max_tokens = config.default_max_tokens
+
+    def sequences(self, request: GenerationRequest) -> list[Sequence]:
+        """The request's rows. Raises ValueError naming what is wrong with it.
+
+        Rows of one prompt share one array, which makes them twins for the scheduler; the first of them carries what is
+        asked of the prompt.
+        """
+        self._check(request)
+        origin = FRESH if request.state is None else self._origin(request.state)
+        sampling = with_seed(request.sampling)
+        prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
+        seen: set[int] = set()
+        sequences = []
+        for index, row in enumerate(request.rows):
+            wanted = _wanted(request, first=row.prompt not in seen)
+            seen.add(row.prompt)
+            sequence = Sequence(
+                *(request.id, index, row.choice, prompts[row.prompt], sampling),
+                *(self._tokenizer, self._default_max_tokens, origin, wanted),
+            )
+            if sequence.scores is not None and not request.prompts[row.prompt]:
+                sequence.scores = []  # the document start is not the caller's
+            sequences.append(sequence)
+        return sequences
+
+    def _check(self, request: GenerationRequest) -> None:
+        vocab_size = self._model.executable.vocab_size
+        if request.fingerprint != self._model.info.fingerprint:
+            raise ValueError("the request was tokenized for another model; tokenize it again for the one loaded now")
+        if not request.rows:
+            raise ValueError("the request has no rows")
+        request.sampling.validate(vocab_size)
+        if request.sampling.stop and self._tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
+        for ids in request.prompts:
+            if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+                bad = next(token for token in ids if not 0 <= token < vocab_size)
+                raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
+            if not ids and request.state is not None:
+                raise ValueError("going on from a state needs a token to go on with: the last one that was sampled")
+        for row in request.rows:
+            if not 0 <= row.prompt < len(request.prompts):
+                raise ValueError(f"prompt {row.prompt} is not one of the request's {len(request.prompts)}")
+            if not 0 <= row.choice < 2**32:
+                raise ValueError(f"choice must be from 0 to 2^32 - 1, not {row.choice}")
+        if request.prompt_logprobs is not None and not 0 <= request.prompt_logprobs <= MAX_LOGPROBS:
+            raise ValueError(f"prompt_logprobs must be from 0 to {MAX_LOGPROBS}, not {request.prompt_logprobs}")
+        for kept in request.keep:
+            if kept not in KEPT:
+                raise ValueError(f"keep must hold {' and '.join(map(repr, KEPT))}, not {kept!r}")
+
+    def _origin(self, state: StateSnapshot) -> Origin:
+        if state.fingerprint != self._model.info.fingerprint:
+            raise ValueError("the state was made by another model: a state fits only the model that made it")
+        if not 0 <= state.position < MAX_POSITION:
+            raise ValueError(f"a state's position must be from 0 to 2^62, not {state.position}")
+        arrays = state.to_arrays()
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes != _shapes(self._model.executable.layout):
+            raise ValueError(
+                "the state's fields are not those of this model: it was made by another version of wingbeat"
+            )
+        return Origin(state.position, arrays)
+
+
+def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:
+    return Wanted(
+        prompt_logprobs=request.prompt_logprobs if first else None,
+        prompt_state=first and "prompt" in request.keep,
+        state="end" in request.keep,
+    )
+
+
+def _shapes(layout: StateLayout) -> dict[str, tuple[int, ...]]:
+    return {name: field.shape for name, field in layout.fields.items()}
