@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from wingbeat.config import Settings, version
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate
-from wingbeat.server.dialects import openai
+from wingbeat.server.dialects import openai, responses
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.registry import ModelRegistry, ServedModel
@@ -85,11 +85,12 @@ def create_app(settings: Settings, registry: ModelRegistry) -> FastAPI:
             CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"]
         )
     _add_own_routes(app, registry)
-    router = openai.openai_router(registry, int(settings.max_body_mb * 2**20))
-    for prefix in openai.PREFIXES:
-        app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
+    max_body = int(settings.max_body_mb * 2**20)
+    for router in (openai.openai_router(registry, max_body), responses.responses_router(registry, max_body)):
+        for prefix in openai.PREFIXES:
+            app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
     serve_docs(app)
-    describe(app, openai.SCHEMAS, needs_key=bool(settings.api_keys))
+    describe(app, (*openai.SCHEMAS, *responses.SCHEMAS), needs_key=bool(settings.api_keys))
     return app
 
 

@@ -1,0 +1,84 @@
+"""OpenAI's Responses API: POST /v1/responses, for unmodified OpenAI clients. Nothing is stored."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from wingbeat.server.body import read_model
+from wingbeat.server.dialects.openai_answer import encode
+from wingbeat.server.dialects.openai_chat import ChatPrompt, conversation_prompt
+from wingbeat.server.dialects.openai_replies import ERRORS
+from wingbeat.server.dialects.openai_request import ready_model, sampling_params
+from wingbeat.server.dialects.responses_answer import ResponseAnswer
+from wingbeat.server.dialects.responses_input import conversation
+from wingbeat.server.dialects.responses_replies import InputTokens, ResponseEvent, ResponseReply
+from wingbeat.server.dialects.responses_schema import NOT_STORED, ResponsesBody
+from wingbeat.server.errors import ApiError, unsupported
+from wingbeat.server.openapi import body_of, stream_of
+from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.streaming import EventStream, collect
+
+SCHEMAS = (ResponsesBody, ResponseEvent)
+"""Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
+
+
+def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
+    """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
+    router = APIRouter(prefix="/responses", tags=["OpenAI"])
+
+    @router.post(
+        "",
+        response_model=ResponseReply,
+        responses={200: stream_of(ResponseEvent), **ERRORS},
+        openapi_extra=body_of(ResponsesBody),
+    )
+    async def create(request: Request) -> Response:
+        """Answer a conversation, in the form of the Responses API."""
+        body, model = await _asked(request)
+        prompt = await _prompt(body, model)
+        sampling = sampling_params(body, model, body.max_output_tokens, model.profile.stops, body.alternatives)
+        answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments))
+        generation = model.submit([prompt.ids], 1, sampling)
+        if body.stream:
+            return EventStream(generation, answer)
+        await collect(request, generation, answer.take)
+        return Response(answer.whole(), media_type="application/json")
+
+    @router.post(
+        "/input_tokens",
+        response_model=InputTokens,
+        responses={code: ERRORS[code] for code in (400, 401, 404, 413, 503)},
+        openapi_extra=body_of(ResponsesBody),
+    )
+    async def count_input_tokens(request: Request) -> Response:
+        """How many tokens the prompt of such a request has. Generates nothing."""
+        body, model = await _asked(request)
+        prompt = await _prompt(body, model)
+        counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
+        return Response(encode(counted), media_type="application/json")
+
+    @router.post("/compact", include_in_schema=False)
+    async def compact() -> Response:
+        raise unsupported("Compacting a conversation", "input")
+
+    @router.get("/{response_id}", include_in_schema=False)
+    @router.delete("/{response_id}", include_in_schema=False)
+    @router.post("/{response_id}/cancel", include_in_schema=False)
+    @router.get("/{response_id}/input_items", include_in_schema=False)
+    async def stored(response_id: str) -> Response:
+        message = f"There is no response {response_id[:100]!r}: {NOT_STORED}. Keep what POST /v1/responses replied."
+        raise ApiError(404, message, param="response_id", code="response_not_found")
+
+    async def _asked(request: Request) -> tuple[ResponsesBody, ServedModel]:
+        body = await read_model(request, ResponsesBody, max_body)
+        body.refuse_unsupported()
+        return body, ready_model(registry, body)
+
+    return router
+
+
+async def _prompt(body: ResponsesBody, model: ServedModel) -> ChatPrompt:
+    goes_on = bool(body.continue_final_message)
+    messages = conversation(body.instructions, body.items, continue_final=goes_on)
+    return await conversation_prompt(messages, model, "input", thinking=body.thinking, continue_final=goes_on)

@@ -1,0 +1,112 @@
+"""`input` of a response: a text, or items of a conversation, those of earlier responses' `output` included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from wingbeat.text.templates import Message
+
+_PARTS = {
+    "message": {"input_text": "text", "output_text": "text", "refusal": "refusal"},
+    "reasoning": {"reasoning_text": "text"},
+}
+"""The parts that an item's content may have, with the field that holds their text."""
+
+
+class ContentPart(BaseModel):
+    """A piece of an item's content. Parts are joined."""
+
+    type: Literal["input_text", "output_text", "refusal", "reasoning_text"]
+    text: str
+
+
+class InputItem(BaseModel):
+    """A message of a conversation, or what the model thought before the message that follows."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: str = Field("message", description="`message` or `reasoning`; others are refused.")
+    role: Literal["user", "assistant", "system", "developer"] | None = Field(
+        None, validate_default=True, description="Required of messages."
+    )
+    content: str | None = Field(None, validate_default=True, description="A text or parts. Required of messages.")
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value is None:
+            return "message"
+        if value == "item_reference":
+            raise ValueError("there are no stored items to refer to; send the item itself")
+        if isinstance(value, str) and value not in _PARTS:
+            raise ValueError(f"items of type {value[:40]!r} are not supported, only 'message' and 'reasoning'")
+        return value
+
+    @field_validator("role")
+    @classmethod
+    def _speaks(cls, role: str | None, info: ValidationInfo) -> str | None:
+        if role is None and info.data.get("type") == "message":
+            raise ValueError("a message needs a role")
+        return role
+
+    @field_validator("content", mode="before", json_schema_input_type=str | list[ContentPart] | None)
+    @classmethod
+    def _joined(cls, value: Any, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if kind is None:  # refused already
+            return None
+        if isinstance(value, list):
+            return "".join(_part(index, part, _PARTS[kind]) for index, part in enumerate(value))
+        if isinstance(value, str) or (value is None and kind == "reasoning"):
+            return value
+        raise ValueError("a text or a list of parts is wanted")
+
+
+def _part(index: int, part: Any, known: dict[str, str]) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"part {index} is not an object with a type")
+    if kind not in known:
+        names = " and ".join(map(repr, list(known)[:2]))
+        raise ValueError(f"part {index}: content of type {kind[:40]!r} is not supported, only {names}")
+    text = part.get(known[kind])
+    if not isinstance(text, str):
+        raise ValueError(f"part {index} has no {known[kind]}")
+    return text
+
+
+def _items(value: Any) -> Any:
+    """A text is what the user says."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if value is not None and not isinstance(value, list):
+        raise ValueError("a text or a list of items is wanted")
+    return value
+
+
+InputItems = Annotated[
+    list[InputItem] | None, BeforeValidator(_items, json_schema_input_type=str | list[InputItem] | None)
+]
+
+
+def conversation(instructions: str | None, items: Sequence[InputItem], *, continue_final: bool) -> list[Message]:
+    """The messages of `items`, an answer's with the reasoning before it. First comes what the system says.
+
+    Reasoning at the end belongs to an answer that was not begun: it is one to be continued, or else nothing.
+    """
+    messages = [Message("system", instructions)] if instructions else []
+    reasoning: str | None = None
+    for item in items:
+        if item.type == "reasoning":
+            reasoning = (reasoning or "") + (item.content or "")
+            continue
+        assert item.role is not None
+        assert item.content is not None
+        messages.append(Message(item.role, item.content, reasoning_content=reasoning))
+        reasoning = None
+    if reasoning is not None and continue_final:
+        messages.append(Message("assistant", "", reasoning_content=reasoning))
+    return messages

@@ -1,0 +1,226 @@
+"""The body of POST /v1/responses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from wingbeat.server.dialects.openai_chat_schema import TemplateSettings, wants_thinking
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, whole_numbers
+from wingbeat.server.dialects.responses_input import InputItem, InputItems
+from wingbeat.server.errors import ApiError, bad_request, unsupported
+
+LOGPROBS = "message.output_text.logprobs"
+INCLUDABLE = (
+    *(LOGPROBS, "reasoning.encrypted_content", "message.input_image.image_url", "code_interpreter_call.outputs"),
+    *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
+    "computer_call_output.output.image_url",
+)
+"""What `include` may ask for. Except for log-probabilities, nothing of it ever occurs in these replies."""
+
+RENAMED = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": f'include: ["{LOGPROBS}"]',
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+"""Fields of chat completions, by what the Responses API has instead. Ignoring them would be a silent fault."""
+
+NOT_STORED = "responses are not stored here"
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+
+Renamed: Any = Field(None, description="Refused: a field of chat completions, named otherwise here.")
+Refused: Any = Field(None, description="Refused when not empty: not supported yet.")
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    type: str = Field(description="Only `text` is supported yet.")
+
+
+class TextSettings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="Without effect.")
+
+
+class ReasoningSettings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="`none` and `minimal`: no reasoning; others: reasoning, with models that can."
+    )
+    summary: Literal["auto", "concise", "detailed"] | None = Field(
+        None, description="Without effect: reasoning is given in full, never summarised."
+    )
+    context: Literal["auto", "current_turn", "all_turns"] | None = Field(
+        None, description="`all_turns` is refused: the prompt format has no place for the reasoning of earlier turns."
+    )
+    mode: str | None = Field(None, description="Only `standard` is supported.")
+
+
+class PromptCacheOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    prewarm: bool | None = Field(None, description="Refused when true.")
+
+
+class ResponsesBody(GenerationBody):
+    """Answer a conversation, given as items."""
+
+    input: InputItems = Field(None, description="A text, or the items of a conversation. Required.")
+    instructions: str | None = Field(None, description="What the system says before `input`.")
+    max_output_tokens: int | None = Field(
+        None, ge=1, le=MAX_COUNT, description="Reasoning included. Default, and -1: until the model stops."
+    )
+    text: TextSettings | None = None
+    reasoning: ReasoningSettings | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="So many alternatives to each token.")
+    include: list[str] | None = Field(None, description=f"`{LOGPROBS}` gives each token's log-probability.")
+    n: int | None = Field(None, ge=1, le=1, description="Beyond OpenAI. A response has one answer.")
+
+    metadata: dict[str, Any] | None = Field(None, description="Texts by their names, given back.")
+    user: str | None = Field(None, description="Given back.")
+    safety_identifier: str | None = Field(None, description="Given back.")
+    prompt_cache_key: str | None = Field(None, description="Given back, without effect.")
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
+        None, description="Given back, without effect."
+    )
+    prompt_cache_options: PromptCacheOptions | None = None
+    service_tier: str | None = Field(None, description="Without effect: it is always `default`.")
+    store: bool | None = Field(None, description="Without effect: responses are not stored.")
+    truncation: Literal["auto", "disabled"] | None = Field(None, description="Given back. Nothing is ever truncated.")
+    parallel_tool_calls: bool | None = Field(None, description="Given back, without effect.")
+    max_tool_calls: int | None = Field(None, ge=0, le=MAX_COUNT, description="Given back, without effect.")
+    background: bool | None = Field(None, description="Refused when true: not supported yet.")
+
+    tools: list[Any] | None = Field(None, description="Refused when not empty, unless `tool_choice` is `none`.")
+    tool_choice: Any = Field(None, description="`auto` or `none`; others are refused.")
+    previous_response_id: Any = Field(None, description="Refused: responses are not stored.")
+    conversation: Any = Field(None, description="Refused: conversations are not stored.")
+    prompt: Any = Field(None, description="Refused: prompts are not stored.")
+    context_management: Any = Refused
+    moderation: Any = Refused
+
+    enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
+    chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
+    continue_final_message: bool | None = Field(
+        None, description="Beyond OpenAI. Go on with the last item, an assistant's message or reasoning."
+    )
+
+    messages: Any = Renamed
+    max_tokens: Any = Renamed
+    max_completion_tokens: Any = Renamed
+    response_format: Any = Renamed
+    reasoning_effort: Any = Renamed
+    logprobs: Any = Renamed
+    functions: Any = Renamed
+    function_call: Any = Renamed
+
+    @field_validator("max_output_tokens", "max_tool_calls", "top_logprobs", mode="before")
+    @classmethod
+    def _more_numbers(cls, value: Any) -> Any:
+        return whole_numbers(value)
+
+    @field_validator("max_output_tokens", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return None if type(value) in (int, float) and value == -1 else value
+
+    @field_validator("metadata")
+    @classmethod
+    def _pairs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, text in (value or {}).items():
+            if not isinstance(text, str):
+                raise ValueError(f"the value of {name[:_MAX_KEY]!r} must be a text")
+            if len(name) > _MAX_KEY or len(text) > _MAX_VALUE:
+                raise ValueError(f"a name may have {_MAX_KEY} characters at most, and a value {_MAX_VALUE}")
+        if value and len(value) > _MAX_PAIRS:
+            raise ValueError(f"at most {_MAX_PAIRS} pairs are possible")
+        return value
+
+    @field_validator("include")
+    @classmethod
+    def _includable(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or ():
+            if name not in INCLUDABLE:
+                raise ValueError(f"{name[:60]!r} is none of {', '.join(map(repr, INCLUDABLE))}")
+        return value
+
+    @property
+    def items(self) -> list[InputItem]:
+        """`input`, which must be there."""
+        return self.input or []
+
+    @property
+    def effort(self) -> str | None:
+        return self.reasoning.effort if self.reasoning else None
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether to reason before the answer; None leaves it to the model's template."""
+        return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.effort)
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to each token are wanted; None when no log-probabilities are."""
+        wanted = bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+        return (self.top_logprobs or 0) if wanted else None
+
+    def refuse_unsupported(self) -> None:
+        super().refuse_unsupported()
+        for name, here in RENAMED.items():
+            if getattr(self, name):
+                raise bad_request(f"{name}: the Responses API has {here} instead.", name)
+        self._refuse_what_is_stored()
+        self._refuse_settings()
+        self._check_input()
+
+    def _refuse_what_is_stored(self) -> None:
+        if self.previous_response_id is not None:
+            message = f"previous_response_id: {NOT_STORED}. Send the conversation's items in input instead: those of "
+            message += "the earlier input and of the earlier output, then the new message."
+            raise bad_request(message, "previous_response_id", "unsupported_value")
+        if self.conversation is not None:
+            message = "conversation: conversations are not stored here. Send its items in input instead."
+            raise bad_request(message, "conversation", "unsupported_value")
+        if self.prompt is not None:
+            message = "prompt: prompts are not stored here. Send the text in instructions and input instead."
+            raise bad_request(message, "prompt", "unsupported_value")
+
+    def _refuse_settings(self) -> None:
+        if self.background:
+            raise unsupported("background: true", "background")
+        if self.text and self.text.format and self.text.format.type != "text":
+            raise unsupported(f"text.format of type {self.text.format.type[:40]!r}", "text.format")
+        if self.tools and self.tool_choice != "none":
+            raise unsupported("Calling tools", "tools")
+        if self.tool_choice not in (None, "auto", "none"):
+            raise unsupported("A tool_choice other than 'auto' and 'none'", "tool_choice")
+        if self.reasoning and self.reasoning.context == "all_turns":
+            raise unsupported("reasoning.context: 'all_turns'", "reasoning.context")
+        if self.reasoning and self.reasoning.mode not in (None, "standard"):
+            raise unsupported(f"reasoning.mode: {self.reasoning.mode[:40]!r}", "reasoning.mode")
+        if self.prompt_cache_options and self.prompt_cache_options.prewarm:
+            raise unsupported("prompt_cache_options.prewarm", "prompt_cache_options.prewarm")
+        for name in ("context_management", "moderation"):
+            if getattr(self, name):
+                raise unsupported(name, name)
+
+    def _check_input(self) -> None:
+        if self.input is None:
+            message = "input: this field is required."
+            raise ApiError(400, message, param="input", code="missing_required_parameter")
+        if all(item.type == "reasoning" for item in self.input) and not (self.input and self.continue_final_message):
+            raise bad_request("input: must have at least one message.", "input")
+        last = self.input[-1]
+        if self.continue_final_message and not (last.type == "reasoning" or last.role == "assistant"):
+            message = "continue_final_message: the last item must be an assistant's message or reasoning."
+            raise bad_request(message, "continue_final_message")
