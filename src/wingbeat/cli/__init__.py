@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wingbeat.cli import bench, serve
+from wingbeat.cli import bench, doctor, serve
 
 app = typer.Typer(
     help="Wingbeat serves RWKV models with OpenAI's API.",
@@ -34,6 +34,7 @@ def _root(
 
 
 app.command("serve")(serve.serve)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("bench")(bench.bench)
 
 

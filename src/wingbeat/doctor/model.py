@@ -1,0 +1,106 @@
+"""What a model file needs: memory in each dtype, a tokenizer, a chat format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from wingbeat.config import ConfigError, Settings
+from wingbeat.doctor.finding import Finding, gigabytes
+from wingbeat.engine.state_pool import available_memory, default_slots
+from wingbeat.models import DTYPES, rwkv7
+from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.ops import cpu
+from wingbeat.ops.program import Program
+from wingbeat.ops.quantize import BLOCK
+from wingbeat.ops.table import WeightKind, storage_dtype
+from wingbeat.text.profile import choose_profile
+from wingbeat.text.world import tokenizer_for
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK}
+"""Of one weight as stored; int8 has a bfloat16 scale for each block."""
+
+_LOW_RANK = re.compile(r"att\.[wavg][12]$")
+
+
+def look_at_model(settings: Settings) -> Iterator[Finding]:
+    """The model that ``settings`` name."""
+    try:
+        path = settings.model_path()
+        checkpoint = load_checkpoint(path)
+    except (ConfigError, ValueError, OSError) as error:
+        yield Finding("model", str(error), "problem", "name an RWKV-7 model in a .pth or .safetensors file")
+        return
+    shape = checkpoint.info
+    yield Finding(
+        "model",
+        f"{path.name}: RWKV-{checkpoint.version}, {shape.parameters / 1e6:,.1f} million parameters in {shape.dtype}, "
+        f"{shape.layers} layers of {shape.width}, vocabulary of {shape.vocab_size}",
+        details={"version": checkpoint.version, "layers": shape.layers, "width": shape.width}
+        | {"vocab_size": shape.vocab_size, "parameters": shape.parameters, "dtype": shape.dtype}
+        | {"fingerprint": checkpoint.fingerprint},
+    )
+    yield _memory(checkpoint, settings)
+    yield _tokenizer(settings, str(path), shape.vocab_size)
+    yield _profile(settings, str(path), checkpoint)
+
+
+def weight_bytes(program: Program, parameters: int, dtype: str) -> int:
+    """About how many bytes the weights of a model take once it is loaded in ``dtype``."""
+    stored = counted = 0
+    for op in program.ops:
+        if op.name == "embed":
+            kind, count = WeightKind.TABLE, program.vocab_size * op.writes[0].width
+        elif op.name == "linear":
+            kind = WeightKind.LOW_RANK if _LOW_RANK.search(op.weights[0]) else WeightKind.MATRIX
+            count = op.reads[0].width * op.writes[0].width
+        else:
+            continue
+        stored += count * BYTES[storage_dtype(kind, dtype)]
+        counted += count
+    return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
+
+
+def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
+    program = rwkv7.record(checkpoint.info)
+    free = available_memory()
+    need = {dtype: weight_bytes(program, checkpoint.info.parameters, dtype) for dtype in DTYPES}
+    slots = settings.max_batch or default_slots(program.layout)
+    states = slots * program.layout.slot_bytes
+    usual = "bfloat16" if cpu.available() else "float32"
+    wanted = usual if settings.dtype == "auto" else settings.dtype
+    shown = ", ".join(f"{gigabytes(size)} in {dtype}" for dtype, size in need.items())
+    text = f"weights {shown}; {slots} states of {gigabytes(program.layout.slot_bytes)}; {gigabytes(free)} free"
+    details = {"weights": need, "slots": slots, "state": program.layout.slot_bytes, "free": free, "dtype": wanted}
+    if need[wanted] + states <= free:
+        return Finding("model memory", text, details=details)
+    fitting = [dtype for dtype in DTYPES if need[dtype] + program.layout.slot_bytes <= free]
+    if wanted in fitting:
+        fix = f"--max-batch {max(1, (free - need[wanted]) // program.layout.slot_bytes)}, or a smaller --dtype"
+        return Finding("model memory", f"{wanted} does not fit with {slots} states: {text}", "problem", fix, details)
+    fix = f"--dtype {fitting[-1]}" if fitting else "a smaller model, or a machine with more memory"
+    return Finding("model memory", f"{wanted} does not fit: {text}", "problem", fix, details)
+
+
+def _tokenizer(settings: Settings, path: str, vocab_size: int) -> Finding:
+    try:
+        tokenizer = tokenizer_for(path, vocab_size, settings.tokenizer)
+    except (ValueError, OSError) as error:
+        return Finding("tokenizer", str(error), "problem", "name the model's own vocabulary file with --tokenizer")
+    if tokenizer is None:
+        text = f"no vocabulary fits {vocab_size} rows: requests must be token ids, and there is no chat"
+        return Finding("tokenizer", text, "note", "name the model's vocabulary file with --tokenizer")
+    return Finding(
+        "tokenizer", f"{tokenizer.path.name}, {tokenizer.size:,} tokens", details={"path": str(tokenizer.path)}
+    )
+
+
+def _profile(settings: Settings, path: str, checkpoint: LoadedCheckpoint) -> Finding:
+    try:
+        profile = choose_profile(path, checkpoint.metadata, settings.profile)
+    except ValueError as error:
+        return Finding("chat format", str(error), "problem", "choose one of them with --profile")
+    thinks = "can think" if profile.thinking != "none" else "does not think"
+    return Finding(
+        "chat format", f"{profile.name} ({thinks}); --profile chooses another", details={"name": profile.name}
+    )
