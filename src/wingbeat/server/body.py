@@ -1,4 +1,4 @@
-"""Reads a JSON body under a size limit and checks it against a pydantic model."""
+"""Reads a JSON body, within limits of size and shape, and checks it against a pydantic model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import ParamSpec, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from wingbeat.server.errors import ApiError, from_validation
+from wingbeat.server.errors import ApiError, bad_request, from_validation
 
 LARGE = 100_000
 """Bytes, characters or ids above which work on them leaves the event loop for a thread."""
+
+MAX_DEPTH = 64
+"""Levels of arrays and objects within each other."""
+MAX_CONTAINERS = 100_000
+"""Arrays and objects in one body: many millions of them would hold up everyone else while they are read."""
+
+_BOM = b"\xef\xbb\xbf"
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 Model = TypeVar("Model", bound=BaseModel)
 P = ParamSpec("P")
@@ -30,13 +39,41 @@ async def read_model(request: Request, model: type[Model], limit: int) -> Model:
     """The body as `model`, whatever its content type says.
 
     Raises:
-        ApiError: 413 when it is longer than `limit` bytes (found while reading, not after), 400 when it does not fit.
+        ApiError: 413 when it is longer than `limit` bytes (found while reading, not after), 415 when it is compressed,
+            400 when it does not fit.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        message = f"Content-Encoding {encoding[:40]!r} is not supported: send the body as it is."
+        raise ApiError(415, message, code="unsupported_content_encoding", headers={"Accept-Encoding": "identity"})
     raw = await _read(request, limit)
+    return await run_sized(len(raw), _parse, raw, model)
+
+
+def _parse(raw: bytes, model: type[Model]) -> Model:
+    raw = raw.removeprefix(_BOM)
+    check_shape(raw)
     try:
-        return await run_sized(len(raw), model.model_validate_json, raw)
+        return model.model_validate_json(raw)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def check_shape(raw: bytes) -> None:
+    """Raises ApiError (400) for JSON of too many levels or containers; what is no JSON at all is left to the parser.
+
+    Cheaper than parsing: brackets are counted, and only where there are many are those outside of texts looked at.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")  # the quotes that are left begin and end texts
+    brackets = b"".join(plain.split(b'"')[::2]).translate(_TO_SQUARE, _NO_BRACKETS)
+    if brackets.count(b"[") > MAX_CONTAINERS:
+        raise bad_request(f"The body has more than {MAX_CONTAINERS} arrays and objects.")
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    if b"[]" in brackets:
+        raise bad_request(f"The body has more than {MAX_DEPTH} levels of arrays and objects.")
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -55,6 +92,4 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> ApiError:
-    # The rest of the body is still on its way: without closing, it would be read as the next request.
-    headers = {"Connection": "close"}
-    return ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large", headers=headers)
+    return ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
