@@ -32,6 +32,7 @@ class ModelInfo:
     parameters: int
     path: str
     metadata: dict[str, str]
+    kernels: str = ""  # the level that runs, such as "avx2"; empty on the reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,9 @@ def load_model(
     program = rwkv7.record(checkpoint.info)
     weights = rwkv7.weights(checkpoint.info, _reader(checkpoint, progress))
     if backend == "cpu":
-        executable: Executable = cpu.CpuExecutable(program, weights, dtype, threads)
-    else:
-        executable = ReferenceExecutable(program, weights, dtype)
-    return Model(executable, _info(checkpoint, Path(path), dtype, backend))
+        native = cpu.CpuExecutable(program, weights, dtype, threads)
+        return Model(native, _info(checkpoint, Path(path), dtype, backend, native.level))
+    return Model(ReferenceExecutable(program, weights, dtype), _info(checkpoint, Path(path), dtype, backend))
 
 
 def _choose_backend(backend: str) -> str:
@@ -107,7 +107,7 @@ def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> rwkv7.Re
     return read
 
 
-def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str) -> ModelInfo:
+def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str = "") -> ModelInfo:
     shape = checkpoint.info
     return ModelInfo(
         name=checkpoint.metadata.get("name", path.stem),
@@ -121,4 +121,5 @@ def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str) ->
         parameters=shape.parameters,
         path=str(path),
         metadata=dict(checkpoint.metadata),
+        kernels=kernels,
     )
