@@ -8,7 +8,9 @@ import pytest
 
 from wingbeat.engine.backlog import Backlog, QueueFull
 from wingbeat.engine.generation import MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW, Generation, merge
-from wingbeat.engine.messages import GenerationRequest, Row, RowOutput, TokenLogprob
+from wingbeat.engine.latency import Latencies, LatencyHistogram
+from wingbeat.engine.messages import GenerationRequest, Row, RowExtras, RowOutput, TokenLogprob
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.sampling.params import SamplingParams
 
 
@@ -28,6 +30,61 @@ def test_merging_joins_the_steps_of_each_row() -> None:
     last = merged[0]
     assert [entry.token for entry in last.logprobs or ()] == [10, 12]
     assert (last.finish_reason, last.stop_reason, last.prompt_tokens, last.completion_tokens) == ("stop", "x", 3, 2)
+
+
+def test_merging_keeps_what_came_once() -> None:
+    scored = RowExtras(prompt_logprobs=[None, TokenLogprob(5, -1.0, [])])
+    (merged,) = merge([piece(0, "a", 1, extras=scored), piece(0, "b", 2), piece(0, "c", 3, finish_reason="stop")])
+    assert merged.extras == scored
+    snapshot = StateSnapshot("f", 3, {})
+    (merged,) = merge([piece(0, "a", 1, extras=scored), piece(0, "c", 3, extras=RowExtras(state=snapshot))])
+    assert merged.extras == RowExtras(scored.prompt_logprobs, None, snapshot)
+
+
+async def test_a_taker_gets_steps_until_it_refuses() -> None:
+    running = generation()
+    seen: list[str] = []
+
+    def take(outputs: list[RowOutput]) -> bool:
+        seen.extend(o.text for o in outputs)
+        return seen[-1] != "stop"
+
+    running.taker = take
+    reader = asyncio.create_task(anext(running))
+    await asyncio.sleep(0)
+    running.feed([piece(0, "a", 1)])
+    running.feed([piece(0, "b", 2)])
+    await asyncio.sleep(0)
+    assert (seen, reader.done()) == (["a", "b"], False)
+    running.feed([piece(0, "stop", 3)])  # refused: it and all that follows go to the reader
+    running.feed([piece(0, "c", 4)])
+    assert [o.text for o in await reader] == ["stopc"]
+    running.feed([piece(0, "d", 5, finish_reason="stop")])
+    assert seen == ["a", "b", "stop", "d"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(running)
+
+
+def test_latencies_are_from_submission_to_a_rows_first_token_then_from_token_to_token() -> None:
+    latencies = Latencies()
+    request = GenerationRequest(id=1, fingerprint="", prompts=[[1]], rows=[Row(0)] * 2, sampling=SamplingParams())
+    running = Generation(request, lambda g: None, latencies)
+    start = running.submitted
+    running.feed([piece(0, "a", 1)], start + 0.2)
+    running.feed([piece(0, "b", 2), piece(1, "c", 3)], start + 0.5)
+    running.feed([RowOutput(1, 0, finish_reason="cancelled")], start + 9)
+    assert (sum(latencies.first_token.counts), sum(latencies.inter_token.counts)) == (2, 1)
+    assert latencies.first_token.sum == pytest.approx(0.7)
+    assert latencies.inter_token.sum == pytest.approx(0.3)
+    assert (running.first_token, running.generated_tokens) == (pytest.approx(0.2), 3)
+
+
+def test_a_histogram_counts_up_to_and_with_its_edges() -> None:
+    histogram = LatencyHistogram((0.1, 1.0))
+    for seconds in (0.05, 0.1, 0.5, 3.0):
+        histogram.observe(seconds)
+    assert histogram.counts == [2, 1, 1]
+    assert histogram.sum == pytest.approx(3.65)
 
 
 async def test_a_slow_reader_gets_everything_merged() -> None:

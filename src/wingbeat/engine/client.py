@@ -6,21 +6,18 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import secrets
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
-import zmq
-import zmq.asyncio
 
 from wingbeat.engine.backlog import Backlog, QueueFull
-from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap, frame_bootstrap
+from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap
+from wingbeat.engine.frame_socket import FrameSocket
 from wingbeat.engine.generation import Generation
+from wingbeat.engine.latency import Latencies
 from wingbeat.engine.messages import (
     Cancel,
     EngineConfig,
@@ -36,20 +33,20 @@ from wingbeat.engine.messages import (
     Submit,
     with_seed,
 )
-from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
+from wingbeat.engine.process import (
+    EXIT_SECONDS,
+    MAX_FAILED_STARTS,
+    RestartPolicy,
+    describe_exit,
+    end_process,
+    start_process,
+)
 
 __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "QueueFull"]
 
 log = logging.getLogger(__name__)
 
 Status = Literal["loading", "ready", "failed", "restarting", "closed"]
-SETTLED = ("ready", "failed", "closed")
-
-STABLE_SECONDS = 30.0  # an engine that was ready for so long did not crash "at once"
-MAX_CRASHES = 4  # crashes at once, one after the other, before giving up
-FIRST_BACKOFF = 0.25  # seconds before the first restart; doubles with each crash
-IPC_PATH_MAX_LEN = 107  # bytes of a socket's path, where zmq does not tell
-EXIT_SECONDS = 1.0  # how long a process may take to leave before it is killed
 
 
 class EngineUnavailable(Exception):  # noqa: N818 - a state of affairs, not a mistake
@@ -66,35 +63,28 @@ class EngineClient:
         self.progress: tuple[int, int] = (0, 0)  # bytes of the checkpoint read, of all
         self.info: dict[str, Any] | None = None  # ModelInfo's fields, once loaded
         self.pid: int | None = None
+        self.restarts = 0  # starts of the process after the first
         self.on_ready: Callable[[], None] = lambda: None  # called each time the engine has loaded the model
+        self.latencies = Latencies()
         self._stats = Stats()
         self._backlog = Backlog(config.max_queue)
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
         self._encoder = msgspec.msgpack.Encoder()
         self._settled = asyncio.Event()
+        self._load_error = asyncio.Event()  # the process that runs has said why it cannot load the model
+        self._decoder = msgspec.msgpack.Decoder(Event)
+        self._restarts = RestartPolicy()
         self._token = b""  # of the process that runs; empty: there is none
         self._process: asyncio.subprocess.Process | None = None
-        self._ready_since: float | None = None
-        self._context: zmq.asyncio.Context | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._folder: str | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._socket: FrameSocket | None = None
+        self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the process and return; ``status`` and ``wait_ready`` tell how it goes."""
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        try:
-            address = self._bind(self._socket)
-        except BaseException:
-            await self.close()
-            raise
-        self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._supervise(address))]
-        for task in self._tasks:
-            task.add_done_callback(self._task_ended)
+        self._socket = FrameSocket(self._receive)
+        self._supervisor = asyncio.create_task(self._supervise(self._socket.address))
+        self._supervisor.add_done_callback(self._supervisor_ended)
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until requests are taken. Raises EngineUnavailable when that will not be, TimeoutError after seconds."""
@@ -116,7 +106,7 @@ class EngineClient:
         request = msgspec.structs.replace(request, id=next(self._ids), sampling=sampling)
         frame = self._encoder.encode(Submit(request))
         self._backlog.enter(len(request.rows))
-        generation = self._generations[request.id] = Generation(request, self._cancel)
+        generation = self._generations[request.id] = Generation(request, self._cancel, self.latencies)
         self._send(frame)
         return generation
 
@@ -128,84 +118,62 @@ class EngineClient:
         """End everything: running generations fail, the process and the socket's files go. May be called twice."""
         self._settle("closed")
         self._lose("the engine was closed")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = self._socket = None
-        self._remove_folder()
-
-    def _bind(self, socket: zmq.asyncio.Socket) -> str:
-        """The address: a socket file in a private folder, or a loopback port where there can be none."""
-        if os.name == "posix" and zmq.has("ipc"):
-            self._folder = make_folder()
-            path = f"{self._folder}/{SOCKET_NAME}"
-            if len(os.fsencode(path)) <= getattr(zmq, "IPC_PATH_MAX_LEN", IPC_PATH_MAX_LEN):
-                socket.bind(f"ipc://{path}")
-                return f"ipc://{path}"
-            self._remove_folder()
-        return f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
-
-    def _remove_folder(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
 
     async def _supervise(self, address: str) -> None:
-        crashes = 0
+        """Run the engine again and again. Cancelled: ends it."""
         while True:
-            self._ready_since = None
             code = await self._run_process(address)
             if code == LOAD_FAILED:
                 with contextlib.suppress(TimeoutError):  # the frame with the reason may still be on its way
-                    await asyncio.wait_for(self._settled.wait(), EXIT_SECONDS)
-                self._token = b""
+                    await asyncio.wait_for(self._load_error.wait(), EXIT_SECONDS)
+            self._token = b""  # what the dead process said last comes too late
+            if code == LOAD_FAILED and not self._restarts.was_ready:
                 self._give_up(self.error or "the model cannot be loaded; the log says why")
                 return
-            self._token = b""  # what the dead process said last comes too late
-            stable = self._ready_since is not None and time.monotonic() - self._ready_since > STABLE_SECONDS
-            crashes = 1 if stable else crashes + 1
-            error = f"the engine's process ended ({_describe_exit(code)})"
-            if crashes >= MAX_CRASHES:
-                self._give_up(f"{error} {crashes} times in a row")
+            error = self.error if code == LOAD_FAILED else f"the engine's process ended ({describe_exit(code)})"
+            error = error or "the model cannot be loaded; the log says why"
+            pause = self._restarts.after_crash()
+            if pause is None:
+                self._give_up(f"{error} {MAX_FAILED_STARTS} times in a row")
                 return
             log.error("%s; starting it again", error)
             self._settled.clear()
             self.status, self.error, self.progress = "restarting", error, (0, 0)
             self._lose(error)
-            await asyncio.sleep(FIRST_BACKOFF * 2 ** (crashes - 1))
+            await asyncio.sleep(pause)
+            self.restarts += 1
 
     async def _run_process(self, address: str) -> int:
         """Run the engine until it ends; returns its exit status. Cancelled: ends it."""
+        self._load_error.clear()
         self._token = secrets.token_bytes(16)  # a stray frame of an earlier process, or of a stranger, has another
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "wingbeat.engine.worker"),
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C and a closed terminal are this process's business
-        )
-        assert process.stdin is not None
+        process = await start_process(Bootstrap(address, self._token, self.config, log.getEffectiveLevel()))
         self.pid, self._process = process.pid, process
         try:
-            process.stdin.write(frame_bootstrap(Bootstrap(address, self._token, self.config, log.getEffectiveLevel())))
             return await process.wait()
         finally:
             self.pid = self._process = None
-            await _end_process(process)
+            await end_process(process)
 
-    async def _read(self, socket: zmq.asyncio.Socket) -> None:
-        decoder = msgspec.msgpack.Decoder(Event)
-        while True:
-            sender, *frames = await socket.recv_multipart()
-            if not sender or sender != self._token:
-                continue
-            try:
-                self._dispatch(decoder.decode(b"".join(frames)))
-            except Exception:
-                log.exception("a message of the engine cannot be used; starting the engine again")
-                self._end_engine()
-            await asyncio.sleep(0)  # frames that are here already are received at once: let the readers have each
+    def _supervisor_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the engine's client failed", exc_info=error)
+            self._give_up(f"the engine's client failed: {type(error).__name__}: {error}")
+
+    def _receive(self, sender: bytes, frame: bytes) -> None:
+        if not sender or sender != self._token:
+            return
+        try:
+            self._dispatch(self._decoder.decode(frame))
+        except Exception:
+            log.exception("a message of the engine cannot be used; starting the engine again")
+            self._end_engine()
 
     def _end_engine(self) -> None:
         """Kill the process: what it says no longer counts. ``_supervise`` ends its requests and starts another."""
@@ -214,23 +182,9 @@ class EngineClient:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            log.error("the engine's client failed", exc_info=error)
-            for other in self._tasks:
-                other.cancel()
-            self._give_up(f"the engine's client failed: {type(error).__name__}: {error}")
-
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, StepOutput):
-            self._stats = event.stats
-            by_request: dict[int, list[RowOutput]] = {}
-            for output in event.rows:
-                by_request.setdefault(output.request, []).append(output)
-            for request_id, outputs in by_request.items():
-                if generation := self._generations.get(request_id):
-                    self._feed(generation, outputs)
+            self._take_step(event)
         elif isinstance(event, Loading):
             self.progress = (event.done, event.total)
         elif isinstance(event, Ready):
@@ -238,17 +192,28 @@ class EngineClient:
             self.info, self.error = event.info, None
             self._backlog.slots = event.slots
             self._stats = Stats(slots=event.slots)
-            self._ready_since = time.monotonic()
+            self._restarts.ready()
             self._settle("ready")
             self.on_ready()
         elif isinstance(event, Failed):
-            self._give_up(event.error)
+            self._load_failed(event.error)
         elif isinstance(event, LogLine):
             logging.getLogger(event.logger).log(event.level, "%s", event.text)
 
-    def _feed(self, generation: Generation, outputs: list[RowOutput]) -> None:
+    def _take_step(self, step: StepOutput) -> None:
+        now = time.monotonic()
+        self._restarts.served()
+        self._stats = step.stats
+        by_request: dict[int, list[RowOutput]] = {}
+        for output in step.rows:
+            by_request.setdefault(output.request, []).append(output)
+        for request_id, outputs in by_request.items():
+            if generation := self._generations.get(request_id):
+                self._feed(generation, outputs, now)
+
+    def _feed(self, generation: Generation, outputs: list[RowOutput], now: float) -> None:
         before = generation.unfinished_rows
-        generation.feed(outputs)
+        generation.feed(outputs, now)
         if finished := before - generation.unfinished_rows:
             self._backlog.leave(finished)
         if generation.finished:
@@ -276,10 +241,14 @@ class EngineClient:
         self._stats = Stats(slots=self._stats.slots)
 
     def _send(self, frame: bytes, /) -> None:
-        # Through the asyncio socket even though nothing is awaited: a plain send would swallow its wake-ups. There is
-        # no high-water mark, so the frame is queued before this returns.
         assert self._socket is not None
-        self._socket.send_multipart([self._token, frame])
+        self._socket.send(self._token, frame)
+
+    def _load_failed(self, error: str) -> None:
+        self.error = error
+        self._load_error.set()
+        if not self._restarts.was_ready:  # else the file was replaced by a bad one, or went away: it may come back
+            self._give_up(error)
 
     def _give_up(self, error: str) -> None:
         if self.status == "failed":
@@ -301,23 +270,3 @@ class EngineClient:
             "closed": "the engine was closed",
         }
         return reasons[self.status]
-
-
-async def _end_process(process: asyncio.subprocess.Process) -> None:
-    """Close the process's standard input, which ends it; kill it when that is not enough."""
-    if process.returncode is not None:
-        return
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), EXIT_SECONDS)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-def _describe_exit(code: int) -> str:
-    if code == -9:
-        return "killed by signal 9; if nobody did that, the system ran out of memory"
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

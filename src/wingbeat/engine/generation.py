@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
-from wingbeat.engine.messages import FinishReason, GenerationRequest, RowOutput
+from wingbeat.engine.latency import Latencies
+from wingbeat.engine.messages import FinishReason, GenerationRequest, RowExtras, RowOutput
 
 MAX_UNREAD_TOKENS = 20_000
 MAX_UNREAD_TOKENS_PER_ROW = 2_000
@@ -17,11 +19,23 @@ class Generation:
 
     Each row ends with exactly one output that has a ``finish_reason``; after the last of them the iteration ends. One
     reader. Whoever stops reading early calls ``cancel``.
+
+    A reader may set ``taker`` to be called with the outputs of each step while it waits in the iteration, which then
+    need not wake up for them. What it refuses by returning False, and all that comes before that is read, goes the
+    long way. It must not raise.
     """
 
-    def __init__(self, request: GenerationRequest, on_cancel: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, request: GenerationRequest, on_cancel: Callable[[Generation], None], latencies: Latencies | None = None
+    ) -> None:
         self.request = request  # as sent: with its id, and a seed even where the caller gave none
+        self.taker: Callable[[list[RowOutput]], bool] | None = None
+        self.submitted = time.monotonic()
+        self.first_token: float | None = None  # seconds from submission
+        self.generated_tokens = 0  # by all rows so far
         self._on_cancel = on_cancel
+        self._latencies = latencies or Latencies()
+        self._last_token: dict[int, float] = {}  # row -> when its newest token came
         self._unfinished = set(range(len(request.rows)))
         self._unread: list[RowOutput] = []
         self._unread_tokens = 0
@@ -58,21 +72,41 @@ class Generation:
         if self._unfinished:
             self._on_cancel(self)
 
-    def feed(self, outputs: Iterable[RowOutput]) -> None:
-        """Take outputs from the engine; those of rows that have ended here already are dropped."""
+    def feed(self, outputs: Iterable[RowOutput], now: float | None = None) -> None:
+        """Take outputs from the engine, received at ``now``; those of rows that have ended already are dropped."""
+        now = time.monotonic() if now is None else now
+        unfinished, taken = self._unfinished, []
         for output in outputs:
-            if output.row not in self._unfinished:
+            if output.row not in unfinished:
                 continue
-            self._unread.append(output)
-            self._unread_tokens += len(output.token_ids)
+            taken.append(output)
+            if output.token_ids:
+                self._count(output, now)
             if output.finish_reason is not None:
-                self._unfinished.discard(output.row)
-        self._news.set()
+                unfinished.discard(output.row)
+        if self._unread or self.taker is None or not self.taker(taken):
+            self._unread += taken
+            self._unread_tokens += sum(len(output.token_ids) for output in taken)
+            self._news.set()
+        elif not unfinished:
+            self._news.set()
+
+    def _count(self, output: RowOutput, now: float) -> None:
+        self.generated_tokens += len(output.token_ids)
+        last = self._last_token.get(output.row)
+        self._last_token[output.row] = now
+        if last is not None:
+            self._latencies.inter_token.observe(now - last)
+            return
+        seconds = now - self.submitted
+        self._latencies.first_token.observe(seconds)
+        if self.first_token is None:
+            self.first_token = seconds
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """End every unfinished row from this side."""
         rows = sorted(self._unfinished)
-        self.feed(RowOutput(self.request.id, row, finish_reason=reason, error=error) for row in rows)
+        self.feed([RowOutput(self.request.id, row, finish_reason=reason, error=error) for row in rows])
 
 
 def merge(outputs: list[RowOutput]) -> list[RowOutput]:
@@ -87,6 +121,7 @@ def merge(outputs: list[RowOutput]) -> list[RowOutput]:
 
 def _join(parts: list[RowOutput]) -> RowOutput:
     last = parts[-1]
+    extras = [part.extras for part in parts if part.extras is not None]
     logprobs = [entry for part in parts for entry in part.logprobs or ()]
     return RowOutput(
         request=last.request,
@@ -99,4 +134,16 @@ def _join(parts: list[RowOutput]) -> RowOutput:
         error=last.error,
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
+        extras=_join_extras(extras),
+    )
+
+
+def _join_extras(extras: list[RowExtras]) -> RowExtras | None:
+    """Each field occurs once in a row's life; together they come when its steps are merged."""
+    if len(extras) < 2:
+        return extras[0] if extras else None
+    return RowExtras(
+        prompt_logprobs=next((e.prompt_logprobs for e in extras if e.prompt_logprobs is not None), None),
+        prompt_state=next((e.prompt_state for e in extras if e.prompt_state is not None), None),
+        state=next((e.state for e in extras if e.state is not None), None),
     )

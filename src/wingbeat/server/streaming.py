@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from typing import Any, Protocol
 
 import structlog
 from starlette.requests import Request
@@ -52,8 +52,10 @@ class StreamedReply(Protocol):
 class EventStream(Response):
     """A plain ASGI response that sends a generation as server-sent events.
 
-    Not starlette's StreamingResponse: that costs a task group and a wrapper a chunk. Nothing is computed or sent
-    once the client is known to have left.
+    Not starlette's StreamingResponse: that costs a task group and a wrapper a chunk. While the client keeps up, each
+    step is sent from within the engine client's own call (see ``Generation.taker``), and the stream's task sleeps; it
+    wakes up for a client that is slow, for long pauses, and for the end. Nothing is computed or sent once the client
+    is known to have left.
     """
 
     media_type = "text/event-stream"
@@ -64,45 +66,110 @@ class EventStream(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})  # proxies must not hold it back
         self._generation = generation
         self._reply = reply
+        self._send: Send
+        self._gone: asyncio.Event
+        self._direct = False  # whether steps may be sent as they come; not while this stream's task is sending
+        self._blocked: asyncio.Future[None] | None = None  # a direct sending that waits for the client to read
+        self._failure: Exception | None = None
+        self._clock = asyncio.get_running_loop().time
+        self._last_sent = self._clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with cancelled_when_gone(receive, self._generation) as gone:
+        self._send = send
+        async with cancelled_when_gone(receive, self._generation) as self._gone:
             with contextlib.suppress(OSError):  # how some ASGI servers answer a send to a client that just left
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async for chunk in self._chunks():
-                    if gone.is_set():
-                        return
-                    if chunk:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                last = await self._stream()
+                if not self._gone.is_set():
+                    await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        reply = self._reply
-        yield reply.begin()
+    async def _stream(self) -> bytes:
+        """Send all but the last of the reply, which is returned."""
+        generation, reply = self._generation, self._reply
         try:
-            async for rows in _with_pauses(self._generation):
-                yield WAITING if rows is None else reply.step(rows)
-            last = reply.end()
+            await self._put(reply.begin())
+            generation.taker = self._take
+            async for rows in self._steps():
+                await self._put(WAITING if rows is None else reply.step(rows))
+            return reply.end()
         except ApiError as error:
-            last = reply.failure(error)
+            return reply.failure(error)
+        except OSError:
+            raise
         except Exception:
             # The status line is out: the only honest end of this reply is an error event.
             log.exception("a stream failed")
-            last = reply.failure(ApiError(500, "The server failed. Its log has the details.", code="internal_error"))
-        yield last
+            return reply.failure(ApiError(500, "The server failed. Its log has the details.", code="internal_error"))
 
+    async def _steps(self) -> AsyncIterator[list[RowOutput] | None]:
+        """The steps that were not sent directly, and None for each `PAUSE_SECONDS` in which nothing was sent."""
+        while not self._gone.is_set():
+            self._direct = True
+            try:
+                async with asyncio.timeout_at(self._last_sent + PAUSE_SECONDS):  # safe: nothing that came is lost
+                    rows = await anext(self._generation)
+            except TimeoutError:
+                rows = None
+            except StopAsyncIteration:
+                break
+            finally:
+                self._direct = False
+            if self._blocked is not None:
+                await self._blocked
+            if self._failure is not None:
+                break
+            now = self._clock()
+            if rows is not None or now >= self._last_sent + PAUSE_SECONDS:
+                self._last_sent = now
+                yield rows
+        if self._blocked is not None:
+            await self._blocked
+        if self._failure is not None:
+            raise self._failure
 
-async def _with_pauses(generation: Generation) -> AsyncIterator[list[RowOutput] | None]:
-    """The steps of a generation, and None for each `PAUSE_SECONDS` that pass without one."""
-    while True:
+    async def _put(self, chunk: bytes) -> None:
+        if chunk and not self._gone.is_set():
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def _take(self, rows: list[RowOutput]) -> bool:
+        """Send a step at once. False leaves it to the stream's task."""
+        if not self._direct or self._failure is not None or (self._blocked is not None and not self._blocked.done()):
+            return False
         try:
-            async with asyncio.timeout(PAUSE_SECONDS):  # safe: what has arrived stays in the generation
-                rows = await anext(generation)
-        except TimeoutError:
-            rows = None
-        except StopAsyncIteration:
-            return
-        yield rows
+            chunk = self._reply.step(rows)
+            if chunk and not self._gone.is_set():
+                self._last_sent = self._clock()
+                self._blocked = send_now(self._send({"type": "http.response.body", "body": chunk, "more_body": True}))
+        except Exception as error:
+            self._failure = error
+            return False
+        return True
+
+
+def send_now(sending: Awaitable[None]) -> asyncio.Future[None] | None:
+    """Run a sending as far as it goes without waiting. None when it is done, else the task that does the rest.
+
+    A server's `send` waits only when the client does not read what was sent before, so nearly always it is done here,
+    without a task of its own.
+    """
+    steps = sending.__await__()
+    try:
+        future = next(steps)
+    except StopIteration:
+        return None
+    return asyncio.ensure_future(_Rest(future, steps))
+
+
+class _Rest:
+    """What is left of an awaitable that has begun and waits for `future`."""
+
+    def __init__(self, future: Any, steps: Generator[Any, Any, None]) -> None:
+        self._future = future
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield self._future  # to the task that runs this: it goes on when the future is done
+        yield from self._steps
 
 
 async def collect(request: Request, generation: Generation, take: Callable[[list[RowOutput]], None]) -> None:
@@ -110,13 +177,25 @@ async def collect(request: Request, generation: Generation, take: Callable[[list
 
     Raises ApiError when the client left: the reply to that reaches nobody, but the work is over.
     """
+    failures: list[Exception] = []
+
+    def try_to_take(rows: list[RowOutput]) -> bool:
+        try:
+            take(rows)
+        except Exception as error:
+            failures.append(error)
+        return not failures  # what is refused wakes up the loop below
+
     async with cancelled_when_gone(request.receive, generation) as gone:
+        generation.taker = try_to_take
         async for rows in generation:
-            if gone.is_set():
+            if gone.is_set() or failures:
                 break
             take(rows)
     if gone.is_set():
         raise ApiError(CLIENT_GONE, "The client left.")
+    if failures:
+        raise failures[0]
 
 
 @contextlib.asynccontextmanager
