@@ -138,5 +138,6 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
 
 async def handle_crash(request: Request, error: Exception) -> Response:
     """A defect of ours: the details go to the log, not to the client."""
-    phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
-    return openai_response(ApiError(500, f"{phrase}. The server's log has the details.", code="internal_error"))
+    message = f"{HTTPStatus.INTERNAL_SERVER_ERROR.phrase}. The server's log has the details."
+    headers = {"Connection": "close"}  # which uvicorn does after a defect, but does not say
+    return openai_response(ApiError(500, message, code="internal_error", headers=headers))
