@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from wingbeat.engine.engine import Engine
 from wingbeat.engine.generation import merge
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row, RowOutput
 from wingbeat.models import Model, ModelInfo
-from wingbeat.ops.table import FloatArray, StateLayout, StepBatch, check_batch
+from wingbeat.ops.table import Executable, FloatArray, StateLayout, StepBatch, check_batch
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
 
@@ -45,7 +45,29 @@ class Speller:
         return logits[batch.logit_rows]
 
 
-def stand_in(executable: Speller) -> Model:
+class Faulty:
+    """A model whose steps fail where ``fault`` says so, given the number of the step (from 1) and its batch.
+
+    A step that fails leaves the states that it was to advance in ruins.
+    """
+
+    def __init__(self, executable: Executable, fault: Callable[[int, StepBatch], bool]) -> None:
+        self.layout, self.vocab_size = executable.layout, executable.vocab_size
+        self.weight_bytes = executable.weight_bytes
+        self.batches: list[StepBatch] = []
+        self.failed: list[StepBatch] = []
+        self._executable, self._fault = executable, fault
+
+    def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
+        self.batches.append(batch)
+        if self._fault(len(self.batches), batch):
+            self.failed.append(batch)
+            pool[batch.slots] = np.nan
+            raise FloatingPointError("boom")
+        return self._executable.run(batch, pool)
+
+
+def stand_in(executable: Executable) -> Model:
     info = ModelInfo("spell", "7", 1, 1, executable.vocab_size, "float32", "test", "spell", 1, "spell.pth", {})
     return Model(executable, info)
 
