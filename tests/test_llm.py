@@ -68,7 +68,7 @@ def test_a_batch_larger_than_the_slots_answers_in_order(llm: LLM) -> None:
     assert together[0] == together[5]
     assert llm.generate([], FIXED) == llm.generate([], []) == []
     assert [c.token_ids for c in llm.generate((p for p in prompts), FIXED)] == [c.token_ids for c in together]
-    assert_empty(llm._engine)
+    assert_empty(llm._shared.engine)
 
 
 def test_parameters_may_differ_by_prompt(llm: LLM) -> None:
@@ -92,10 +92,10 @@ def test_a_stream_is_the_same_answer_in_pieces(llm: LLM) -> None:
 def test_leaving_a_stream_frees_its_slot(llm: LLM) -> None:
     stream = llm.stream("wing", SamplingParams(ignore_eos=True))
     next(stream)
-    assert llm._engine.stats().slots_in_use == 1
+    assert llm._shared.engine.stats().slots_in_use == 1
     stream.close()
-    assert llm._engine.stats().slots_in_use == 0
-    assert not llm._boxes
+    assert llm._shared.engine.stats().slots_in_use == 0
+    assert not llm._shared._boxes
 
 
 def test_threads_share_the_engine(llm: LLM) -> None:
@@ -108,11 +108,11 @@ def test_threads_share_the_engine(llm: LLM) -> None:
     for thread in threads:
         thread.join()
     assert [results[p] for p in prompts] == expected
-    assert_empty(llm._engine)
+    assert_empty(llm._shared.engine)
 
 
 def test_bad_input_is_refused_before_anything_runs(llm: LLM) -> None:
-    before = llm._engine.stats()
+    before = llm._shared.engine.stats()
     with pytest.raises(ValueError, match="token id 300"):
         llm.generate([[1], [300]])
     with pytest.raises(ValueError, match="top_p"):
@@ -134,7 +134,7 @@ def test_bad_input_is_refused_before_anything_runs(llm: LLM) -> None:
         llm.generate(["a"], [FIXED] * 3)
     with pytest.raises(ValueError, match="0 sampling_params for 1 prompts"):
         llm.generate("a", [])
-    assert llm._engine.stats() == before
+    assert llm._shared.engine.stats() == before
 
 
 def test_logits_do_not_depend_on_the_chunks(llm: LLM) -> None:

@@ -8,12 +8,9 @@ with LLM("model.safetensors") as llm:
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,22 +18,26 @@ from numpy.typing import NDArray
 
 from wingbeat.demo import demo_model_path
 from wingbeat.engine.engine import Engine
+from wingbeat.engine.intake import origin_of
 from wingbeat.engine.messages import (
     EngineConfig,
     FinishReason,
     GenerationRequest,
     Row,
+    RowExtras,
     RowOutput,
     TokenLogprob,
 )
-from wingbeat.models import Model, ModelInfo, load_model
+from wingbeat.engine.shared import SharedEngine
+from wingbeat.engine.snapshot import StateSnapshot
+from wingbeat.models import Model, ModelInfo, Progress, load_model
 from wingbeat.ops.table import FloatArray, StepBatch
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.text.profile import choose_profile
+from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.templates import Message
 from wingbeat.text.world import WorldTokenizer, tokenizer_for
 
-__all__ = ["LLM", "Chunk", "Completion", "GenerationError", "demo_model_path"]
+__all__ = ["LLM", "Chunk", "Completion", "GenerationError", "chat_sampling", "demo_model_path"]
 
 DEFAULT_MAX_TOKENS = 512
 """For calls without sampling parameters. ``SamplingParams()`` sets no limit of its own."""
@@ -63,13 +64,19 @@ class Completion(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """A piece of a streamed answer; the last one has a ``finish_reason``."""
+    """A piece of a streamed answer; the last one has a ``finish_reason``.
+
+    ``prompt_state`` and ``state`` are what ``stream`` was told to keep; ``reasoning`` is that of a ``Conversation``.
+    """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] | None = None
     stop_reason: str | int | None = None
+    reasoning: str = ""
+    prompt_state: StateSnapshot | None = None
+    state: StateSnapshot | None = None
 
 
 class GenerationError(RuntimeError):
@@ -93,6 +100,7 @@ class LLM:
         max_batch: int | None = None,
         backend: str = "auto",
         profile: str | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Load a model.
 
@@ -104,11 +112,12 @@ class LLM:
             max_batch: sequences that run at once; None: up to 64, as memory allows.
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
             profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
+            progress: called with the bytes read and the bytes in all while the model is loaded.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
         path = demo_model_path() if path is None else path
-        model = load_model(path, dtype=dtype, threads=threads, backend=backend)
+        model = load_model(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
         config = EngineConfig(model=str(path), threads=threads, max_batch=max_batch, profile=profile)
         self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
 
@@ -120,18 +129,11 @@ class LLM:
         return llm
 
     def _start(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
-        self._model: Model | None = model
         self._tokenizer = tokenizer
         self._profile = choose_profile(model.info.path, model.info.metadata, config.profile)
-        self._engine = Engine(model, tokenizer, config)
+        self._shared = SharedEngine(Engine(model, tokenizer, config))
         self._chunk = config.token_budget
-        self._ids = itertools.count(1)
-        self._boxes: dict[int, deque[RowOutput]] = {}  # request id -> the outputs that its caller has yet to take
         self._scratch: FloatArray | None = None  # a pool of one state, for logits()
-        self._cancelled: list[int] = []
-        self._stepping = False
-        # Reentrant, because a stream may be closed by the garbage collector in the middle of this thread's own step.
-        self._lock = threading.RLock()
 
     @property
     def info(self) -> ModelInfo:
@@ -145,6 +147,11 @@ class LLM:
                 "no tokenizer fits this model's vocabulary: pass token ids, or LLM(..., tokenizer=<vocabulary file>)"
             )
         return self._tokenizer
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model's chat format, its stops and its sampling defaults."""
+        return self._profile
 
     def generate(
         self,
@@ -163,24 +170,57 @@ class LLM:
             many *= len(params)
         requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
         completions = {request.id: Completion(request.prompts[0]) for request in requests}
-        for output in self._run(requests):
+        for output in self._shared.run(requests):
             _append(completions[output.request], output)
         return _checked(list(completions.values()))
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generator[Chunk]:
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        state: StateSnapshot | None = None,
+        keep: Sequence[Literal["prompt", "end"]] = (),
+        stop_when: Callable[[], bool] | None = None,
+    ) -> Generator[Chunk]:
         """Complete one prompt, piece by piece. Closing the iterator ends the generation.
 
         The model runs while the iterator is asked for the next piece (or another thread runs it).
-        Raises ValueError at once for a bad prompt or parameter, GenerationError when the answer fails.
+
+        Args:
+            state: go on from this state as if ``prompt`` followed what it has seen.
+            keep: states wanted: "prompt", after the prompt (in ``prompt_state`` of the first chunk), and "end", after
+                the prompt and all sampled tokens but the last (in ``state`` of the last chunk).
+            stop_when: asked before each step; once true the answer ends, with the ``finish_reason`` "cancelled".
+
+        Raises ValueError at once for a bad prompt, parameter or state, GenerationError when the answer fails.
         """
         request = self._request(prompt, self._spread(sampling_params, 1)[0])
-        return self._stream(request)
+        if state is not None:
+            self.check_state(state)
+            if not request.prompts[0]:
+                raise ValueError("going on from a state needs a prompt of at least one token")
+        request.state, request.keep = state, tuple(keep)
+        return self._stream(request, stop_when)
 
-    def _stream(self, request: GenerationRequest) -> Generator[Chunk]:
-        for output in self._run([request]):
+    def _stream(self, request: GenerationRequest, stop_when: Callable[[], bool] | None) -> Generator[Chunk]:
+        for output in self._shared.run([request], stop_when):
             if output.finish_reason == "error":
                 raise GenerationError(output.error or "the generation failed", [])
-            yield Chunk(output.text, output.token_ids, output.finish_reason, output.logprobs, output.stop_reason)
+            extras = output.extras or RowExtras()
+            yield Chunk(
+                output.text,
+                output.token_ids,
+                output.finish_reason,
+                output.logprobs,
+                output.stop_reason,
+                prompt_state=extras.prompt_state,
+                state=extras.state,
+            )
+
+    def check_state(self, state: StateSnapshot) -> None:
+        """Raises ValueError, saying why, for a state that is not of this model."""
+        origin_of(state, self._loaded())
 
     def chat(
         self,
@@ -195,15 +235,9 @@ class LLM:
         Raises ValueError for a bad conversation or parameter, GenerationError when the answer fails.
         """
         profile = self._profile
-        segments = profile.template.render([_message(m) for m in messages], thinking=thinking)
-        if sampling_params is None:
-            sampling_params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, **profile.sampling_for(thinking))
-        sampling_params = msgspec.structs.replace(
-            sampling_params,
-            stop=(*sampling_params.stop, *profile.stops),
-            stop_token_ids=profile.stop_ids(sampling_params.stop_token_ids, ignore_eos=sampling_params.ignore_eos),
-        )
-        completion = self.generate(self.tokenizer.encode_segments(segments), sampling_params)[0]
+        segments = profile.template.render([to_message(m) for m in messages], thinking=thinking)
+        params = chat_sampling(profile, sampling_params, thinking)
+        completion = self.generate(self.tokenizer.encode_segments(segments), params)[0]
         splitter = profile.splitter(segments)
         pieces = splitter.push(completion.text), splitter.flush()
         completion.reasoning, completion.text = ("".join(parts) for parts in zip(*pieces, strict=True))
@@ -219,7 +253,7 @@ class LLM:
         size = self._chunk if chunk is None else chunk
         if size < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}")
-        with self._lock:
+        with self._shared.lock:
             executable = self._loaded().executable
             if self._scratch is None:
                 self._scratch = executable.layout.allocate(1)
@@ -235,12 +269,8 @@ class LLM:
 
     def close(self) -> None:
         """Free the model's memory; again does nothing. Running streams and further calls raise ValueError."""
-        with self._lock:
-            if self._model is None:
-                return
-            self._model = self._scratch = None
-            self._boxes.clear()
-            del self._engine
+        self._shared.close()
+        self._scratch = None
 
     def __enter__(self) -> LLM:
         return self
@@ -249,56 +279,7 @@ class LLM:
         self.close()
 
     def _loaded(self) -> Model:
-        if self._model is None:
-            raise ValueError("this LLM was closed")
-        return self._model
-
-    def _run(self, requests: Iterable[GenerationRequest]) -> Iterator[RowOutput]:
-        """The outputs of some requests until all have ended; cancels the rest when the caller leaves early."""
-        box: deque[RowOutput] = deque()
-        running: set[int] = set()
-        try:
-            for request in requests:
-                with self._lock:
-                    self._loaded()
-                    self._boxes[request.id] = box
-                    running.add(request.id)
-                    self._engine.submit(request)
-            while running:
-                with self._lock:
-                    if not box:
-                        self._beat()
-                while box:
-                    output = box.popleft()
-                    if output.finish_reason is not None:
-                        running.discard(output.request)
-                        self._boxes.pop(output.request, None)
-                    yield output
-        finally:
-            self._cancel(running)
-
-    def _beat(self) -> None:
-        """One step of the engine for everybody; the lock is held."""
-        self._loaded()
-        self._stepping = True
-        try:
-            outputs = self._engine.step().rows
-        finally:
-            self._stepping = False
-        for output in outputs:
-            if (box := self._boxes.get(output.request)) is not None:
-                box.append(output)
-        while self._cancelled:
-            self._engine.cancel(self._cancelled.pop())
-
-    def _cancel(self, request_ids: Iterable[int]) -> None:
-        with self._lock:
-            for request_id in request_ids:
-                self._boxes.pop(request_id, None)
-                if self._stepping:
-                    self._cancelled.append(request_id)
-                elif self._model is not None:
-                    self._engine.cancel(request_id)
+        return self._shared.engine.model
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> GenerationRequest:
         vocab_size = self.info.vocab_size
@@ -307,7 +288,7 @@ class LLM:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._token_ids(prompt)
         return GenerationRequest(
-            fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=next(self._ids)
+            fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=self._shared.new_id()
         )
 
     def _token_ids(self, tokens: TokenIds) -> list[int]:
@@ -334,6 +315,17 @@ class LLM:
         return list(params)
 
 
+def chat_sampling(profile: ModelProfile, params: SamplingParams | None, thinking: bool | None) -> SamplingParams:
+    """Parameters for a chat reply: ``params``, None for the model's own, with the stops of its format on top."""
+    if params is None:
+        params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, **profile.sampling_for(thinking))
+    return msgspec.structs.replace(
+        params,
+        stop=(*params.stop, *profile.stops),
+        stop_token_ids=profile.stop_ids(params.stop_token_ids, ignore_eos=params.ignore_eos),
+    )
+
+
 def _many(prompts: Prompt | Iterable[Prompt]) -> tuple[list[Any], bool]:
     """The prompts as a list, and whether it was a single one: a text, ids in an array, or what begins with an id."""
     if isinstance(prompts, str) or (isinstance(prompts, np.ndarray) and prompts.ndim == 1):
@@ -344,7 +336,8 @@ def _many(prompts: Prompt | Iterable[Prompt]) -> tuple[list[Any], bool]:
     return ([many], True) if many and isinstance(many[0], int | np.integer) else (many, False)
 
 
-def _message(message: Mapping[str, str]) -> Message:
+def to_message(message: Mapping[str, str]) -> Message:
+    """A message of a caller. Raises ValueError for one of another form."""
     fields = {"role", "content", "name", "reasoning_content"}
     if not isinstance(message, Mapping) or message.keys() - fields or not {"role", "content"} <= message.keys():
         raise ValueError(f"a message is {{'role': ..., 'content': ...}}, not {message!r:.100}")

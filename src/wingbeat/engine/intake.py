@@ -31,7 +31,7 @@ class Intake:
         asked of the prompt.
         """
         self._check(request)
-        origin = FRESH if request.state is None else self._origin(request.state)
+        origin = FRESH if request.state is None else origin_of(request.state, self._model)
         sampling = with_seed(request.sampling)
         prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
         seen: set[int] = set()
@@ -74,18 +74,18 @@ class Intake:
             if kept not in KEPT:
                 raise ValueError(f"keep must hold {' and '.join(map(repr, KEPT))}, not {kept!r}")
 
-    def _origin(self, state: StateSnapshot) -> Origin:
-        if state.fingerprint != self._model.info.fingerprint:
-            raise ValueError("the state was made by another model: a state fits only the model that made it")
-        if not 0 <= state.position < MAX_POSITION:
-            raise ValueError(f"a state's position must be from 0 to 2^62, not {state.position}")
-        arrays = state.to_arrays()
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes != _shapes(self._model.executable.layout):
-            raise ValueError(
-                "the state's fields are not those of this model: it was made by another version of wingbeat"
-            )
-        return Origin(state.position, arrays)
+
+def origin_of(state: StateSnapshot, model: Model) -> Origin:
+    """Where a sequence of ``model`` begins that goes on from ``state``. Raises ValueError when it does not fit."""
+    if state.fingerprint != model.info.fingerprint:
+        raise ValueError("the state was made by another model: a state fits only the model that made it")
+    if not 0 <= state.position < MAX_POSITION:
+        raise ValueError(f"a state's position must be from 0 to 2^62, not {state.position}")
+    arrays = state.to_arrays()
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != _shapes(model.executable.layout):
+        raise ValueError("the state's fields are not those of this model: it was made by another version of wingbeat")
+    return Origin(state.position, arrays)
 
 
 def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:

@@ -1,0 +1,99 @@
+"""An engine in this process. The threads that wait for answers take turns in running its steps, each for all."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from wingbeat.engine.engine import Engine
+from wingbeat.engine.messages import GenerationRequest, RowOutput
+
+
+class SharedEngine:
+    """Runs requests of several threads together. It starts no thread of its own.
+
+    ``lock`` is held during a step; whoever holds it may use the model's executable.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        # Reentrant, because a stream may be closed by the garbage collector in the middle of this thread's own step.
+        self.lock = threading.RLock()
+        self._engine: Engine | None = engine
+        self._ids = itertools.count(1)
+        self._boxes: dict[int, deque[RowOutput]] = {}  # request id -> the outputs that its caller has yet to take
+        self._cancelled: list[int] = []
+        self._stepping = False
+
+    @property
+    def engine(self) -> Engine:
+        """Raises ValueError once it was closed."""
+        if self._engine is None:
+            raise ValueError("the model was closed: load it again")
+        return self._engine
+
+    def new_id(self) -> int:
+        """An id for a request."""
+        return next(self._ids)
+
+    def close(self) -> None:
+        """Let the engine go; again does nothing. What runs and what comes later raises ValueError."""
+        with self.lock:
+            self._engine = None
+            self._boxes.clear()
+
+    def run(
+        self, requests: Iterable[GenerationRequest], stop_when: Callable[[], bool] | None = None
+    ) -> Iterator[RowOutput]:
+        """The outputs of some requests until all have ended; cancels the rest when the caller leaves early.
+
+        ``stop_when`` is asked before each step; once it says so, the requests end as cancelled.
+        """
+        box: deque[RowOutput] = deque()
+        running: set[int] = set()
+        try:
+            for request in requests:
+                with self.lock:
+                    self.engine.submit(request)
+                    self._boxes[request.id] = box
+                    running.add(request.id)
+            while running:
+                with self.lock:
+                    if stop_when is not None and stop_when():
+                        stop_when = None
+                        for request_id in running:
+                            self.engine.cancel(request_id)
+                    if not box:
+                        self._beat()
+                while box:
+                    output = box.popleft()
+                    if output.finish_reason is not None:
+                        running.discard(output.request)
+                        self._boxes.pop(output.request, None)
+                    yield output
+        finally:
+            self._cancel(running)
+
+    def _beat(self) -> None:
+        """One step of the engine for everybody; the lock is held."""
+        engine = self.engine
+        self._stepping = True
+        try:
+            outputs = engine.step().rows
+        finally:
+            self._stepping = False
+        for output in outputs:
+            if (box := self._boxes.get(output.request)) is not None:
+                box.append(output)
+        while self._cancelled:
+            engine.cancel(self._cancelled.pop())
+
+    def _cancel(self, request_ids: Iterable[int]) -> None:
+        with self.lock:
+            for request_id in request_ids:
+                self._boxes.pop(request_id, None)
+                if self._stepping:
+                    self._cancelled.append(request_id)
+                elif self._engine is not None:
+                    self._engine.cancel(request_id)
