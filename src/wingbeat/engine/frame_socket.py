@@ -33,7 +33,7 @@ class FrameSocket:
             self._socket.set_hwm(0)
             self._socket.setsockopt(zmq.LINGER, 0)
             self.address = self._bind()
-            self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._read_soon)
+            self._loop.add_reader(self._socket.fileno(), self._read_soon)
         except BaseException:
             self._destroy()
             raise
@@ -46,7 +46,7 @@ class FrameSocket:
     def close(self) -> None:
         """End it and remove its file. May be called twice."""
         if not self._socket.closed:
-            self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
+            self._loop.remove_reader(self._socket.fileno())
         self._destroy()
 
     def _bind(self) -> str:
