@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -10,7 +11,9 @@ import pytest
 from openai import OpenAI
 
 from tests.live import LiveServer
+from wingbeat.server.dialects.openai_schema import NOT_YET
 from wingbeat.server.dialects.responses_input import InputItem, conversation
+from wingbeat.server.dialects.responses_schema import ResponsesBody
 from wingbeat.text.profile import PROFILES
 
 HELLO = {"role": "user", "content": "hello"}
@@ -228,3 +231,8 @@ def test_what_means_nothing_here_is_no_obstacle(client: OpenAI) -> None:
         extra_body={"background": None, "conversation": None, "previous_response_id": None, "novelty": 1},
     )
     assert reply.status == "incomplete"
+
+
+def test_every_field_is_described() -> None:
+    text = (Path(__file__).parents[2] / "docs/responses.md").read_text(encoding="utf-8")
+    assert [name for name in ResponsesBody.model_fields if f"`{name}`" not in text and name not in NOT_YET] == []
