@@ -22,8 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import PROMPT, TEMPERATURE, TOP_P, engine_rate, make_engine
 from light_client import HOST, get, open_stream, read_all
+
+from engine import PROMPT, TEMPERATURE, TOP_P, engine_rate, make_engine
 from wingbeat.llm import demo_model_path
 
 LONG_PROMPT = 4000
