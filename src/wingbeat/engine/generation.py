@@ -33,6 +33,7 @@ class Generation:
         self.submitted = time.monotonic()
         self.first_token: float | None = None  # seconds from submission
         self.generated_tokens = 0  # by all rows so far
+        self.finish_reason: FinishReason | None = None  # of the row that ended last
         self._on_cancel = on_cancel
         self._latencies = latencies or Latencies()
         self._last_token: dict[int, float] = {}  # row -> when its newest token came
@@ -84,6 +85,7 @@ class Generation:
                 self._count(output, now)
             if output.finish_reason is not None:
                 unfinished.discard(output.row)
+                self.finish_reason = output.finish_reason
         if self._unread or self.taker is None or not self.taker(taken):
             self._unread += taken
             self._unread_tokens += sum(len(output.token_ids) for output in taken)
