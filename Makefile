@@ -7,9 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 NATIVE := $(wildcard native/*.cpp native/*.hpp native/CMakeLists.txt native/editable/CMakeLists.txt CMakeLists.txt)
 KERNELS := $(wildcard src/wingbeat/_kernels.*.so)
+CLIENTS := .venv-clients
 COMPILER := $(shell command -v $(CXX) || command -v c++ || command -v clang++)
 
-.PHONY: serve test lint wheel smoke clean FORCE
+.PHONY: serve test lint wheel smoke clients clean FORCE
 
 serve: $(VENV)/.installed
 	@$(BIN)/wingbeat serve $(ARGS)
@@ -30,6 +31,19 @@ wheel: $(VENV)/.installed
 # The wheel in an empty environment, outside the checkout, answers a request.
 smoke: wheel
 	$(BIN)/python tools/smoke_wheel.py dist/*.whl
+
+# Other people's clients, newest releases, run the recipes of docs/clients.md against the demo model.
+clients: $(VENV)/.installed $(CLIENTS)/.installed
+	WINGBEAT=$(BIN)/wingbeat NODE_MODULES=$(CLIENTS)/node_modules \
+	  $(CLIENTS)/bin/python -m pytest tests/clients $(ARGS)
+
+$(CLIENTS)/.installed: pyproject.toml tools/make_venv.py
+	@$(PYTHON) tools/make_venv.py $(CLIENTS)
+	@echo "Installing the clients"
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --group clients
+	@PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH" npm install --silent --no-fund --no-audit --prefix $(CLIENTS) openai
+	@touch $@
 
 # cmake and ninja come from PyPI into the environment, so that a later build compiles only what changed.
 $(VENV)/.build-tools: pyproject.toml tools/make_venv.py
@@ -52,6 +66,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/wingbeat/*.so
+	rm -rf $(VENV) $(CLIENTS) build dist src/wingbeat/*.so
 	cd native/editable && rm -rf .cmake .ninja_* .skbuild-info.json CMakeCache.txt CMakeFiles CMakeInit.txt \
 	  build.ninja cmake_install.cmake wingbeat
