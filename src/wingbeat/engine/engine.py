@@ -21,7 +21,7 @@ from wingbeat.engine.messages import (
 from wingbeat.engine.meter import Meter
 from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.scheduler import Scheduler, StepPlan
-from wingbeat.engine.sequence import Sequence, Wanted
+from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
@@ -134,10 +134,8 @@ class Engine:
         )
 
     def _advance(self, plan: StepPlan) -> None:
+        self._prompt_tokens += plan.prompt_rows
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
-            unread = len(sequence.prompt) - sequence.fed
-            if unread > 0:
-                self._prompt_tokens += min(count, unread)
             sequence.fed += count
 
     def _score(self, plan: StepPlan, logits: FloatArray) -> None:
@@ -156,6 +154,8 @@ class Engine:
 
         Returns the sequences that get a token, and the logits for each.
         """
+        if plan.decoding == len(plan.sequences):
+            return plan.sampled, logits
         rows, sequences = [], []
         for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
             if leader.slot < 0:  # its prompt could not be scored
@@ -174,7 +174,7 @@ class Engine:
         if not sequences:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
-        positions = np.array([s.position for s in sequences], np.int64)
+        positions = np.array([s.origin.position + s.fed for s in sequences], np.int64)
         result = self._sampler.sample(logits, slots, positions)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
         for sequence, token, logprob, top in zip(sequences, tokens, logprobs, result.top, strict=True):
@@ -183,7 +183,8 @@ class Engine:
                 continue
             try:
                 output = sequence.accept(token, logprob, top)
-                self._attach(output, sequence)
+                if sequence.wanted is not NOTHING:
+                    self._attach(output, sequence)
             except Exception as error:  # half an answer cannot go on; nobody else's is touched
                 log.exception("a token could not be reported; its sequence ends")
                 self._fail([sequence], error)
@@ -201,7 +202,8 @@ class Engine:
             return
         state = self._snapshot(sequence) if prompt_state or end_state else None
         output.extras = RowExtras(sequence.scores, state if prompt_state else None, state if end_state else None)
-        sequence.scores, sequence.wanted = None, Wanted(state=sequence.wanted.state)
+        sequence.scores = None
+        sequence.wanted = Wanted(state=True) if sequence.wanted.state else NOTHING
 
     def _snapshot(self, sequence: Sequence) -> StateSnapshot:
         arrays = self._pool.export(sequence.slot)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, with_seed
-from wingbeat.engine.sequence import FRESH, Origin, Sequence, Wanted
+from wingbeat.engine.sequence import FRESH, NOTHING, Origin, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StateLayout
@@ -89,11 +89,12 @@ def origin_of(state: StateSnapshot, model: Model) -> Origin:
 
 
 def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:
-    return Wanted(
+    wanted = Wanted(
         prompt_logprobs=request.prompt_logprobs if first else None,
         prompt_state=first and "prompt" in request.keep,
         state="end" in request.keep,
     )
+    return NOTHING if wanted == NOTHING else wanted
 
 
 def _shapes(layout: StateLayout) -> dict[str, tuple[int, ...]]:

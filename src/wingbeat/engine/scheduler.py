@@ -35,6 +35,8 @@ class StepPlan(NamedTuple):
     batch: StepBatch
     sequences: list[Sequence]
     counts: list[int]
+    decoding: int  # so many of them, the first ones, feed the token that they sampled last
+    prompt_rows: int  # rows that are tokens of prompts
     sampled: list[Sequence]  # those that get a token
     sampled_rows: list[int]  # the row of the logits for each of them
     scored: list[ScoredRows]
@@ -95,17 +97,16 @@ class Scheduler:
                 decoding.append(sequence)
             elif sequence.leader is None:
                 reading.append(sequence)
-        left = max(self._budget - len(decoding), MIN_PROMPT_ROWS)
-        shares = share_rows(_wanted_rows(reading), left)
-        readers = [(s, share) for s, share in zip(reading, shares, strict=True) if share]
-        return _pack(
-            [*decoding, *(s for s, _ in readers)],
-            [
-                np.array([s.sampled[-1] for s in decoding], np.int32),
-                *(s.to_read[s.fed : s.fed + n] for s, n in readers),
-            ],
-            [1] * len(decoding) + [n for _, n in readers],
-        )
+        return _pack(decoding, self._share(reading, self._budget - len(decoding)) if reading else [])
+
+    def _share(self, reading: list[Sequence], left: int) -> list[tuple[Sequence, int]]:
+        """Divide the rows that are left in the budget among prompts; returns those that get any, and how many."""
+        wanted = [len(s.to_read) - s.fed for s in reading]
+        scored = [i for i, s in enumerate(reading) if s.scores is not None]
+        for i, rows in zip(scored, share_rows([wanted[i] for i in scored], SCORED_ROWS), strict=True):
+            wanted[i] = rows
+        shares = share_rows(wanted, max(left, MIN_PROMPT_ROWS))
+        return [(s, share) for s, share in zip(reading, shares, strict=True) if share]
 
     def followers(self, leader: Sequence) -> list[Sequence]:
         """The sequences that wait for ``leader`` to read their prompt to its end."""
@@ -159,33 +160,29 @@ def share_rows(wanted: list[int], rows: int) -> list[int]:
     return shares
 
 
-def _wanted_rows(reading: list[Sequence]) -> list[int]:
-    """The rows that each of these prompts wants in the next step."""
-    wanted = [len(s.to_read) - s.fed for s in reading]
-    scored = [i for i, s in enumerate(reading) if s.scores is not None]
-    for i, rows in zip(scored, share_rows([wanted[i] for i in scored], SCORED_ROWS), strict=True):
-        wanted[i] = rows
-    return wanted
-
-
-def _pack(sequences: list[Sequence], chunks: list[np.ndarray], counts: list[int]) -> StepPlan:
+def _pack(decoding: list[Sequence], readers: list[tuple[Sequence, int]]) -> StepPlan:
+    sequences = [*decoding, *(s for s, _ in readers)]
+    counts = [1] * len(decoding) + [count for _, count in readers]
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
-    sampled, sampled_rows, scored = [], [], []
-    logit_rows: list[int] = []
-    for sequence, count, stop in zip(sequences, counts, starts[1:].tolist(), strict=True):
+    chunks = [s.to_read[s.fed : s.fed + count] for s, count in readers]
+    logit_rows = list(range(len(decoding)))
+    sampled, sampled_rows, scored, prompt_rows = list(decoding), list(logit_rows), [], 0
+    for (sequence, count), start in zip(readers, starts[len(decoding) :].tolist(), strict=False):
+        end = sequence.fed + count
+        prompt_rows += max(0, min(end, len(sequence.prompt)) - sequence.fed)
         if sequence.scores is not None:
-            targets = sequence.prompt[sequence.fed + 1 : sequence.fed + count + 1]  # the last token predicts no other
+            targets = sequence.prompt[sequence.fed + 1 : end + 1]  # none of them for the prompt's last token
             scored.append(ScoredRows(sequence, len(logit_rows), targets))
-            logit_rows.extend(range(stop - count, stop - count + len(targets)))
-        if sequence.fed + count >= len(sequence.to_read):
+            logit_rows.extend(range(start, start + len(targets)))
+        if end >= len(sequence.to_read):
             sampled.append(sequence)
             sampled_rows.append(len(logit_rows))
-            logit_rows.append(stop - 1)
+            logit_rows.append(start + count - 1)
     batch = StepBatch(
-        tokens=np.concatenate(chunks),
+        tokens=np.concatenate([np.array([s.sampled[-1] for s in decoding], np.int32), *chunks]),
         slots=np.array([s.slot for s in sequences], np.int32),
         seq_starts=starts,
         logit_rows=np.array(logit_rows, np.int32),
     )
-    return StepPlan(batch, sequences, counts, sampled, sampled_rows, scored)
+    return StepPlan(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored)

@@ -37,6 +37,7 @@ class Wanted(NamedTuple):
 
 FRESH = Origin()
 NOTHING = Wanted()
+"""The only value of those that want nothing: it is told by identity, for every token."""
 
 
 class Sequence:
@@ -117,7 +118,7 @@ class Sequence:
     @property
     def needs_reading(self) -> bool:
         """Whether its prompt must be read at all: there are tokens to sample, or other things to find out."""
-        return self._max_tokens > 0 or self.wanted != NOTHING
+        return self._max_tokens > 0 or self.wanted is not NOTHING
 
     def start_sampling(self, sampler: Sampler) -> None:
         """Tell the sampler of this sequence, and of the tokens sampled so far."""
