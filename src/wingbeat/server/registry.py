@@ -149,13 +149,28 @@ class ServedModel:
         """The bytes of a token; empty where there is no tokenizer."""
         return b"" if self.tokenizer is None else self.tokenizer.token_bytes(token)
 
-    def submit(self, prompts: Sequence[list[int]], choices: int, sampling: SamplingParams) -> Generation:
+    def submit(
+        self,
+        prompts: Sequence[list[int]],
+        choices: int,
+        sampling: SamplingParams,
+        *,
+        prompt_logprobs: int | None = None,
+    ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
+
+        `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
 
         Raises ApiError: 429 when the queue is full, 503 when the engine is away.
         """
         rows = [Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)]
-        request = GenerationRequest(fingerprint=self.fingerprint, prompts=list(prompts), rows=rows, sampling=sampling)
+        request = GenerationRequest(
+            fingerprint=self.fingerprint,
+            prompts=list(prompts),
+            rows=rows,
+            sampling=sampling,
+            prompt_logprobs=prompt_logprobs,
+        )
         try:
             return self.client.submit(request)
         except QueueFull as full:
