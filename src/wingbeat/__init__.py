@@ -1,7 +1,7 @@
 """RWKV inference: one engine whose unit of work is a batch of fixed-size states.
 
-``from wingbeat import LLM, SamplingParams`` is the Python API; both are loaded on first use, so that importing a part
-of the package does not import the whole. ``__init__.pyi`` tells type checkers where they live.
+``from wingbeat import LLM, SamplingParams, Conversation`` is the Python API; these are loaded on first use, so that
+importing a part of the package does not import the whole. ``__init__.pyi`` tells type checkers where they live.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOMES = {"LLM": "wingbeat.llm", "SamplingParams": "wingbeat.sampling.params"}
+_HOMES = {
+    "LLM": "wingbeat.llm",
+    "Conversation": "wingbeat.conversation",
+    "SamplingParams": "wingbeat.sampling.params",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,2 +1,3 @@
+from wingbeat.conversation import Conversation as Conversation
 from wingbeat.llm import LLM as LLM
 from wingbeat.sampling.params import SamplingParams as SamplingParams
