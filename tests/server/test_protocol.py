@@ -28,6 +28,10 @@ class Connection:
         self.send = connection.sendall
         self._file = connection.makefile("rb")
 
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
     def reply(self) -> tuple[int, Any]:
         """Status and body of the next reply."""
         status = int(self._file.readline().split()[1])
@@ -240,3 +244,14 @@ def test_an_offer_of_another_protocol_is_passed_over(connection: Connection) -> 
         assert connection.reply()[0] == 200
     connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + HEALTH)
     assert [connection.reply()[0] for _ in range(2)] == [200, 200]
+
+
+def test_a_client_that_leaves_with_requests_waiting_frees_its_slots(
+    server: LiveServer, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    endless = b'{"prompt": "x", "max_tokens": 1000000, "ignore_eos": true, "stream": true}'
+    connection.send(post(endless) + HEALTH + post(BODY))
+    assert server.wait_for(lambda health: health["running"] == 1)["running"] == 1
+    connection.close()
+    assert server.wait_idle()["running"] == 0
+    assert caplog.records == []

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import NoReturn
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from wingbeat.server.errors import ApiError, openai_response
 
@@ -49,6 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _upgrading = False
     _problem: ApiError | None = None  # why a callback of the parser failed
     _refused = False  # what still comes is dropped
+    _answered: RequestResponseCycle | None = None  # the first of those that wait; `cycle` is the last
     _arrival: TimerHandle | None = None
     _unread: TimerHandle | None = None
 
@@ -59,6 +60,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_arrival()
         self._forget_unread()
+        self.pipeline.clear()
+        if self._answered is not None:
+            self._leave(self._answered)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -138,6 +142,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._fail(ApiError(400, f"More than {MAX_PIPELINE} requests wait on this connection.", code="bad_http"))
         self._in_body = True
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
 
     def _check_encoding(self) -> None:
         """What the parser takes although a proxy in front might see another end of the body."""
@@ -178,9 +184,14 @@ class GuardedProtocol(HttpToolsProtocol):
         elif cycle.response_started or self.pipeline:
             self.transport.close()
         else:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            self._leave(cycle)
             self._answer(error)
+
+    @staticmethod
+    def _leave(cycle: RequestResponseCycle) -> None:
+        """Tell the application that nobody waits for its answer any more."""
+        cycle.disconnected = True
+        cycle.message_event.set()
 
     def _answer(self, error: ApiError) -> None:
         response = openai_response(error)
@@ -196,6 +207,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arrival = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
         super().on_response_complete()
         if self._arriving and self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._forget_arrival()
