@@ -15,6 +15,7 @@ from tests.engine.helpers import Faulty, Speller, answers, assert_empty, drain, 
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, RowExtras, RowOutput
 from wingbeat.engine.recovery import MAX_STRIKES
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StepBatch
 from wingbeat.sampling.params import SamplingParams
@@ -45,7 +46,12 @@ def prompt(seed: int, length: int) -> list[int]:
 
 
 def submit_all(engine: Engine) -> list[RowOutput]:
-    """Requests of every kind, so that soon some read, some follow, some generate and some wait."""
+    """Requests of every kind, so that soon some read, some follow, some generate and some wait.
+
+    Some begin from a state that is no fresh one.
+    """
+    shapes = {name: field.shape for name, field in engine.model.executable.layout.fields.items()}
+    arrays = {name: np.full(shape, 0.25, np.float32) for name, shape in shapes.items()}
     for i in range(9):
         sampling = SamplingParams(
             seed=i, max_tokens=3 + 4 * i, ignore_eos=True, logprobs=2, presence_penalty=0.5, repetition_penalty=1.2
@@ -53,6 +59,7 @@ def submit_all(engine: Engine) -> list[RowOutput]:
         wanted = request(engine, i, [prompt(i, 1 + 13 * i)] * (1 + i % 3), sampling)
         wanted.prompt_logprobs = 3 if i % 2 else None
         wanted.keep = ("prompt", "end") if i % 4 == 1 else ()
+        wanted.state = StateSnapshot.from_arrays(wanted.fingerprint, 100, arrays) if i in (2, 5) else None
         engine.submit(wanted)
     return drain(engine)
 
@@ -145,6 +152,21 @@ def test_an_innocent_sequence_survives_any_number_of_guilty_ones(tokenizer: Worl
     ended = answers([o for o in drain(engine) if o.request == 0 and o.finish_reason])
     assert ended[0, 0].completion_tokens == 300
     assert len(executable.failed) == 2 * (4 * MAX_STRIKES - 1)  # together, then alone
+
+
+def test_an_innocent_sequence_survives_guilty_ones_that_take_long_to_find(tokenizer: WorldTokenizer) -> None:
+    """Each of them is found only after the others have struck, too."""
+    ids = [5] * 200 + [BAD] * 10
+    engine, executable = speller(tokenizer, ids, poisoned, max_batch=16, token_budget=16)
+    for i in range(4 * MAX_STRIKES):
+        engine.submit(request(engine, i, [[7] * (190 - i)], SamplingParams(max_tokens=40)))
+    engine.submit(request(engine, 99, [[7]], SamplingParams(max_tokens=150)))
+    ended = answers(drain(engine))
+    assert {ended[i, 0].finish_reason for i in range(4 * MAX_STRIKES)} == {"error"}
+    assert ended[99, 0].token_ids == [5] * 150
+    together = [len(batch.slots) for batch in executable.failed if len(batch.slots) > 1]
+    assert len(together) > MAX_STRIKES + 1
+    assert_empty(engine)
 
 
 def test_what_fails_in_company_only_costs_those_who_would_make_up_the_company(tokenizer: WorldTokenizer) -> None:

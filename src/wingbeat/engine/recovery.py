@@ -3,8 +3,8 @@
 The states of such a step are lost: some were advanced, some not. But a state is a function of its sequence's tokens,
 to the last bit and in any company, so each sequence is put back to where it began and reads its tokens again, alone
 (see ``Quarantine``). The one that throws alone is the one that cannot be run, and fails; the others find themselves
-exactly where they were. A fault that shows in company only would come again and again: each time is a strike for all
-who were there, and more than ``MAX_STRIKES`` end a sequence. Strikes are forgotten when a culprit is found.
+exactly where they were. A fault that shows in company only would come again and again: a sequence that was there
+``MAX_STRIKES`` times fails the next time.
 """
 
 from __future__ import annotations
@@ -24,27 +24,23 @@ class Recovery:
         self._scheduler, self._pool, self._sampler = scheduler, pool, sampler
 
     def recover(self, plan: StepPlan) -> list[Sequence]:
-        """Put back what hung on a step that threw. Returns the sequences that are to fail instead."""
-        ends = {s: s.fed + count for s, count in zip(plan.sequences, plan.counts, strict=True) if s.slot >= 0}
-        failing = self._judge(list(ends), alone=len(plan.sequences) == 1)
-        for sequence in self._scheduler.touched(plan):
-            if sequence in failing:
-                continue
-            if sequence in ends:
-                self._scheduler.quarantine.add(sequence, until=ends[sequence])
-            self._put_back(sequence)
-        return failing
+        """Put back what hung on a step that threw. Returns the sequences that are to fail instead.
 
-    def _judge(self, sequences: list[Sequence], *, alone: bool) -> list[Sequence]:
-        """Those of the step's sequences that are to fail, and their twins, who would have to read the same."""
-        for sequence in sequences:
-            sequence.strikes += 1
-        if alone:
-            failing = sequences
-            self._scheduler.pardon()
+        With a sequence that fails while it reads go its twins, which would have to read the same.
+        """
+        ends = {s: s.fed + count for s, count in zip(plan.sequences, plan.counts, strict=True) if s.slot >= 0}
+        if len(plan.sequences) == 1:
+            failing = list(ends)
+            for sequence in failing:
+                self._scheduler.quarantine.convict(sequence)
         else:
-            failing = [s for s in sequences if s.strikes > MAX_STRIKES]
-        return failing + [twin for s in failing for twin in self._scheduler.twins(s)]
+            failing = [s for s in ends if s.strikes >= MAX_STRIKES]
+        failing += [twin for s in failing for twin in self._scheduler.twins(s)]
+        for sequence in self._scheduler.touched(plan):
+            if sequence not in failing:
+                self._put_back(sequence)
+        self._scheduler.quarantine.add({s: end for s, end in ends.items() if s not in failing})
+        return failing
 
     def _put_back(self, sequence: Sequence) -> None:
         sequence.restart()

@@ -124,18 +124,13 @@ class Scheduler:
         candidates = (*self._running, *self._waiting)
         return [s for s in candidates if s.prompt is sequence.prompt and not s.sampled and s is not sequence]
 
-    def pardon(self) -> None:
-        """Forget the strikes of all: the culprit was found."""
-        for sequence in self._running:
-            sequence.strikes = 0
-
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, waiting or running. A slot that it held is free again."""
         if sequence.slot < 0:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
-        self.quarantine.discard(sequence)
+        self.quarantine.remove(sequence)
         self._pool.release(sequence.slot)
         sequence.slot = -1
 

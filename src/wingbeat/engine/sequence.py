@@ -92,7 +92,7 @@ class Sequence:
         self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then
         self.fed = 0
         self.sampled: list[int] = []
-        self.strikes = 0  # steps with this sequence that threw for a reason not found yet
+        self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
         # Of the prompt's tokens so far, the first of which nothing predicts; None when they are not wanted (any more).
         self.scores: list[TokenLogprob | None] | None = None if wanted.prompt_logprobs is None else [None]
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
