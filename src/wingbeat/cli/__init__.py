@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wingbeat.cli import bench, doctor, serve
+from wingbeat.cli import bench, chat, doctor, serve
 
 app = typer.Typer(
     help="Wingbeat serves RWKV models with OpenAI's API.",
@@ -33,6 +33,7 @@ def _root(
     pass
 
 
+app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("serve")(serve.serve)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("bench")(bench.bench)

@@ -16,6 +16,10 @@ Complete = Callable[[str], list[str]]
 
 def fail(error: object) -> NoReturn:
     """Tell the user what went wrong, in red, and end with status 1."""
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough: nothing went wrong
+        raise error
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}"
     typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
     raise typer.Exit(1)
 

@@ -1,0 +1,155 @@
+"""`wingbeat chat`: the flags of the conversation."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
+
+EXAMPLES = """\
+Examples:
+  wingbeat chat
+  wingbeat chat /models/rwkv7-g1-0.4b.pth --dtype int8 --thinking
+  wingbeat chat --system "Answer in one sentence."
+  echo "What is RWKV?" | wingbeat chat > answer.txt
+"""
+
+_MODEL, _ANSWERS = "Model", "Answers"
+
+
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .pth or .safetensors file. Default: the model of the settings, else the small bundled demo.",
+            autocompletion=model_files,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, int8 (smallest and fastest) or auto.",
+            rich_help_panel=_MODEL,
+            metavar="TYPE",
+            autocompletion=choices_of("dtype"),
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. Default: the physical cores.", rich_help_panel=_MODEL)
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu (C++), reference (NumPy, slow) or auto.",
+            rich_help_panel=_MODEL,
+            metavar="NAME",
+            autocompletion=choices_of("backend"),
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vocabulary file in World format. Default: found from the model.",
+            rich_help_panel=_MODEL,
+            autocompletion=files(".txt"),
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="How to chat with the model: world, g1 or demo. Default: found from the model.",
+            rich_help_panel=_MODEL,
+            metavar="NAME",
+            autocompletion=profiles,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with the settings of the model. Default: ./wingbeat.toml if present.",
+            rich_help_panel=_MODEL,
+            autocompletion=files(".toml"),
+        ),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="What the model is told before the conversation.", rich_help_panel=_ANSWERS, metavar="TEXT"),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="0 for the likeliest words, above 1 for bolder ones. Default: the model's.", rich_help_panel=_ANSWERS
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of likely words to draw from, 0 to 1. Default: the model's.", rich_help_panel=_ANSWERS
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="The longest answer. Default: 2048.", min=1, rich_help_panel=_ANSWERS)
+    ] = None,
+    thinking: Annotated[
+        bool | None,
+        typer.Option(
+            "--thinking/--no-thinking",
+            help="Let a model that can think do so before it answers. Default: as it likes.",
+            rich_help_panel=_ANSWERS,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same seed gives the same answers again. Default: random.", rich_help_panel=_ANSWERS),
+    ] = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a conversation that /save wrote.",
+            rich_help_panel=_ANSWERS,
+            autocompletion=files(".safetensors"),
+        ),
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Say after each answer how fast it came.", rich_help_panel=_ANSWERS)
+    ] = False,
+) -> None:
+    """Talk with a model in this terminal, without a server.
+
+    The model keeps its memory between turns, so each reads only what is new.
+    /help lists the commands: /reset, /system, /save, /load, /retry, /undo.
+    Ctrl-C stops an answer, Ctrl-D leaves. From a pipe, each line is a message.
+    """
+    from wingbeat.chat.command import prepare
+    from wingbeat.config import ConfigError
+
+    if sys.stdin is None or sys.stdout is None:
+        fail("chat needs an input and an output, and one of them is closed")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no byte of a pipe, no character for an old terminal is worth a crash
+    try:
+        session = prepare(
+            {
+                "model": model,
+                "dtype": dtype,
+                "threads": threads,
+                "backend": backend,
+                "tokenizer": tokenizer,
+                "profile": profile,
+            },
+            {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed},
+            config,
+            system=system,
+            load=load,
+            thinking=thinking,
+            stats=stats,
+        )
+    except (ConfigError, ValueError, OSError) as error:
+        fail(error)
+    session.run()
