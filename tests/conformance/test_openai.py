@@ -260,10 +260,9 @@ def test_chat_logprobs(client: OpenAI) -> None:
     assert plain.logprobs is not None
     content = plain.logprobs.content
     assert content is not None
-    assert len(content) == 30
     assert all(len(entry.top_logprobs) == 2 for entry in content)
     data = b"".join(bytes(entry.bytes or []) for entry in content)
-    assert data.decode("utf-8", "replace").strip() == plain.message.content
+    assert data.decode("utf-8", "replace") == plain.message.content
     streamed = client.chat.completions.create(**request, top_logprobs=2, stream=True)
     parts = [chunk.choices[0].logprobs for chunk in streamed]
     assert [entry for part in parts if part for entry in part.content or []] == content

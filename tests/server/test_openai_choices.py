@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from wingbeat.engine.messages import RowOutput, TokenLogprob
+from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatChoice
-from wingbeat.server.dialects.openai_tokens import ChatLogprobs, CompletionLogprobs, TokenTexts, token_text
+from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
+from wingbeat.server.dialects.openai_tokens import TokenTexts, token_text
 from wingbeat.text.reasoning import ReasoningSplitter
 
 TOKENS = [b"", b">", b"so", b" be", b"</thi", b"nk>", b"\n\n", b"Yes", b".", b"\xe4", b"\xb8\x96", b"\xff"]
@@ -28,8 +30,14 @@ def sampled(tokens: list[TokenLogprob]) -> RowOutput:
     return RowOutput(1, 0, text, [item.token for item in tokens], tokens, finish_reason="length")
 
 
-def rendered(logprobs: ChatLogprobs | CompletionLogprobs, *rows: RowOutput) -> dict[str, Any]:
+def rendered(logprobs: CompletionLogprobs, *rows: RowOutput) -> dict[str, Any]:
     return json.loads(bytes(logprobs.join([logprobs.push(row) for row in rows])))
+
+
+def said(choice: ChatChoice, *rows: RowOutput) -> tuple[str, list[dict[str, Any]]]:
+    """The content, and the entries of its log-probabilities."""
+    whole = json.loads(encode(choice.whole([choice.push(row) for row in rows])))
+    return whole["message"]["content"], whole["logprobs"]["content"]
 
 
 def outputs(ids: list[int], last: RowOutput | None = None) -> list[RowOutput]:
@@ -64,10 +72,13 @@ def test_reasoning(prompt_end: str, ids: list[int], reasoning: str, content: str
 
 
 @pytest.mark.parametrize("reason", [None, 7])
-def test_a_token_that_only_ends_the_answer_has_no_logprob(reason: int | None) -> None:
-    tokens = [TokenLogprob(7, -1.0, []), TokenLogprob(8, -2.0, [])]
-    row = RowOutput(1, 0, "Yes", [7, 8], tokens, finish_reason="stop", stop_reason=reason)
-    assert rendered(CompletionLogprobs(TEXTS, 0), row)["tokens"] == ["Yes"]
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_token_that_ended_a_completion_by_itself_is_the_last(reason: int | None, hold: bool) -> None:
+    tokens = [TokenLogprob(7, -1.0, []), TokenLogprob(0, -2.0, [(0, -2.0), (8, -3.0)])]
+    row = RowOutput(1, 0, "Yes", [7, 0], tokens, finish_reason="stop", stop_reason=reason)
+    shown = rendered(CompletionLogprobs(TEXTS, 2, hold=hold), row)
+    assert (shown["tokens"], shown["text_offset"]) == (["Yes", "<|endoftext|>"], [0, 3])
+    assert shown["top_logprobs"][1] == {"<|endoftext|>": -2.0, ".": -3.0}
 
 
 def stopped(merged: bool) -> list[RowOutput]:
@@ -85,8 +96,9 @@ def stopped(merged: bool) -> list[RowOutput]:
 def test_tokens_of_a_stop_text_have_no_logprobs(merged: bool) -> None:
     rows = stopped(merged)
     assert rendered(CompletionLogprobs(TEXTS, 0, hold=True), *rows)["tokens"] == ["so", " be"]
-    content = rendered(ChatLogprobs(TEXTS, hold=True), *rows)["content"]
-    assert [entry["token"] for entry in content] == ["so", " be"]
+    content, entries = said(ChatChoice(ReasoningSplitter(), TEXTS, logprobs=True), *rows)
+    assert content == "so b"
+    assert [entry["token"] for entry in entries] == ["so", " b"]
 
 
 def test_tokens_that_turn_out_to_begin_no_stop_come_with_their_text() -> None:
@@ -112,7 +124,7 @@ def test_offsets_follow_characters_across_tokens() -> None:
 
 def test_minus_infinity_becomes_a_number() -> None:
     row = sampled([TokenLogprob(7, -1.0, [(7, -1.0), (8, float("-inf"))])])
-    entry = rendered(ChatLogprobs(TEXTS), row)["content"][0]
+    _, (entry,) = said(ChatChoice(ReasoningSplitter(), TEXTS, logprobs=True), row)
     assert [other["logprob"] for other in entry["top_logprobs"]] == [-1.0, -9999.0]
     assert entry["bytes"] == list(b"Yes")
     assert rendered(CompletionLogprobs(TEXTS, 2), row)["top_logprobs"] == [{"Yes": -1.0, ".": -9999.0}]

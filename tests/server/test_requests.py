@@ -90,7 +90,7 @@ def test_a_bias_outside_its_range_is_refused(server: LiveServer) -> None:
     check_error(post(server, COMPLETIONS, {"prompt": "x", "logit_bias": {"5": 101}}), 400, "logit_bias[5]")
 
 
-@pytest.mark.parametrize("prompt", [None, 5, {}, [], [[]], [1, "a"], [["a"]], [[1], []], [1.5], [True], ["a", [1]]])
+@pytest.mark.parametrize("prompt", [5, {}, [], [[]], [1, "a"], [["a"]], [[1], []], [1.5], [True], ["a", [1]]])
 def test_bad_prompt(server: LiveServer, prompt: Any) -> None:
     check_error(post(server, COMPLETIONS, {"prompt": prompt}), 400, "prompt")
 
@@ -135,8 +135,8 @@ def test_bad_messages(server: LiveServer, messages: Any, param: str) -> None:
     ("path", "field", "extra"),
     [
         (COMPLETIONS, "suffix", {"suffix": "end"}),
-        (COMPLETIONS, "best_of", {"best_of": 2}),
-        (COMPLETIONS, "logprobs", {"echo": True, "logprobs": 1}),
+        (COMPLETIONS, "best_of", {"best_of": 1, "n": 2}),
+        (COMPLETIONS, "best_of", {"best_of": 2, "stream": True}),
         (COMPLETIONS, "logprobs", {"logprobs": 21}),
         (CHAT, "response_format", {"response_format": {"type": "json_object"}}),
         (CHAT, "tools", {"tools": [{"type": "function"}]}),

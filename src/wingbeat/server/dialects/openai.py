@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wingbeat.sampling.params import SamplingParams
-from wingbeat.server.body import read_model
+from wingbeat.server.body import read_model, run_sized
 from wingbeat.server.dialects.openai_answer import Answer, encode
 from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt
 from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
     CompletionChoice,
+    best_rows,
     completion_prompts,
-    echoes,
 )
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
+from wingbeat.server.dialects.openai_echo import ScoreGate, echoed_prompts
 from wingbeat.server.dialects.openai_replies import (
     ERRORS,
     ChatChunk,
@@ -30,7 +29,6 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_request import ready_model, sampling_params
-from wingbeat.server.dialects.openai_schema import GenerationBody
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
@@ -69,16 +67,24 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         body.refuse_unsupported()
         model = ready_model(registry, body)
         prompts = await completion_prompts(body, model)
-        sampling = sampling_params(body, model, body.token_limit, (), body.logprobs)
-        count = body.n or 1
+        scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
+        sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
+        echoes = await echoed_prompts(body, model, prompts)
         texts, stops = TokenTexts(model.token_bytes), bool(sampling.stop)
         choices = [
             CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
-            for echo in await echoes(body, model)
-            for _ in range(count)
+            for echo in echoes or [None] * len(prompts)
+            for _ in range(per_prompt)
         ]
-        answer = Answer(model, COMPLETION, choices, per_prompt=count, include_usage=body.include_usage)
-        return await _answer(request, model, body, prompts, sampling, answer)
+        gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
+        answer = Answer(model, COMPLETION, choices, per_prompt=per_prompt, include_usage=body.include_usage, gate=gate)
+        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored)
+        if body.stream:
+            return EventStream(generation, answer)
+        await collect(request, generation, answer.take)
+        best = best_rows(choices, per_prompt, body.n or 1) if body.ranks else None
+        size = 0 if scored is None else sum(map(len, prompts))
+        return Response(await run_sized(size, answer.whole, best), media_type="application/json")
 
     @router.post(
         "/chat/completions",
@@ -101,25 +107,13 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             for _ in range(count)
         ]
         answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage)
-        return await _answer(request, model, body, [prompt.ids], sampling, answer)
+        generation = model.submit([prompt.ids], count, sampling)
+        if body.stream:
+            return EventStream(generation, answer)
+        await collect(request, generation, answer.take)
+        return Response(answer.whole(), media_type="application/json")
 
     return router
-
-
-async def _answer(
-    request: Request,
-    model: ServedModel,
-    body: GenerationBody,
-    prompts: Sequence[list[int]],
-    sampling: SamplingParams,
-    answer: Answer,
-) -> Response:
-    """Generate `n` rows for each prompt; reply as the client asked."""
-    generation = model.submit(prompts, body.n or 1, sampling)
-    if body.stream:
-        return EventStream(generation, answer)
-    await collect(request, generation, answer.take)
-    return Response(answer.whole(), media_type="application/json")
 
 
 def _card(model: ServedModel) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from wingbeat.engine.messages import RowOutput
-from wingbeat.server.dialects.openai_tokens import Columns
+from wingbeat.server.dialects.openai_logprobs import Columns
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
 
@@ -56,6 +56,9 @@ class Choice(Protocol):
         ...
 
 
+Gate = Callable[[Sequence[RowOutput]], Iterator[RowOutput]]
+
+
 class ObjectNames(NamedTuple):
     """What the two endpoints call their things."""
 
@@ -82,6 +85,7 @@ class Answer:
     """Turns the rows of one generation into OpenAI's reply; `choices[i]` renders row i.
 
     Streaming and whole replies are made of the same pieces, so they cannot differ. `per_prompt` rows share a prompt.
+    `gate` passes on the outputs that may be shown by now.
     """
 
     def __init__(
@@ -92,10 +96,12 @@ class Answer:
         *,
         per_prompt: int = 1,
         include_usage: bool = False,
+        gate: Gate = iter,
     ) -> None:
         self._model = model
         self._choices = choices
         self._per_prompt = per_prompt
+        self._gate = gate
         self._include_usage = include_usage
         self._names = names
         self._identity = {"id": names.prefix + secrets.token_hex(12)}
@@ -118,7 +124,7 @@ class Answer:
 
     def step(self, rows: Sequence[RowOutput]) -> bytes:
         events = bytearray()
-        for row in rows:
+        for row in self._gate(rows):
             piece = self._piece(row)
             if not piece.empty:
                 events += self._event(row.row, self._choices[row.row].chunk(piece))
@@ -137,16 +143,14 @@ class Answer:
 
     def take(self, rows: Sequence[RowOutput]) -> None:
         """Keep the rows of a step for `whole`. Raises ApiError for a row that failed."""
-        for row in rows:
+        for row in self._gate(rows):
             self._pieces[row.row].append(self._piece(row))
 
-    def whole(self) -> bytes:
-        """The reply as JSON. Raises ApiError when the generation ended early."""
+    def whole(self, rows: Iterable[int] | None = None) -> bytes:
+        """The reply as JSON: `rows` and their order, or all. Raises ApiError when the generation ended early."""
         self._check_complete()
-        choices = [
-            {"index": index, **choice.whole(pieces)}
-            for index, (choice, pieces) in enumerate(zip(self._choices, self._pieces, strict=True))
-        ]
+        shown = range(len(self._choices)) if rows is None else rows
+        choices = [{"index": index, **self._choices[row].whole(self._pieces[row])} for index, row in enumerate(shown)]
         reply = {**self._identity, "object": self._names.whole, **self._common, "choices": choices}
         return encode({**reply, "usage": self._usage()})
 

@@ -9,7 +9,8 @@ from wingbeat.engine.messages import RowOutput
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_chat_schema import ChatBody
-from wingbeat.server.dialects.openai_tokens import ChatLogprobs, TokenTexts
+from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
+from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.registry import ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
@@ -27,8 +28,7 @@ class ChatPrompt(NamedTuple):
 async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
     """The conversation as the model's template renders it, tokenised segment by segment."""
     messages = [
-        Message(message.role, message.content or "", message.name, message.reasoning_content)
-        for message in body.messages
+        Message(message.role, message.text, message.name, message.reasoning_content) for message in body.messages
     ]
     goes_on = bool(body.continue_final_message)
     return await conversation_prompt(
@@ -59,7 +59,7 @@ class ChatChoice:
     def __init__(self, splitter: ReasoningSplitter, texts: TokenTexts, *, logprobs: bool) -> None:
         self._splitter = splitter
         self._token_bytes = texts.token_bytes
-        self._logprobs = ChatLogprobs(texts, hold=True) if logprobs else None
+        self._logprobs = ChatLogprobs(texts) if logprobs else None
         self._thought = _ThoughtCounter()
         self._reasoned = False
 
@@ -76,7 +76,7 @@ class ChatChoice:
             last_reasoning, last_content = self._splitter.flush()
             reasoning, content = reasoning + last_reasoning, content + last_content
         self._reasoned = self._reasoned or bool(reasoning)
-        logprobs = self._logprobs.push(row) if self._logprobs else ()
+        logprobs = self._logprobs.push(row, content) if self._logprobs else ()
         return Piece(content, reasoning, logprobs, row.finish_reason)
 
     def opening(self) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, whole_numbers
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
 
 
@@ -31,16 +31,18 @@ def _part(index: int, part: Any) -> str:
     return part[kind]
 
 
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
+_PARTS = [
+    {"type": "object", "properties": {"type": {"const": kind}, kind: {"type": "string"}}, "required": ["type", kind]}
+    for kind in ("text", "refusal")
+]
 Content = Annotated[
     str | None,
     BeforeValidator(_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": _PARTS}}, {"type": "null"}]}),
 ]
+
+
+Refused: Any = Field(None, description="Refused: not supported yet.", json_schema_extra={"type": "null"})
 
 
 class ChatMessage(BaseModel):
@@ -50,9 +52,13 @@ class ChatMessage(BaseModel):
     content: Content = Field(
         None, validate_default=True, description="A text or parts of type `text`. Only an assistant's may be absent."
     )
-    name: str | None = None
+    name: str | None = Field(None, description="Without effect: the trained format has no place for it.")
     reasoning_content: str | None = Field(None, description="An assistant's earlier reasoning.")
+    refusal: str | None = Field(None, description="An assistant's earlier refusal; stands for absent content.")
+    tool_call_id: str | None = Field(None, description="Of a tool's message. " + Ignored)
     tool_calls: list[dict[str, Any]] | None = Field(None, description="Refused when not empty: not supported yet.")
+    function_call: Any = Refused
+    audio: Any = Refused
 
     @field_validator("content")
     @classmethod
@@ -61,9 +67,39 @@ class ChatMessage(BaseModel):
             raise ValueError(f"a message of role {info.data['role']} needs content")
         return content
 
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return self.content or self.refusal or ""
+
+    def refuse_unsupported(self, path: str) -> None:
+        """Raises ApiError for what is well formed but cannot be done; `path` is that of this message."""
+        if self.tool_calls:
+            raise unsupported("An earlier tool call", f"{path}.tool_calls")
+        if self.function_call is not None:
+            raise unsupported("An earlier function call", f"{path}.function_call")
+        if self.audio is not None:
+            raise unsupported("Audio", f"{path}.audio")
+
 
 class ResponseFormat(BaseModel):
-    type: str
+    type: str = Field(description="Only `text` is supported yet.", json_schema_extra={"const": "text"})
+
+
+class Prediction(BaseModel):
+    """What the answer may well be, to be faster."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["content"]
+    content: Content
+
+
+class PromptCacheOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: str | None = None
 
 
 class TemplateSettings(BaseModel):
@@ -81,6 +117,35 @@ def wants_thinking(enable: bool | None, settings: TemplateSettings | None, effor
     return None if effort is None else effort not in ("none", "minimal")
 
 
+def _metadata(value: Any) -> Any:
+    if value is None:
+        return None
+    texts = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    if not texts or len(value) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in value.items()):
+        raise ValueError("an object of up to 16 texts is wanted, with names of up to 64 characters and texts of 512")
+    return value
+
+
+_METADATA = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "maxLength": 512},
+    "propertyNames": {"maxLength": 64},
+    "maxProperties": 16,
+}
+Metadata = Annotated[
+    dict[str, str] | None, PlainValidator(_metadata), WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})
+]
+
+
+def _tool_choice(value: Any) -> Any:
+    if value is None or isinstance(value, dict) or value in ("none", "auto", "required"):
+        return value
+    raise ValueError("'none', 'auto', 'required' or an object is wanted")
+
+
+ToolChoice = Annotated[Any, PlainValidator(_tool_choice), WithJsonSchema({"enum": ["none", "auto", None]})]
+
+
 class ChatBody(GenerationBody):
     """Answer a conversation."""
 
@@ -89,15 +154,34 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="The newer name of `max_tokens`.")
     logprobs: bool | None = Field(None, description="Give the log-probability of each token.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="With `logprobs`: so many alternatives each.")
-    response_format: ResponseFormat | None = Field(None, description='Only {"type": "text"} is supported yet.')
+    response_format: ResponseFormat | None = None
     tools: list[Any] | None = Field(None, description="Refused when not empty, unless `tool_choice` is `none`.")
-    tool_choice: Any = None
+    tool_choice: ToolChoice = Field(None, description="`none` or `auto`; others need tools.")
     functions: list[Any] | None = Field(None, description="Refused when not empty, unless `function_call` is `none`.")
-    function_call: Any = None
+    function_call: ToolChoice = Field(None, description="`none` or `auto`; others need functions.")
+    modalities: list[Literal["text", "audio"]] | None = Field(None, max_length=2, description="`audio` is refused.")
+    audio: Any = Refused
+    moderation: Any = Refused
+    web_search_options: Any = Refused
+
+    metadata: Metadata = Field(None, description="Up to 16 texts by their names. " + Ignored)
+    store: bool | None = Field(None, description="Without effect: answers are not stored.")
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = Field(
+        None, description=Ignored
+    )
+    safety_identifier: str | None = Field(None, description=Ignored)
+    prompt_cache_key: str | None = Field(None, description=Ignored)
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(None, description=Ignored)
+    prompt_cache_options: PromptCacheOptions | None = Field(None, description=Ignored)
+    prediction: Prediction | None = Field(None, description=Ignored)
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
+    parallel_tool_calls: bool | None = Field(None, description=Ignored)
+
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="`none` and `minimal`: no reasoning; others: reasoning, with models that can."
+    )
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
-    reasoning_effort: str | None = Field(None, description="`none` and `minimal`: no reasoning; others: reasoning.")
-
     continue_final_message: bool | None = Field(None, description="Beyond OpenAI. Go on with the assistant's message.")
     add_generation_prompt: bool | None = Field(None, description="Beyond OpenAI. False with `continue_final_message`.")
 
@@ -122,18 +206,32 @@ class ChatBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        self.check_stream_options()
         if self.response_format and self.response_format.type != "text":
             raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")
-        if self.tools and self.tool_choice != "none":
-            raise unsupported("Calling tools", "tools")
-        if self.functions and self.function_call != "none":
-            raise unsupported("Calling functions", "functions")
+        self._refuse_tools()
+        for name, what in (("audio", "Audio"), ("moderation", "Moderation"), ("web_search_options", "Web search")):
+            if getattr(self, name) is not None:
+                raise unsupported(what, name)
+        if self.modalities and "audio" in self.modalities:
+            raise unsupported("Audio", "modalities")
         for index, message in enumerate(self.messages):
-            if message.tool_calls:
-                raise unsupported("An earlier tool call", f"messages[{index}].tool_calls")
+            message.refuse_unsupported(f"messages[{index}]")
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", "top_logprobs")
         self._check_continuation()
+
+    def _refuse_tools(self) -> None:
+        for field, choice_field, what in (
+            ("tools", "tool_choice", "tools"),
+            ("functions", "function_call", "functions"),
+        ):
+            choice = getattr(self, choice_field)
+            if getattr(self, field):
+                if choice != "none":
+                    raise unsupported(f"Calling {what}", field)
+            elif choice not in (None, "none", "auto"):
+                raise bad_request(f"{choice_field}: there are no {what} to choose from.", choice_field)
 
     def _check_continuation(self) -> None:
         if not self.continue_final_message:

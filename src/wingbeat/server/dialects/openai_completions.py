@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from wingbeat.engine.messages import RowOutput
-from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
-from wingbeat.server.dialects.openai_tokens import CompletionLogprobs, TokenTexts
+from wingbeat.server.dialects.openai_echo import EchoedPrompt
+from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
+from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import Prompt, ServedModel
 
@@ -21,20 +22,7 @@ async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[l
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
     prompts: list[Prompt] = [(prompt,) if isinstance(prompt, str) else prompt for prompt in body.prompt]
-    return await model.encode(prompts, "prompt", body.n or 1)
-
-
-async def echoes(body: CompletionBody, model: ServedModel) -> list[str]:
-    """The text with which the answers to each prompt begin: itself with `echo`, else nothing."""
-
-    def text(prompt: str | list[int]) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        return b"".join(map(model.token_bytes, prompt)).decode("utf-8", "replace")
-
-    if not body.echo:
-        return [""] * len(body.prompt)
-    return await run_sized(sum(map(len, body.prompt)), lambda: [text(prompt) for prompt in body.prompt])
+    return await model.encode(prompts, "prompt", body.rows_per_prompt)
 
 
 class CompletionChoice:
@@ -43,28 +31,61 @@ class CompletionChoice:
     `stops` says that stop texts may end it.
     """
 
-    def __init__(self, texts: TokenTexts, *, echo: str = "", logprobs: int | None = None, stops: bool = False) -> None:
+    def __init__(
+        self, texts: TokenTexts, *, echo: EchoedPrompt | None = None, logprobs: int | None = None, stops: bool = False
+    ) -> None:
         self._echo = echo
-        self._logprobs = None if logprobs is None else CompletionLogprobs(texts, logprobs, len(echo), hold=stops)
+        offset = len(echo.text) if echo else 0
+        self._logprobs = None if logprobs is None else CompletionLogprobs(texts, logprobs, offset, hold=stops)
+        self._begun = False  # whether the echo was streamed
+        self._sum, self._count = 0.0, 0  # of the log-probabilities of all tokens
 
     @property
     def reasoning_tokens(self) -> int:
         return 0
 
+    @property
+    def mean_logprob(self) -> float:
+        """Of the sampled tokens; 0 without any. They must have been asked of the engine."""
+        return self._sum / self._count if self._count else 0.0
+
     def push(self, row: RowOutput) -> Piece:
+        for item in row.logprobs or ():
+            self._sum += item.logprob
+            self._count += 1
         logprobs = self._logprobs.push(row) if self._logprobs else ()
         return Piece(row.text, "", logprobs, row.finish_reason)
 
     def opening(self) -> dict[str, Any] | None:
-        return {"text": self._echo, "logprobs": None, "finish_reason": None} if self._echo else None
+        if self._echo is None or self._logprobs is not None:  # the prompt's log-probabilities are not here yet
+            return None
+        self._begun = True
+        return {"text": self._echo.text, "logprobs": None, "finish_reason": None} if self._echo.text else None
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs.join([piece.logprobs]) if self._logprobs and piece.logprobs else None
-        return {"text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        text, columns = piece.text, [piece.logprobs]
+        if self._echo is not None and not self._begun:
+            self._begun = True
+            text, columns = self._echo.text + text, [self._echo_columns(), *columns]
+        logprobs = self._logprobs.join(columns) if self._logprobs and any(columns) else None
+        return {"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        columns = [self._echo_columns(), *(piece.logprobs for piece in pieces)]
         return {
-            "text": self._echo + "".join(piece.text for piece in pieces),
-            "logprobs": self._logprobs.join(piece.logprobs for piece in pieces) if self._logprobs else None,
+            "text": (self._echo.text if self._echo else "") + "".join(piece.text for piece in pieces),
+            "logprobs": self._logprobs.join(columns) if self._logprobs else None,
             "finish_reason": pieces[-1].finish_reason,
         }
+
+    def _echo_columns(self) -> tuple[bytes, ...]:
+        return self._echo.columns(self._logprobs) if self._echo and self._logprobs else ()
+
+
+def best_rows(choices: Sequence[CompletionChoice], per_prompt: int, count: int) -> list[int]:
+    """The `count` of `per_prompt` answers to each prompt that are likeliest for each token, the best first."""
+    rows: list[int] = []
+    for first in range(0, len(choices), per_prompt):
+        ranked = sorted(range(first, first + per_prompt), key=lambda row: -choices[row].mean_logprob)
+        rows += ranked[:count]
+    return rows

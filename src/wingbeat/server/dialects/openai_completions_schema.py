@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, GenerationBody, whole_numbers
-from wingbeat.server.errors import bad_request, unsupported
+from wingbeat.server.errors import bad_request
 
 MAX_CHOICES = 4096
-"""Prompts times `n` of one request."""
+"""Prompts times answers to each, of one request."""
 DEFAULT_MAX_TOKENS = 16
 
 
 def _prompts(value: Any) -> Any:
-    """A text, texts, token ids or lists of token ids, as a list of prompts."""
+    """A text, texts, token ids or lists of token ids, as a list of prompts. Null is the start of a document."""
+    if value is None:
+        return [""]
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -29,11 +31,21 @@ def _prompts(value: Any) -> Any:
     raise ValueError("a text, a list of texts, a list of token ids or a list of such lists is wanted")
 
 
+def _some(array: dict[str, Any]) -> dict[str, Any]:
+    return {**array, "minItems": 1}
+
+
+_LISTS = {"type": "array", "items": _some(IDS)}
+
 Prompts = Annotated[
     list[str | list[int]],
     PlainValidator(_prompts),  # checking a million ids once is enough
-    WithJsonSchema({"anyOf": [{"type": "string"}, TEXTS, IDS, {"type": "array", "items": IDS}]}),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _some(TEXTS), _some(IDS), _some(_LISTS), {"type": "null"}]}),
 ]
+
+
+def _or_false(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": False})
 
 
 class CompletionBody(GenerationBody):
@@ -41,15 +53,23 @@ class CompletionBody(GenerationBody):
 
     prompt: Prompts = Field(description="One or several prompts; `choices` holds `n` answers to each, in order.")
     max_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Default 16. -1: until the model stops.")
-    logprobs: int | None = Field(None, ge=0, le=20, description="Log-probabilities of so many tokens at each place.")
-    echo: bool | None = Field(None, description="Begin the answer with the prompt.")
-    best_of: int | None = Field(None, ge=1, le=128, description="Only accepted when equal to `n`.")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Log-probabilities of so many tokens at each place. False is none.",
+        json_schema_extra=_or_false,
+    )
+    echo: bool | None = Field(None, description="Begin the answer with the prompt, in `logprobs` too.")
+    best_of: int | None = Field(
+        None, ge=1, le=128, description="Answers to generate, of which the likeliest `n` are given. Not with `stream`."
+    )
     suffix: str | None = Field(None, description="Refused: the models do not fill in the middle.")
 
-    @field_validator("logprobs", mode="before")
+    @field_validator("logprobs", "best_of", mode="before")
     @classmethod
-    def _no_logprobs(cls, value: Any) -> Any:
-        return None if value is False else whole_numbers(value)
+    def _more_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return None if value is False and info.field_name == "logprobs" else whole_numbers(value)
 
     @property
     def token_limit(self) -> int | None:
@@ -57,13 +77,30 @@ class CompletionBody(GenerationBody):
             return DEFAULT_MAX_TOKENS
         return None if self.max_tokens == -1 else self.max_tokens
 
+    @property
+    def rows_per_prompt(self) -> int:
+        """How many answers to each prompt are generated."""
+        return self.best_of or self.n or 1
+
+    @property
+    def ranks(self) -> bool:
+        """Whether more answers are generated than given."""
+        return self.rows_per_prompt > (self.n or 1)
+
+    @property
+    def sampled_logprobs(self) -> int | None:
+        """How many alternatives the engine is asked for; ranking needs the log-probabilities of the tokens at least."""
+        return 0 if self.ranks and self.logprobs is None else self.logprobs
+
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
-        if len(self.prompt) * (self.n or 1) > MAX_CHOICES:
-            raise bad_request(f"prompt: prompts times n may be {MAX_CHOICES} at most; send several requests.", "prompt")
+        self.check_stream_options()
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise unsupported("best_of other than n", "best_of")
-        if self.echo and self.logprobs is not None:
-            raise unsupported("echo together with logprobs (the log-probabilities of a prompt)", "logprobs")
+        if self.rows_per_prompt < (self.n or 1):
+            raise bad_request("best_of: must be at least n, the answers to be given.", "best_of")
+        if self.ranks and self.stream:
+            raise bad_request("best_of: answers cannot be ranked while they are streamed; leave out stream.", "best_of")
+        if len(self.prompt) * self.rows_per_prompt > MAX_CHOICES:
+            message = f"prompt: prompts times n (or best_of) may be {MAX_CHOICES} at most; send several requests."
+            raise bad_request(message, "prompt")

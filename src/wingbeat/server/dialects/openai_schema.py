@@ -12,9 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
-from wingbeat.server.errors import unsupported
+from wingbeat.server.errors import bad_request, unsupported
 
 MAX_STOPS = 16
+MAX_BIASES = 2**16
 MAX_COUNT = 2**31 - 1
 
 NOT_YET = (
@@ -44,6 +45,8 @@ def _bias(value: Any) -> Any:
     """Token ids arrive as JSON keys."""
     if not isinstance(value, dict):
         return value
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens can have a bias")
     for token in value:
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise ValueError(f"the key {token[:40]!r} is not a token id")
@@ -63,23 +66,32 @@ def _schema(kind: dict[str, Any]) -> WithJsonSchema:
 
 TEXTS = {"type": "array", "items": {"type": "string"}}
 IDS = {"type": "array", "items": {"type": "integer"}}
-_BIASES = {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
+_STOP = {"type": "string", "maxLength": MAX_STOP_LENGTH}
+_STOPS = {"type": "array", "items": {"anyOf": [_STOP, {"type": "null"}]}, "maxItems": MAX_STOPS}
+_BIASES = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "maxProperties": MAX_BIASES,
+}
 
-Stops = Annotated[
-    list[str] | None,
-    BeforeValidator(_stops),
-    _schema({"anyOf": [{"type": "string"}, {**TEXTS, "maxItems": MAX_STOPS}]}),
-]
+Stops = Annotated[list[str] | None, BeforeValidator(_stops), _schema({"anyOf": [_STOP, _STOPS]})]
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_bias), _schema(_BIASES)]
 
 
-NotYet: Any = Field(None, description="Refused when not empty: not supported yet.")
+NotYet: Any = Field(
+    None,
+    description="Refused when not empty: not supported yet.",
+    json_schema_extra={"enum": [None, False, 0, "", [], {}]},
+)
+Ignored = "Without effect."
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = Field(None, description="End the stream with a chunk that holds the token counts.")
+    include_obfuscation: bool | None = Field(None, description="Without effect: nothing is added to hide lengths.")
 
 
 class GenerationBody(BaseModel):
@@ -89,7 +101,7 @@ class GenerationBody(BaseModel):
 
     model: str | None = Field(None, description="The loaded model's id, `model` or any name that starts with `rwkv`.")
     stream: bool | None = Field(None, description="Send server-sent events as tokens are generated.")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(None, description="Only together with `stream`.")
     n: int | None = Field(None, ge=1, le=128, description="Answers to one prompt.")
     temperature: float | None = Field(None, ge=0, le=2, description="Default 1. 0 takes the most likely token.")
     top_p: float | None = Field(None, ge=0, le=1, description="Default 1 (off).")
@@ -98,6 +110,7 @@ class GenerationBody(BaseModel):
     logit_bias: Bias = Field(None, description="Token id to a number added to its logit, -100 to 100.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Same seed, same answer. -1: random.")
     stop: Stops = Field(None, description="Texts that end the answer and are left out of it.")
+    user: str | None = Field(None, description=Ignored)
 
     top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Beyond OpenAI. 0 or -1 is off.")
     min_p: float | None = Field(None, ge=0, le=1, description="Beyond OpenAI. 0 is off.")
@@ -136,6 +149,11 @@ class GenerationBody(BaseModel):
             value = getattr(self, name)
             if value or (name == "prompt_logprobs" and type(value) is int):
                 raise unsupported(name, name)
+
+    def check_stream_options(self) -> None:
+        """Raises ApiError for options of a stream where there will be none."""
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options: only together with stream: true.", "stream_options")
 
     @property
     def include_usage(self) -> bool:

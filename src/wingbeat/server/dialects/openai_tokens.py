@@ -1,7 +1,4 @@
-"""Log-probabilities in OpenAI's two shapes. Tokens are bytes here and texts there.
-
-They are rendered to JSON while they arrive, so that a long reply is not rendered in one piece at its end.
-"""
+"""Tokens in the words of a reply: their texts and bytes as JSON, and their places in the text."""
 
 from __future__ import annotations
 
@@ -11,18 +8,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from wingbeat.engine.messages import RowOutput, TokenLogprob
+from wingbeat.engine.messages import TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 
-Columns = tuple[bytes, ...]
-"""Some tokens as they stand inside JSON arrays, one item an array, without the brackets. Empty for no tokens."""
+END_OF_TEXT = 0
+END_OF_TEXT_NAME = "<|endoftext|>"
+"""How replies call the token that has no text, as OpenAI does."""
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _encode = msgspec.json.Encoder().encode
-
-_LOWEST = -9999.0
-"""Stands for minus infinity, which JSON cannot say (OpenAI uses the same number)."""
 
 
 def token_text(data: bytes) -> str:
@@ -42,130 +37,74 @@ class TokenTexts:
         self._lists: dict[int, str] = {}
 
     def text(self, token: int) -> str:
-        """The JSON string of `token_text`."""
+        """The JSON string of its text; of its name where it has none."""
         known = self._texts.get(token)
         if known is None:
-            known = self._texts[token] = _encode(token_text(self.token_bytes(token))).decode()
+            data = self.token_bytes(token)
+            known = self._texts[token] = text_json(data) if data else _encode(_name(token)).decode()
         return known
 
     def byte_list(self, token: int) -> str:
         """The JSON array of its bytes."""
         known = self._lists.get(token)
         if known is None:
-            known = self._lists[token] = str(list(self.token_bytes(token))).replace(" ", "")
+            known = self._lists[token] = bytes_json(self.token_bytes(token))
         return known
 
 
-class PlacedToken(NamedTuple):
-    """A token and the place of the character in which it begins."""
-
-    item: TokenLogprob
-    place: int
+def _name(token: int) -> str:
+    return END_OF_TEXT_NAME if token == END_OF_TEXT else f"token_id:{token}"
 
 
-class ShownTokens:
-    """A row's tokens as far as their text is shown.
+def text_json(data: bytes) -> str:
+    """The JSON string of `token_text`."""
+    return _encode(token_text(data)).decode()
 
-    A token that only ended the row has no place in the text. Nor has one that belongs to a stop text; with `hold`, one
-    whose text is still held back waits until it is shown or turns out to be a stop.
-    """
 
-    def __init__(self, token_bytes: TokenBytes, *, hold: bool) -> None:
+def bytes_json(data: bytes) -> str:
+    """The JSON array of these bytes."""
+    return str(list(data)).replace(" ", "")
+
+
+class TextPlaces:
+    """Where tokens stand in the text that they make, in characters."""
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
         self._token_bytes = token_bytes
-        self._hold = hold
-        self._held: list[PlacedToken] = []
         self._decoder = _Utf8("replace")
-        self._read = self._shown = 0  # characters of all tokens so far, and of the text that may be shown
+        self._read = 0
 
-    def push(self, row: RowOutput) -> list[PlacedToken]:
-        """The tokens that this output shows."""
-        logprobs = row.logprobs or []
-        stopped_by_text = isinstance(row.stop_reason, str)
-        if row.finish_reason == "stop" and not stopped_by_text:
-            logprobs = logprobs[:-1]
-        tokens = self._held + [PlacedToken(item, self._place(self._token_bytes(item.token))) for item in logprobs]
-        self._shown += len(row.text)
-        if not self._hold or (row.finish_reason is not None and not stopped_by_text):
-            return tokens
-        count = next((index for index, token in enumerate(tokens) if token.place >= self._shown), len(tokens))
-        self._held = tokens[count:]
-        return tokens[:count]
-
-    def _place(self, data: bytes) -> int:
-        """The place of the next token; moves on past it."""
+    def next(self, token: int) -> tuple[int, int]:
+        """The place of the character in which the next token begins, and how many characters are complete with it."""
+        data = self._token_bytes(token)
         unfinished, _ = self._decoder.getstate()
         # Bytes that the token does not complete to a character are a U+FFFD of their own before it.
         broken = bool(unfinished) and _Utf8("replace").decode(unfinished + data[:1]).startswith("\ufffd")
-        place = self._read + broken
+        start = self._read + broken
         self._read += len(self._decoder.decode(data))
-        return place
+        return start, self._read
 
 
-class ChatLogprobs:
-    """`logprobs` of a chat choice."""
+class PlacedToken(NamedTuple):
+    """A sampled token and its place in the row's text (see `TextPlaces.next`)."""
 
-    def __init__(self, texts: TokenTexts, *, hold: bool = False) -> None:
-        self._texts = texts
-        self._shown = ShownTokens(texts.token_bytes, hold=hold)
-
-    def push(self, row: RowOutput) -> Columns:
-        """The tokens that this output shows."""
-        tokens = self._shown.push(row)
-        return (",".join(self.entry(token.item) for token in tokens).encode(),) if tokens else ()
-
-    def join(self, pieces: Iterable[Columns]) -> msgspec.Raw:
-        """The field for these tokens."""
-        content = b",".join(piece[0] for piece in pieces if piece)
-        return msgspec.Raw(b'{"content":[' + content + b'],"refusal":null}')
-
-    def entry(self, item: TokenLogprob) -> str:
-        """A token with its alternatives."""
-        top = ",".join(f"{{{self._fields(token, logprob)}}}" for token, logprob in item.top)
-        return f'{{{self._fields(item.token, item.logprob)},"top_logprobs":[{top}]}}'
-
-    def _fields(self, token: int, logprob: float) -> str:
-        texts = self._texts
-        return f'"token":{texts.text(token)},"logprob":{_number(logprob)},"bytes":{texts.byte_list(token)}'
+    item: TokenLogprob
+    start: int
+    end: int
 
 
-class CompletionLogprobs:
-    """`logprobs` of a completions choice: `wanted` alternatives; `offset` is where the answer begins in the text."""
+class TokenQueue:
+    """A row's sampled tokens, placed, in order, until their text is shown."""
 
-    def __init__(self, texts: TokenTexts, wanted: int, offset: int = 0, *, hold: bool = False) -> None:
-        self._texts = texts
-        self._wanted = wanted
-        self._offset = offset
-        self._shown = ShownTokens(texts.token_bytes, hold=hold)
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        self._places = TextPlaces(token_bytes)
+        self._tokens: list[PlacedToken] = []
 
-    def push(self, row: RowOutput) -> Columns:
-        """The tokens that this output shows. `text_offset` is the place of the character in which each begins."""
-        tokens = self._shown.push(row)
-        if not tokens:
-            return ()
-        columns = (
-            (self._texts.text(token.item.token) for token in tokens),
-            (_number(token.item.logprob) for token in tokens),
-            (self._top(token.item) for token in tokens if self._wanted),
-            (str(self._offset + token.place) for token in tokens),
-        )
-        return tuple(",".join(column).encode() for column in columns)
+    def add(self, items: Iterable[TokenLogprob]) -> None:
+        self._tokens += (PlacedToken(item, *self._places.next(item.token)) for item in items)
 
-    def join(self, pieces: Iterable[Columns]) -> msgspec.Raw:
-        """The field for these tokens."""
-        columns = list(zip(*(piece for piece in pieces if piece), strict=True)) or [()] * 4
-        tokens, values, top, offsets = (b"[" + b",".join(column) + b"]" for column in columns)
-        fields = {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
-        if not self._wanted:
-            fields["top_logprobs"] = b"null"
-        return msgspec.Raw(_encode({name: msgspec.Raw(value) for name, value in fields.items()}))
-
-    def _top(self, item: TokenLogprob) -> str:
-        best: dict[str, str] = {}
-        # OpenAI adds the chosen token when it is not among the most likely.
-        for token, logprob in (*item.top, (item.token, item.logprob)):
-            best.setdefault(self._texts.text(token), _number(logprob))
-        return "{" + ",".join(f"{text}:{logprob}" for text, logprob in best.items()) + "}"
-
-
-def _number(logprob: float) -> str:
-    return repr(max(logprob, _LOWEST))
+    def take(self, shown: Callable[[PlacedToken], bool]) -> list[PlacedToken]:
+        """The tokens before the first that is not `shown`; they leave the queue."""
+        count = next((index for index, token in enumerate(self._tokens) if not shown(token)), len(self._tokens))
+        taken, self._tokens = self._tokens[:count], self._tokens[count:]
+        return taken

@@ -16,7 +16,6 @@ from wingbeat.server.dialects.responses_output import (
     REASONING,
     EventWriter,
     ItemKind,
-    MessageLogprobs,
     OutputItem,
 )
 from wingbeat.server.dialects.responses_schema import ResponsesBody
@@ -41,8 +40,7 @@ class ResponseAnswer:
     def __init__(self, model: ServedModel, body: ResponsesBody, splitter: ReasoningSplitter) -> None:
         texts = TokenTexts(model.token_bytes)
         self._model = model
-        self._choice = ChatChoice(splitter, texts, logprobs=False)
-        self._logprobs = None if body.alternatives is None else MessageLogprobs(texts)
+        self._choice = ChatChoice(splitter, texts, logprobs=body.alternatives is not None)
         self._identity = {"id": "resp_" + secrets.token_hex(24), "object": "response", "created_at": int(time.time())}
         self._settings = _settings(model, body)
         self._events = EventWriter()
@@ -114,11 +112,10 @@ class ResponseAnswer:
         if row.finish_reason is not None:
             self._last = row
         piece = self._choice.push(row)
-        if self._logprobs is not None:
-            self._logprobs.push(row)
         additions = [_Addition(REASONING, piece.reasoning)] if piece.reasoning else []
         if piece.text or self._answering or (self._last and not self._items and not additions):
-            logprobs = b"" if self._logprobs is None else self._logprobs.take(self._choice.reasoning_tokens)
+            # Tokens without bytes are null in a chat, and must be lists here.
+            logprobs = b"".join(piece.logprobs).replace(b'"bytes":null', b'"bytes":[]')
             additions.append(_Addition(MESSAGE, piece.text, logprobs))
         return additions
 

@@ -7,9 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from wingbeat.engine.messages import RowOutput, TokenLogprob
 from wingbeat.server.dialects.openai_answer import encode
-from wingbeat.server.dialects.openai_tokens import ChatLogprobs, ShownTokens, TokenTexts
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -119,24 +117,3 @@ class OutputItem:
         if not self.kind.has_logprobs:
             return {"text": text}
         return {"text": text, "logprobs": msgspec.Raw(b"[" + b",".join(logprobs) + b"]")}
-
-
-class MessageLogprobs:
-    """Log-probabilities of the answer's tokens; those of the reasoning before it are left out."""
-
-    def __init__(self, texts: TokenTexts) -> None:
-        self._entry = ChatLogprobs(texts).entry
-        self._shown = ShownTokens(texts.token_bytes, hold=True)
-        self._held: list[TokenLogprob] = []
-        self._taken = 0
-
-    def push(self, row: RowOutput) -> None:
-        self._held += (token.item for token in self._shown.push(row))
-
-    def take(self, reasoning_tokens: int) -> bytes:
-        """The tokens that came since the last time, without the first `reasoning_tokens` of all, as they stand inside
-        a JSON array."""
-        skipped = max(0, reasoning_tokens - self._taken)
-        self._taken += len(self._held)
-        held, self._held = self._held[skipped:], []
-        return ",".join(map(self._entry, held)).encode()
