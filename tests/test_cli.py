@@ -93,6 +93,9 @@ def test_ctrl_c_ends_streams_with_an_error_and_leaves_quietly(served: Served) ->
         next(lines)
         begun = time.monotonic()
         served.process.send_signal(signal.SIGINT)
+        while httpx.get(f"{served.url}/health").status_code == 200:
+            time.sleep(0.01)
+        served.process.send_signal(signal.SIGINT)  # the first one lets requests finish
         *_, last = [line for line in lines if line]
     code, out, err = served.stop(0)
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_unavailable"

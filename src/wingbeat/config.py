@@ -6,9 +6,9 @@ import importlib.metadata
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -33,6 +33,25 @@ class ConfigError(Exception):
     """Settings that cannot be used; the message names each and says what is wrong."""
 
 
+class KeySettings(BaseModel):
+    """A key with a name, and limits in place of those for all keys. 0 is no limit, None what holds for all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=64)
+    key: str = Field(min_length=1)
+    requests_per_minute: int | None = Field(None, ge=0)
+    tokens_per_minute: int | None = Field(None, ge=0)
+    max_running: int | None = Field(None, ge=0)
+
+    @field_validator("key")
+    @classmethod
+    def _no_blank_key(cls, key: str) -> str:
+        if not key.strip():
+            raise ValueError("an API key must not be empty")
+        return key
+
+
 class Settings(BaseSettings):
     """Everything that can be set. A field `max_batch` is `max_batch` in TOML, `WINGBEAT_MAX_BATCH` in the environment
     and `--max-batch` as a flag."""
@@ -47,18 +66,25 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     max_batch: int | None = Field(None, ge=1)
     token_budget: int = Field(512, ge=1)
-    max_queue: int = Field(1024, ge=1)
+    max_queue: int = Field(4096, ge=1)
+    default_max_tokens: int = Field(32768, ge=1)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Words = []
+    keys: list[KeySettings] = []
+    key_requests_per_minute: int = Field(0, ge=0)
+    key_tokens_per_minute: int = Field(0, ge=0)
+    key_max_running: int = Field(0, ge=0)
     cors_origins: Words = []
     any_model: bool = False
     max_body_mb: float = Field(32, gt=0)
     max_prompt_tokens: int = Field(1_000_000, ge=1)
+    shutdown_seconds: float = Field(30, ge=0)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
+    access_log: bool = True
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
@@ -78,6 +104,20 @@ class Settings(BaseSettings):
         if not all(key.strip() for key in keys):
             raise ValueError("an API key must not be empty")
         return keys
+
+    @model_validator(mode="after")
+    def _no_key_twice(self) -> Self:
+        names = [entry.name for entry in self.keys]
+        secrets = [*set(self.api_keys), *(entry.key for entry in self.keys)]
+        for what, values in (("name", names), ("key", secrets)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"keys: the same {what} is there twice")
+        return self
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether any key is configured: then every route but /health asks for one."""
+        return bool(self.api_keys or self.keys)
 
     def model_path(self) -> Path:
         """The model's file. Raises ConfigError when there is none."""
@@ -137,7 +177,7 @@ def load_settings(flags: dict[str, Any] | None = None, file: Path | None = None)
 
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
-        return Settings.model_construct(**dict(Layered(**given)))
+        return Settings.model_construct(**vars(Layered(**given)))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
     except (SettingsError, ValueError, OSError) as error:
@@ -169,5 +209,8 @@ def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    shown = "" if name.startswith("api_keys") else f" (it is {problem['input']!r})"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not name:  # about several settings together; the message names them
+        return message
+    secret = name.startswith(("api_keys", "keys"))
+    return f"{name}: {message}" if secret else f"{name}: {message} (it is {problem['input']!r})"

@@ -143,10 +143,15 @@ async def test_the_openapi_document(model_path: Path) -> None:
         document = (await client.get("/openapi.json", headers={"authorization": "Bearer k"})).json()
     assert set(document["paths"]) == {
         "/health",
+        "/health/live",
+        "/metrics",
+        "/stats",
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
     }
     schemas = document["components"]["schemas"]
     chat = document["paths"]["/v1/chat/completions"]["post"]

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.live import LiveServer
-from wingbeat.engine.messages import RowOutput
+from wingbeat.engine.generation import Generation
+from wingbeat.engine.messages import GenerationRequest, RowOutput
 from wingbeat.server import streaming
 
 ENDLESS = {"prompt": "the ", "max_tokens": 1_000_000, "ignore_eos": True, "seed": 1}
@@ -98,22 +99,17 @@ def test_a_crash_ends_replies_with_an_error_and_the_server_recovers(server: Live
     assert server.http.post("/v1/completions", json={"prompt": "x"}).status_code == 200
 
 
-class _Failing:
+class _Failing(Generation):
     """A generation whose row fails, or that ends before its row does."""
 
-    def __init__(self, outputs: list[RowOutput]) -> None:
+    def __init__(self, request: GenerationRequest, outputs: list[RowOutput]) -> None:
+        super().__init__(request, lambda generation: None)
         self._outputs = outputs
-
-    def __aiter__(self) -> _Failing:
-        return self
 
     async def __anext__(self) -> list[RowOutput]:
         if not self._outputs:
             raise StopAsyncIteration
         return [self._outputs.pop(0)]
-
-    def cancel(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -129,7 +125,7 @@ def test_a_failed_generation_is_never_a_success(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, last: RowOutput, status: int
 ) -> None:
     model = server.registry.models[0]
-    monkeypatch.setattr(model.client, "submit", lambda request: _Failing([RowOutput(1, 0, text="some"), last]))
+    monkeypatch.setattr(model.client, "submit", lambda request: _Failing(request, [RowOutput(1, 0, text="some"), last]))
     body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
     plain = server.http.post(path, json=body)
     assert plain.status_code == status
@@ -155,7 +151,7 @@ def test_a_silent_stream_sends_comments(server: LiveServer, monkeypatch: pytest.
     model = server.registry.models[0]
     monkeypatch.setattr(streaming, "PAUSE_SECONDS", 0.02)
     last = RowOutput(1, 0, text="end", finish_reason="length")
-    monkeypatch.setattr(model.client, "submit", lambda request: _Patient([RowOutput(1, 0, text="some"), last]))
+    monkeypatch.setattr(model.client, "submit", lambda request: _Patient(request, [RowOutput(1, 0, text="some"), last]))
     reply = server.http.post("/v1/completions", json={"prompt": "x", "stream": True})
     assert reply.text.startswith(": waiting\n\n")
     told = events([line for line in reply.text.splitlines() if line != ": waiting"])

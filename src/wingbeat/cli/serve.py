@@ -9,7 +9,7 @@ import typer
 
 from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
 
-_MODEL, _SERVER, _LOGS = "Model", "Server", "Configuration and logs"
+_MODEL, _SERVER, _LIMITS, _LOGS = "Model", "Server", "Limits", "Configuration and logs"
 
 
 def serve(
@@ -67,7 +67,14 @@ def serve(
     ] = None,
     max_queue: Annotated[
         int | None,
-        typer.Option(help="Sequences that may wait before new ones get 429. Default: 1024.", rich_help_panel=_MODEL),
+        typer.Option(help="Sequences that may wait before new ones get 429. Default: 4096.", rich_help_panel=_MODEL),
+    ] = None,
+    default_max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The longest answer to a request that sets no limit itself. Default: 32768 tokens.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     host: Annotated[
         str | None,
@@ -101,6 +108,37 @@ def serve(
             "--any-model/--no-any-model", help="Serve requests whatever model they name.", rich_help_panel=_SERVER
         ),
     ] = None,
+    shutdown_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="How long running requests may go on once the server is told to stop. Default: 30.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    max_body_mb: Annotated[
+        float | None, typer.Option(help="Larger requests get 413. Default: 32.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(help="Longer prompts get 400. Default: 1000000 tokens.", rich_help_panel=_LIMITS),
+    ] = None,
+    key_requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests a minute for each key; without keys, for all clients together. Default: 0, no limit.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    key_tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Likewise, tokens of prompts and answers. Default: 0, no limit.", rich_help_panel=_LIMITS),
+    ] = None,
+    key_max_running: Annotated[
+        int | None,
+        typer.Option(
+            help="Likewise, sequences that run or wait at the same time. Default: 0, no limit.", rich_help_panel=_LIMITS
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -127,6 +165,12 @@ def serve(
             autocompletion=choices_of("log_format"),
         ),
     ] = None,
+    access_log: Annotated[
+        bool | None,
+        typer.Option(
+            "--access-log/--no-access-log", help="Log each request when it ends. Default: yes.", rich_help_panel=_LOGS
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -143,13 +187,21 @@ def serve(
         "max_batch": max_batch,
         "token_budget": token_budget,
         "max_queue": max_queue,
+        "default_max_tokens": default_max_tokens,
         "host": host,
         "port": port,
         "api_keys": api_key or None,
         "cors_origins": cors_origin or None,
         "any_model": any_model,
+        "shutdown_seconds": shutdown_seconds,
+        "max_body_mb": max_body_mb,
+        "max_prompt_tokens": max_prompt_tokens,
+        "key_requests_per_minute": key_requests_per_minute,
+        "key_tokens_per_minute": key_tokens_per_minute,
+        "key_max_running": key_max_running,
         "log_level": log_level,
         "log_format": log_format,
+        "access_log": access_log,
     }
     _serve(flags, config)
 

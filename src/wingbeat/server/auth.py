@@ -1,49 +1,104 @@
-"""API keys: every route but /health asks for one when any is configured."""
+"""API keys: every route but those of /health asks for one when any is configured."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wingbeat.server.errors import ApiError, openai_response
+from wingbeat.server.limits import Allowance
+from wingbeat.server.tracking import current_request
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/health/live"})
+
+KEY_HEADERS = ("x-api-key", "api-key")
+"""Where clients of other services send their keys."""
+
+
+class Key(NamedTuple):
+    """One client's key, known by its digest. `allowance` is what the client may use, None for as much as there is."""
+
+    name: str
+    digest: bytes
+    allowance: Allowance | None = None
+
+
+def digest(key: bytes) -> bytes:
+    """What is kept of a key and compared."""
+    return hashlib.sha256(key).digest()
 
 
 class ApiKeyGate:
-    """ASGI middleware that wants `Authorization: Bearer KEY`, KEY being one of `keys`.
+    """ASGI middleware that wants one of `keys`, and notes whose it is.
+
+    A key comes as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or, from browsers that look at a page, as the
+    password of `Authorization: Basic`. The latter is for reading only: a browser sends it unasked, from any page.
 
     Keys are compared by digest and in constant time, and all of them are always tried, so that the time of a refusal
     tells nothing about any key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
         self.app = app
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(Headers(scope=scope)):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
-        refusal = ApiError(
-            401,
-            "This server needs an API key: send it as the header 'Authorization: Bearer YOUR_KEY'.",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await openai_response(refusal)(scope, receive, send)
+        headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
+        key = self._find(headers, basic=reads)
+        if key is None:
+            await openai_response(_refusal(for_browser=reads and "text/html" in headers.get("accept", "")))(
+                scope, receive, send
+            )
+            return
+        record = current_request()
+        if record is not None:
+            record.key = key
+        await self.app(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        given = _digest(key.strip().encode("latin-1"))  # as which header bytes were decoded
-        return any([hmac.compare_digest(given, known) for known in self._digests])  # noqa: C419 (all are tried)
+    def _find(self, headers: Headers, *, basic: bool) -> Key | None:
+        found = [
+            key
+            for secret in _secrets(headers, basic=basic)
+            for given in [digest(secret)]
+            for key in self._keys
+            if hmac.compare_digest(given, key.digest)
+        ]
+        return found[0] if found else None
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _secrets(headers: Headers, *, basic: bool) -> Iterator[bytes]:
+    """Everything in the headers that may be a key. They were decoded as latin-1."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer":
+        yield value.encode("latin-1")
+    elif scheme.lower() == "basic" and basic:
+        try:
+            _, separator, password = base64.b64decode(value.encode("latin-1"), validate=True).partition(b":")
+        except binascii.Error:
+            return
+        if separator:
+            yield password
+    for name in KEY_HEADERS:
+        if name in headers:
+            yield headers[name].encode("latin-1")
+
+
+def _refusal(*, for_browser: bool) -> ApiError:
+    return ApiError(
+        401,
+        "This server needs an API key: send it as the header 'Authorization: Bearer YOUR_KEY'. "
+        "A browser may give it as the password, with any user name.",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": 'Basic realm="wingbeat", charset="UTF-8"' if for_browser else "Bearer"},
+    )

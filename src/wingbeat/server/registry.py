@@ -15,6 +15,7 @@ from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
+from wingbeat.server.tracking import current_request
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.world import WorldTokenizer, tokenizer_for
 
@@ -22,6 +23,14 @@ log = structlog.get_logger("wingbeat.server")
 
 Prompt = tuple[str, ...] | list[int]
 """Texts that are tokenised one by one and then joined, or token ids."""
+
+
+class Prompts(list[list[int]]):
+    """Token ids of prompts, and the fingerprint of the model that they are for: ids mean nothing to another one."""
+
+    def __init__(self, ids: Iterable[list[int]], fingerprint: str) -> None:
+        super().__init__(ids)
+        self.fingerprint = fingerprint
 
 
 class ServedModel:
@@ -49,7 +58,7 @@ class ServedModel:
         try:
             await self.client.wait_ready()
             while not self._fits:
-                info = self._info
+                info = self.info
                 path, override = self.config.model, self.config.tokenizer
                 self.tokenizer = await asyncio.to_thread(tokenizer_for, path, info["vocab_size"], override)
                 self._profile = choose_profile(self.name, info["metadata"], self.config.profile)
@@ -67,7 +76,7 @@ class ServedModel:
     @property
     def _fits(self) -> bool:
         """Whether tokenizer and profile are those of the model that the engine runs."""
-        return self._profile is not None and self.fingerprint == self._info.get("fingerprint")
+        return self._profile is not None and self.fingerprint == self.info.get("fingerprint")
 
     async def close(self) -> None:
         """End the engine; what is being generated ends with it."""
@@ -77,7 +86,7 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        return self._info.get("name") or Path(self.config.model).stem
+        return self.info.get("name") or Path(self.config.model).stem
 
     @property
     def status(self) -> str:
@@ -94,12 +103,13 @@ class ServedModel:
         return self._profile
 
     @property
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """The fields of `ModelInfo`; empty until the model is loaded for the first time."""
         return self.client.info or {}
 
     @property
     def vocab_size(self) -> int:
-        return self._info.get("vocab_size", 0)
+        return self.info.get("vocab_size", 0)
 
     def check_ready(self) -> None:
         """Raises ApiError (503) unless the model can be asked now."""
@@ -108,19 +118,23 @@ class ServedModel:
             progress = f" ({100 * done // total} %)" if total and self.status == "loading" else ""
             raise unavailable(f"The model {self.name} cannot answer now: {self.status}{progress}.")
 
-    async def encode(self, prompts: Sequence[Prompt], param: str, choices: int = 1) -> list[list[int]]:
+    async def encode(self, prompts: Sequence[Prompt], param: str, choices: int = 1) -> Prompts:
         """Token ids of each prompt; `param` is the field they came from, `choices` how often each is answered.
 
         Raises ApiError (400) for texts and ids that the model cannot take, and for more of them than it may.
         """
         size = sum(len(prompt) if isinstance(prompt, list) else sum(map(len, prompt)) for prompt in prompts)
-        return await run_sized(size, self._encode, prompts, param, choices)
+        tokenizer, fingerprint = self.tokenizer, self.fingerprint  # now: the model may be replaced meanwhile
+        ids = await run_sized(size, self._encode, tokenizer, prompts, param, choices)
+        return Prompts(ids, fingerprint)
 
-    def _encode(self, prompts: Sequence[Prompt], param: str, choices: int) -> list[list[int]]:
+    def _encode(
+        self, tokenizer: WorldTokenizer | None, prompts: Sequence[Prompt], param: str, choices: int
+    ) -> list[list[int]]:
         encoded: list[list[int]] = []
         total, most = 0, self._max_prompt_tokens
         for prompt in prompts:
-            encoded.append(self._encode_one(prompt, param))
+            encoded.append(self._encode_one(tokenizer, prompt, param))
             total += len(encoded[-1]) * choices
             if total > most:
                 counted = " (each prompt counted once for each answer)" if choices > 1 else ""
@@ -130,13 +144,13 @@ class ServedModel:
                 raise bad_request(message, param, "context_length_exceeded")
         return encoded
 
-    def _encode_one(self, prompt: Prompt, param: str) -> list[int]:
+    def _encode_one(self, tokenizer: WorldTokenizer | None, prompt: Prompt, param: str) -> list[int]:
         if isinstance(prompt, list):
             self.check_tokens(prompt, param)
             return prompt
-        if self.tokenizer is None:
+        if tokenizer is None:
             raise bad_request(f"The model {self.name} has no tokenizer: send token ids to /v1/completions.", param)
-        return self.tokenizer.encode_segments(prompt)
+        return tokenizer.encode_segments(prompt)
 
     def check_tokens(self, ids: Collection[int], param: str) -> None:
         """Raises ApiError (400) for an id that the model does not know."""
@@ -161,24 +175,34 @@ class ServedModel:
 
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
 
-        Raises ApiError: 429 when the queue is full, 503 when the engine is away.
+        Raises ApiError: 429 when the queue is full or the client may not have so much, 503 when the engine is away or
+        runs another model than the prompts are for.
         """
+        fingerprint = prompts.fingerprint if isinstance(prompts, Prompts) else self.fingerprint
+        if fingerprint != self.fingerprint:
+            raise unavailable("Another model was loaded while the request was prepared. Send it again.")
         rows = [Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)]
         request = GenerationRequest(
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint,
             prompts=list(prompts),
             rows=rows,
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
         )
+        record, tokens = current_request(), sum(map(len, prompts))
+        if record is not None:
+            record.admit(tokens, len(rows))
         try:
-            return self.client.submit(request)
+            generation = self.client.submit(request)
         except QueueFull as full:
             wait = max(1, round(full.retry_after))
             message = f"Too many requests are waiting. Try again in {wait} s."
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)}) from None
         except EngineUnavailable as away:
             raise unavailable(str(away)) from None
+        if record is not None:
+            record.begin(generation, tokens)
+        return generation
 
 
 class ModelRegistry:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import importlib.util
 import socket
+from types import FrameType
 
 import structlog
 import uvicorn
 
 from wingbeat.config import Settings
 from wingbeat.server.app import build_registry, create_app
+from wingbeat.server.drain import Drain
 from wingbeat.server.greeting import example, loading_display
 from wingbeat.server.logs import configure_logging
+from wingbeat.server.open_files import raise_open_files
 from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.tracking import Traffic
 
 log = structlog.get_logger("wingbeat")
 
 GRACE_SECONDS = 3
-"""How long replies may take to end once the server is told to stop."""
+"""How long connections may take to close when all requests have ended."""
+
+LAST_LINES_SECONDS = 1.0
+"""How long the end of the log may take to be written."""
 
 HTTP = "wingbeat.server.protocol:GuardedProtocol" if importlib.util.find_spec("httptools") else "auto"
 
@@ -41,15 +47,23 @@ def serve(settings: Settings) -> None:
     Raises:
         CannotServe: the address is taken or the model cannot be loaded.
     """
-    configure_logging(settings.log_level, settings.log_format)
-    if not settings.loopback and not settings.api_keys:
+    log_thread = configure_logging(settings.log_level, settings.log_format)
+    try:
+        _serve(settings)
+    finally:
+        log_thread.stop(LAST_LINES_SECONDS)
+
+
+def _serve(settings: Settings) -> None:
+    if not settings.loopback and not settings.needs_key:
         log.warning("everyone who can reach this machine can use the server: set --api-key", host=settings.host)
-    registry = build_registry(settings)
+    raise_open_files()
+    registry, traffic = build_registry(settings), Traffic()
     listener = bind(settings.host, settings.port)
     config = uvicorn.Config(
-        create_app(settings, registry),
+        create_app(settings, registry, traffic),
         log_config=None,
-        access_log=settings.log_level == "debug",
+        access_log=False,  # `RequestTracker` says more
         server_header=False,
         lifespan="on",
         http=HTTP,
@@ -57,9 +71,8 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    server = _Server(config, registry, settings)
-    # uvicorn raises the signal that stopped it once more when all is over.
-    with listener, contextlib.suppress(KeyboardInterrupt):
+    server = _Server(config, registry, settings, traffic)
+    with listener:
         server.run(sockets=[listener])
     if server.failure is not None:
         raise CannotServe(f"The model cannot be loaded: {server.failure}")
@@ -80,14 +93,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Greets once it listens, and ends the engines before it waits for replies to end, so that they do end."""
+    """Greets once it listens. Told to stop, it lets what runs finish, then ends the engines."""
 
-    def __init__(self, config: uvicorn.Config, registry: ModelRegistry, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, registry: ModelRegistry, settings: Settings, traffic: Traffic) -> None:
         super().__init__(config)
         self._registry = registry
         self._settings = settings
+        self._traffic = traffic
+        self._drain = Drain(traffic, settings.shutdown_seconds)
         self._greeting: asyncio.Task[None] | None = None
         self.failure: str | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop; a second one to do so at once. Ending as told is success, so none is raised again."""
+        self._drain.hurry = self._traffic.stopping
+        self._traffic.stopping = self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -96,9 +116,11 @@ class _Server(uvicorn.Server):
         self._greeting = asyncio.create_task(self._greet(self._registry.models[0], url))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("stopping")
+        """The listener stays open while requests finish: who asks for the health must learn that no more are taken."""
+        self._traffic.stopping = True
         if self._greeting is not None:
             self._greeting.cancel()
+        await self._drain.run()
         await self._registry.close()
         await super().shutdown(sockets)
 
@@ -114,4 +136,4 @@ class _Server(uvicorn.Server):
             return
         log.info("ready", url=url, model=model.name, slots=model.client.stats().slots)
         if self._settings.log_format != "json":
-            print(example(url, model.name, bool(self._settings.api_keys)), flush=True)
+            print(example(url, model.name, self._settings.needs_key), flush=True)
