@@ -114,8 +114,7 @@ class ResponseAnswer:
         piece = self._choice.push(row)
         additions = [_Addition(REASONING, piece.reasoning)] if piece.reasoning else []
         if piece.text or self._answering or (self._last and not self._items and not additions):
-            # Tokens without bytes are null in a chat, and must be lists here.
-            logprobs = b"".join(piece.logprobs).replace(b'"bytes":null', b'"bytes":[]')
+            logprobs = b"".join(piece.logprobs)
             additions.append(_Addition(MESSAGE, piece.text, logprobs))
         return additions
 
