@@ -2,8 +2,9 @@
 
     python benchmarks/engine.py [MODEL] [--dtype int8] [--threads 2] [--tokens 200]
 
-One line for each number of sequences that decode together: tokens per second, and how much of the time goes to the
-kernels (which is also the engine's share of their bare rate), to sampling, and to everything else, which is Python.
+One line for each number of sequences that decode together: tokens per second, how much of the time goes to the
+kernels (which is also the engine's share of their bare rate), to sampling, and to everything else, which is Python, and
+the bytes that the steps had to move a second as a share of what the memory can read (beyond 100 %: from the caches).
 Without a model: the bundled demo.
 """
 
@@ -19,6 +20,7 @@ from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.llm import demo_model_path
 from wingbeat.models import load_model
+from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import tokenizer_for
 
@@ -58,6 +60,7 @@ class EngineRate:
     seconds: float
     kernels: float
     sampling: float
+    bytes_moved: int
 
     @property
     def tok_s(self) -> float:
@@ -78,13 +81,20 @@ def engine_rate(engine: Engine, sequences: int, tokens: int) -> EngineRate:
     engine.submit(GenerationRequest(fingerprint=fingerprint, prompts=[PROMPT], rows=rows, sampling=sampling))
     while engine.stats().running < sequences or engine.stats().waiting:
         engine.step()
-    sampled = engine.stats().generated_tokens
+    before = engine.stats()
     start = time.perf_counter()
     with Stopwatch(engine.model.executable, "run") as kernels, Stopwatch(engine._sampler, "sample") as sampling_time:
         while engine.has_work:
             engine.step()
     seconds = time.perf_counter() - start
-    return EngineRate(engine.stats().generated_tokens - sampled, seconds, kernels.seconds, sampling_time.seconds)
+    after = engine.stats()
+    return EngineRate(
+        after.generated_tokens - before.generated_tokens,
+        seconds,
+        kernels.seconds,
+        sampling_time.seconds,
+        after.bytes_moved - before.bytes_moved,
+    )
 
 
 def main() -> None:
@@ -96,12 +106,15 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     args = parser.parse_args()
     engine = make_engine(args.model or demo_model_path(), args.dtype, args.threads, max(args.sequences))
-    print(f"{engine.model.info.name}, {engine.model.info.dtype}")
-    print(f"{'sequences':>9}{'tokens/s':>12}{'kernels':>10}{'sampling':>10}{'python':>10}")
+    executable = engine.model.executable
+    bandwidth = read_bandwidth(executable.threads) if isinstance(executable, CpuExecutable) else float("inf")
+    print(f"{engine.model.info.name}, {engine.model.info.dtype}, memory reads {bandwidth / 1e9:.1f} GB/s")
+    print(f"{'sequences':>9}{'tokens/s':>12}{'kernels':>10}{'sampling':>10}{'python':>10}{'bandwidth':>11}")
     for sequences in args.sequences:
         rate = engine_rate(engine, sequences, args.tokens)
         kernels, sampling = rate.kernels / rate.seconds, rate.sampling / rate.seconds
-        print(f"{sequences:9}{rate.tok_s:12.1f}{kernels:10.1%}{sampling:10.1%}{1 - kernels - sampling:10.1%}")
+        python, used = 1 - kernels - sampling, rate.bytes_moved / rate.seconds / bandwidth
+        print(f"{sequences:9}{rate.tok_s:12.1f}{kernels:10.1%}{sampling:10.1%}{python:10.1%}{used:11.1%}")
 
 
 if __name__ == "__main__":
