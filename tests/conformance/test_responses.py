@@ -16,7 +16,8 @@ from openai.types import responses as theirs
 from pydantic import BaseModel, TypeAdapter
 
 from tests.live import LiveServer
-from wingbeat.engine.messages import RowOutput, TokenLogprob
+from wingbeat.engine.generation import Generation
+from wingbeat.engine.messages import GenerationRequest, RowOutput, TokenLogprob
 from wingbeat.server.dialects import responses_replies as ours
 from wingbeat.text.profile import PROFILES
 
@@ -47,27 +48,22 @@ def thinking(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.registry.models[0], "_profile", PROFILES["g1"])
 
 
-class Played:
-    """A generation whose outputs are given."""
+class Played(Generation):
+    """A generation whose outputs are given, each in a step of its own."""
 
-    def __init__(self, outputs: list[RowOutput]) -> None:
+    def __init__(self, request: GenerationRequest, outputs: list[RowOutput]) -> None:
+        super().__init__(request, lambda generation: None)
         self._outputs = list(outputs)
-
-    def __aiter__(self) -> Played:
-        return self
 
     async def __anext__(self) -> list[RowOutput]:
         if not self._outputs:
             raise StopAsyncIteration
         return [self._outputs.pop(0)]
 
-    def cancel(self) -> None:
-        pass
-
 
 def play(server: LiveServer, monkeypatch: pytest.MonkeyPatch, outputs: list[RowOutput]) -> None:
     """Every request is answered with these outputs."""
-    monkeypatch.setattr(server.registry.models[0].client, "submit", lambda request: Played(outputs))
+    monkeypatch.setattr(server.registry.models[0].client, "submit", lambda request: Played(request, outputs))
 
 
 def typed(text: str, finish_reason: Any, *, apart: bool = True) -> list[RowOutput]:
@@ -335,7 +331,7 @@ def test_reasoning_comes_before_the_answer(
         assert "".join(e["delta"] for e in mine[:-1]) == mine[-1]["text"] == text
     if reasoning and answer:
         entries = whole["output"][1]["content"][0]["logprobs"]
-        assert "".join(entry["token"] for entry in entries) == "\n\n" + answer
+        assert "".join(entry["token"] for entry in entries) == answer
 
 
 # --- what goes wrong
