@@ -75,7 +75,7 @@ class EventStream(Response):
         self._last_sent = self._clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._send = send
+        self._send = scope.get("state", {}).get("send_piece", send)
         async with cancelled_when_gone(receive, self._generation) as self._gone:
             with contextlib.suppress(OSError):  # how some ASGI servers answer a send to a client that just left
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

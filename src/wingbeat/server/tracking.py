@@ -98,7 +98,8 @@ class Traffic:
 class RequestTracker:
     """The outermost ASGI middleware. A request's id is the client's `X-Request-Id`, if that is fit for one, else made.
 
-    A chunk of a body passes through one plain call; the rest is done once a request.
+    A chunk of a body passes through one plain call, and a stream's pieces not even through that: they may go to
+    `scope["state"]["send_piece"]`, past all middlewares. The rest is done once a request.
     """
 
     def __init__(self, app: ASGIApp, traffic: Traffic, *, access_log: bool) -> None:
@@ -111,7 +112,7 @@ class RequestTracker:
             await self.app(scope, receive, send)
             return
         record = RequestRecord(_request_id(scope["headers"]))
-        scope.setdefault("state", {})["request_id"] = record.id
+        scope.setdefault("state", {}).update(request_id=record.id, send_piece=send)
         traffic = self._traffic
 
         def send_with_headers(message: Message) -> Awaitable[None]:
