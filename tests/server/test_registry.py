@@ -37,10 +37,14 @@ async def test_the_tokenizer_follows_the_model_that_the_engine_runs(
     assert model.status == "loading"
     with pytest.raises(ApiError, match="loading"):
         model.check_ready()
-    model.submit([[1]], 1, SamplingParams())  # its ids are still the first tokenizer's
+    prompts = await model.encode([[1]], "prompt")
+    model.submit(prompts, 1, SamplingParams())  # its ids are still the first tokenizer's
     assert sent[-1].fingerprint == "first"
     await model.loading
     assert (model.status, model.profile.name) == ("ok", "g1")
     assert model.tokenizer is not first
-    model.submit([[1]], 1, SamplingParams())
-    assert sent[-1].fingerprint == "second"
+    with pytest.raises(ApiError, match="Another model") as refused:
+        model.submit(prompts, 1, SamplingParams())
+    assert refused.value.status == 503
+    model.submit(await model.encode([[1]], "prompt"), 1, SamplingParams())
+    assert [request.fingerprint for request in sent] == ["first", "second"]

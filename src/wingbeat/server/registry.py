@@ -38,7 +38,7 @@ class ServedModel:
 
     def __init__(self, config: EngineConfig, *, max_prompt_tokens: int) -> None:
         self.config = config
-        self._max_prompt_tokens = max_prompt_tokens
+        self.max_prompt_tokens = max_prompt_tokens
         self.created = int(time.time())
         self.client = EngineClient(config)
         self.tokenizer: WorldTokenizer | None = None
@@ -132,7 +132,7 @@ class ServedModel:
         self, tokenizer: WorldTokenizer | None, prompts: Sequence[Prompt], param: str, choices: int
     ) -> list[list[int]]:
         encoded: list[list[int]] = []
-        total, most = 0, self._max_prompt_tokens
+        total, most = 0, self.max_prompt_tokens
         for prompt in prompts:
             encoded.append(self._encode_one(tokenizer, prompt, param))
             total += len(encoded[-1]) * choices
@@ -165,7 +165,7 @@ class ServedModel:
 
     def submit(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Prompts,
         choices: int,
         sampling: SamplingParams,
         *,
@@ -178,31 +178,32 @@ class ServedModel:
         Raises ApiError: 429 when the queue is full or the client may not have so much, 503 when the engine is away or
         runs another model than the prompts are for.
         """
-        fingerprint = prompts.fingerprint if isinstance(prompts, Prompts) else self.fingerprint
-        if fingerprint != self.fingerprint:
+        if prompts.fingerprint != self.fingerprint:
             raise unavailable("Another model was loaded while the request was prepared. Send it again.")
-        rows = [Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)]
         request = GenerationRequest(
-            fingerprint=fingerprint,
+            fingerprint=prompts.fingerprint,
             prompts=list(prompts),
-            rows=rows,
+            rows=[Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)],
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
         )
         record, tokens = current_request(), sum(map(len, prompts))
         if record is not None:
-            record.admit(tokens, len(rows))
+            record.admit(tokens, len(request.rows))
+        generation = self._submit(request)
+        if record is not None:
+            record.begin(generation, tokens)
+        return generation
+
+    def _submit(self, request: GenerationRequest) -> Generation:
         try:
-            generation = self.client.submit(request)
+            return self.client.submit(request)
         except QueueFull as full:
             wait = max(1, round(full.retry_after))
             message = f"Too many requests are waiting. Try again in {wait} s."
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)}) from None
         except EngineUnavailable as away:
             raise unavailable(str(away)) from None
-        if record is not None:
-            record.begin(generation, tokens)
-        return generation
 
 
 class ModelRegistry:

@@ -107,7 +107,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             for _ in range(count)
         ]
         answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage)
-        generation = model.submit([prompt.ids], count, sampling)
+        generation = model.submit(prompt.prompts, count, sampling)
         if body.stream:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)

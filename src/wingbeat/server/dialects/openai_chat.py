@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
-from wingbeat.server.dialects.openai_chat_schema import ChatBody
+from wingbeat.server.dialects.openai_chat_schema import ChatBody, ChatMessage
 from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.registry import ServedModel
+from wingbeat.server.registry import Prompts, ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
 
@@ -22,14 +22,18 @@ _END_OF_THOUGHT = b"</think>"
 
 class ChatPrompt(NamedTuple):
     segments: list[str]
-    ids: list[int]
+    prompts: Prompts
+    """One: the segments' tokens."""
+
+
+def spoken(messages: Iterable[ChatMessage]) -> list[Message]:
+    """The messages as a template takes them."""
+    return [Message(message.role, message.text, message.name, message.reasoning_content) for message in messages]
 
 
 async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
     """The conversation as the model's template renders it, tokenised segment by segment."""
-    messages = [
-        Message(message.role, message.text, message.name, message.reasoning_content) for message in body.messages
-    ]
+    messages = spoken(body.messages)
     goes_on = bool(body.continue_final_message)
     return await conversation_prompt(
         messages, model, "messages", thinking=body.thinking, continue_final=goes_on, choices=body.n or 1
@@ -49,8 +53,7 @@ async def conversation_prompt(
     size = sum(len(message.content) for message in messages)
     render = model.profile.template.render
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
-    (ids,) = await model.encode([tuple(segments)], param, choices)
-    return ChatPrompt(segments, ids)
+    return ChatPrompt(segments, await model.encode([tuple(segments)], param, choices))
 
 
 class ChatChoice:

@@ -12,12 +12,12 @@ from wingbeat.server.dialects.openai_echo import EchoedPrompt
 from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import bad_request
-from wingbeat.server.registry import Prompt, ServedModel
+from wingbeat.server.registry import Prompt, Prompts, ServedModel
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
 
 
-async def completion_prompts(body: CompletionBody, model: ServedModel) -> list[list[int]]:
+async def completion_prompts(body: CompletionBody, model: ServedModel) -> Prompts:
     """Token ids of each prompt. Raises ApiError (400) for ids and texts that the model cannot take."""
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")

@@ -39,7 +39,7 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         prompt = await _prompt(body, model)
         sampling = sampling_params(body, model, body.max_output_tokens, model.profile.stops, body.alternatives)
         answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments))
-        generation = model.submit([prompt.ids], 1, sampling)
+        generation = model.submit(prompt.prompts, 1, sampling)
         if body.stream:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)
@@ -55,7 +55,7 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         """How many tokens the prompt of such a request has. Generates nothing."""
         body, model = await _asked(request)
         prompt = await _prompt(body, model)
-        counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
+        counted = {"object": "response.input_tokens", "input_tokens": len(prompt.prompts[0])}
         return Response(encode(counted), media_type="application/json")
 
     @router.post("/compact", include_in_schema=False)
