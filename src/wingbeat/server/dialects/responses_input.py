@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.text.templates import Message
 
@@ -15,24 +16,50 @@ _PARTS = {
 }
 """The parts that an item's content may have, with the field that holds their text."""
 
+Role = Literal["user", "assistant", "system", "developer"]
 
-class ContentPart(BaseModel):
-    """A piece of an item's content. Parts are joined."""
 
-    type: Literal["input_text", "output_text", "refusal", "reasoning_text"]
-    text: str
+def _parts_schema(item: str) -> dict[str, Any]:
+    parts = [
+        {
+            "type": "object",
+            "properties": {"type": {"const": kind}, field: {"type": "string"}},
+            "required": ["type", field],
+        }
+        for kind, field in _PARTS[item].items()
+    ]
+    return {"type": "array", "items": {"anyOf": parts}}
+
+
+_MESSAGE = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["message", None]},
+        "role": {"enum": get_args(Role)},
+        "content": {"anyOf": [{"type": "string"}, _parts_schema("message")]},
+    },
+    "required": ["role", "content"],
+}
+_REASONING = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "reasoning"},
+        "role": {"type": "null"},
+        "content": {"anyOf": [_parts_schema("reasoning"), {"type": "null"}]},
+    },
+    "required": ["type"],
+}
+_ITEMS = {"type": "array", "items": {"anyOf": [_MESSAGE, _REASONING]}, "contains": _MESSAGE}
 
 
 class InputItem(BaseModel):
-    """A message of a conversation, or what the model thought before the message that follows."""
+    """A message of a conversation, or what the model thought before the message that follows; `content` is joined."""
 
     model_config = ConfigDict(strict=True)
 
-    type: str = Field("message", description="`message` or `reasoning`; others are refused.")
-    role: Literal["user", "assistant", "system", "developer"] | None = Field(
-        None, validate_default=True, description="Required of messages."
-    )
-    content: str | None = Field(None, validate_default=True, description="A text or parts. Required of messages.")
+    type: str = "message"
+    role: Role | None = Field(None, validate_default=True)
+    content: str | None = Field(None, validate_default=True)
 
     @field_validator("type", mode="before")
     @classmethod
@@ -52,7 +79,7 @@ class InputItem(BaseModel):
             raise ValueError("a message needs a role")
         return role
 
-    @field_validator("content", mode="before", json_schema_input_type=str | list[ContentPart] | None)
+    @field_validator("content", mode="before")
     @classmethod
     def _joined(cls, value: Any, info: ValidationInfo) -> str | None:
         kind = info.data.get("type")
@@ -88,7 +115,7 @@ def _items(value: Any) -> Any:
 
 
 InputItems = Annotated[
-    list[InputItem] | None, BeforeValidator(_items, json_schema_input_type=str | list[InputItem] | None)
+    list[InputItem] | None, BeforeValidator(_items), WithJsonSchema({"anyOf": [{"type": "string"}, _ITEMS]})
 ]
 
 

@@ -6,8 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from wingbeat.server.dialects.openai_chat_schema import TemplateSettings, wants_thinking
-from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, whole_numbers
+from wingbeat.server.dialects.openai_chat_schema import (
+    Metadata,
+    PromptCacheOptions,
+    TemplateSettings,
+    ToolChoice,
+    wants_thinking,
+)
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, whole_numbers
 from wingbeat.server.dialects.responses_input import InputItem, InputItems
 from wingbeat.server.errors import ApiError, bad_request, unsupported
 
@@ -32,23 +38,27 @@ RENAMED = {
 """Fields of chat completions, by what the Responses API has instead. Ignoring them would be a silent fault."""
 
 NOT_STORED = "responses are not stored here"
-_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
-Renamed: Any = Field(None, description="Refused: a field of chat completions, named otherwise here.")
-Refused: Any = Field(None, description="Refused when not empty: not supported yet.")
+Renamed: Any = Field(
+    None,
+    description="Refused when not empty: a field of chat completions.",
+    json_schema_extra={"enum": [None, False, 0, "", [], {}]},
+)
+NotStored: Any = Field(None, description="Refused: nothing is stored.", json_schema_extra={"type": "null"})
+GivenBack = "Given back, without effect."
 
 
 class TextFormat(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    type: str = Field(description="Only `text` is supported yet.")
+    type: str = Field(description="Only `text` is supported yet.", json_schema_extra={"const": "text"})
 
 
 class TextSettings(BaseModel):
     model_config = ConfigDict(strict=True)
 
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="Without effect.")
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
 
 
 class ReasoningSettings(BaseModel):
@@ -61,19 +71,23 @@ class ReasoningSettings(BaseModel):
         None, description="Without effect: reasoning is given in full, never summarised."
     )
     context: Literal["auto", "current_turn", "all_turns"] | None = Field(
-        None, description="`all_turns` is refused: the prompt format has no place for the reasoning of earlier turns."
+        None,
+        description="`all_turns` is refused: the prompt format has no place for the reasoning of earlier turns.",
+        json_schema_extra={"enum": ["auto", "current_turn", None]},
     )
-    mode: str | None = Field(None, description="Only `standard` is supported.")
+    mode: str | None = Field(
+        None, description="Only `standard` is supported.", json_schema_extra={"enum": ["standard", None]}
+    )
 
 
-class PromptCacheOptions(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    prewarm: bool | None = Field(None, description="Refused when true.")
+class CacheOptions(PromptCacheOptions):
+    prewarm: bool | None = Field(None, description="Refused when true.", json_schema_extra={"enum": [False, None]})
 
 
 class ResponsesBody(GenerationBody):
     """Answer a conversation, given as items."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["input"]})
 
     input: InputItems = Field(None, description="A text, or the items of a conversation. Required.")
     instructions: str | None = Field(None, description="What the system says before `input`.")
@@ -83,31 +97,35 @@ class ResponsesBody(GenerationBody):
     text: TextSettings | None = None
     reasoning: ReasoningSettings | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="So many alternatives to each token.")
-    include: list[str] | None = Field(None, description=f"`{LOGPROBS}` gives each token's log-probability.")
+    include: list[str] | None = Field(
+        None,
+        description=f"`{LOGPROBS}` gives each token's log-probability.",
+        json_schema_extra={"anyOf": [{"type": "array", "items": {"enum": [*INCLUDABLE]}}, {"type": "null"}]},
+    )
     n: int | None = Field(None, ge=1, le=1, description="Beyond OpenAI. A response has one answer.")
 
-    metadata: dict[str, Any] | None = Field(None, description="Texts by their names, given back.")
-    user: str | None = Field(None, description="Given back.")
-    safety_identifier: str | None = Field(None, description="Given back.")
-    prompt_cache_key: str | None = Field(None, description="Given back, without effect.")
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
-        None, description="Given back, without effect."
-    )
-    prompt_cache_options: PromptCacheOptions | None = None
+    metadata: Metadata = Field(None, description="Up to 16 texts by their names. " + GivenBack)
+    user: str | None = Field(None, description=GivenBack)
+    safety_identifier: str | None = Field(None, description=GivenBack)
+    prompt_cache_key: str | None = Field(None, description=GivenBack)
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(None, description=GivenBack)
+    prompt_cache_options: CacheOptions | None = Field(None, description=Ignored)
     service_tier: str | None = Field(None, description="Without effect: it is always `default`.")
     store: bool | None = Field(None, description="Without effect: responses are not stored.")
     truncation: Literal["auto", "disabled"] | None = Field(None, description="Given back. Nothing is ever truncated.")
-    parallel_tool_calls: bool | None = Field(None, description="Given back, without effect.")
-    max_tool_calls: int | None = Field(None, ge=0, le=MAX_COUNT, description="Given back, without effect.")
-    background: bool | None = Field(None, description="Refused when true: not supported yet.")
+    parallel_tool_calls: bool | None = Field(None, description=GivenBack)
+    max_tool_calls: int | None = Field(None, ge=0, le=MAX_COUNT, description=GivenBack)
+    background: bool | None = Field(
+        None, description="Refused when true: not supported yet.", json_schema_extra={"enum": [False, None]}
+    )
 
     tools: list[Any] | None = Field(None, description="Refused when not empty, unless `tool_choice` is `none`.")
-    tool_choice: Any = Field(None, description="`auto` or `none`; others are refused.")
-    previous_response_id: Any = Field(None, description="Refused: responses are not stored.")
-    conversation: Any = Field(None, description="Refused: conversations are not stored.")
-    prompt: Any = Field(None, description="Refused: prompts are not stored.")
-    context_management: Any = Refused
-    moderation: Any = Refused
+    tool_choice: ToolChoice = Field(None, description="`none` or `auto`; others need tools.")
+    previous_response_id: Any = NotStored
+    conversation: Any = NotStored
+    prompt: Any = NotStored
+    context_management: Any = NotYet
+    moderation: Any = NotYet
 
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
@@ -133,18 +151,6 @@ class ResponsesBody(GenerationBody):
     @classmethod
     def _no_limit(cls, value: Any) -> Any:
         return None if type(value) in (int, float) and value == -1 else value
-
-    @field_validator("metadata")
-    @classmethod
-    def _pairs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        for name, text in (value or {}).items():
-            if not isinstance(text, str):
-                raise ValueError(f"the value of {name[:_MAX_KEY]!r} must be a text")
-            if len(name) > _MAX_KEY or len(text) > _MAX_VALUE:
-                raise ValueError(f"a name may have {_MAX_KEY} characters at most, and a value {_MAX_VALUE}")
-        if value and len(value) > _MAX_PAIRS:
-            raise ValueError(f"at most {_MAX_PAIRS} pairs are possible")
-        return value
 
     @field_validator("include")
     @classmethod
@@ -203,7 +209,7 @@ class ResponsesBody(GenerationBody):
         if self.tools and self.tool_choice != "none":
             raise unsupported("Calling tools", "tools")
         if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("A tool_choice other than 'auto' and 'none'", "tool_choice")
+            raise bad_request("tool_choice: there are no tools to choose from.", "tool_choice")
         if self.reasoning and self.reasoning.context == "all_turns":
             raise unsupported("reasoning.context: 'all_turns'", "reasoning.context")
         if self.reasoning and self.reasoning.mode not in (None, "standard"):
