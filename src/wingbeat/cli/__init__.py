@@ -9,11 +9,19 @@ import typer
 from wingbeat.cli import bench, chat, doctor, serve
 
 app = typer.Typer(
-    help="Wingbeat serves RWKV models with OpenAI's API.",
+    help="Wingbeat runs RWKV models: a chat in the terminal, or a server with OpenAI's API.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+EXAMPLES = """\
+First steps:
+  wingbeat chat                 talk with the small bundled demo model
+  wingbeat chat model.pth       talk with a model of yours
+  wingbeat serve model.pth      serve it to OpenAI clients
+  wingbeat doctor               when something is slow or fails
+"""
 
 
 def _show_version(wanted: bool) -> None:
@@ -24,7 +32,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EXAMPLES)
 def _root(
     show: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
@@ -34,9 +42,9 @@ def _root(
 
 
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
-app.command("serve")(serve.serve)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("bench")(bench.bench)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 
 def main() -> None:

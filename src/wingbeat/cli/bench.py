@@ -9,6 +9,13 @@ import typer
 
 from wingbeat.cli.common import choices_of, fail, model_files, shapes
 
+EXAMPLES = """\
+Examples:
+  wingbeat bench
+  wingbeat bench --model /models/rwkv7-g1-0.4b.pth --dtype int8
+  wingbeat bench --shape 0.1B --what "decode b1" --what "prefill 512"
+"""
+
 
 def bench(
     model: Annotated[
@@ -27,7 +34,9 @@ def bench(
         str,
         typer.Option(help="float32, bfloat16, int8 or auto.", metavar="TYPE", autocompletion=choices_of("dtype")),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the physical cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: the physical cores.")
+    ] = None,
     backend: Annotated[
         str,
         typer.Option(
@@ -41,18 +50,22 @@ def bench(
             metavar="FIGURE",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each figure.")] = 1.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each figure.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time for each figure.")] = 1.5,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one line of JSON for each figure.")
+    ] = False,
 ) -> None:
     """Measure a model's speed, beside the limits of this machine.
 
-    Both limits are probed beside each figure; the figures hold two shares of them.
+    Both limits are probed beside each figure, and it is shown as a share of
+    them.
 
     Bandwidth: the bytes a step must move (all weights once, the states of its
     sequences read and written) each second, over the rate of reading memory.
 
-    Peak (gemm_share): two operations for each multiply-add of the step's matrices,
-    over the rate of the kernels on data in the first-level cache.
+    Peak (gemm_share in JSON): two operations for each multiply-add of the
+    matrices of a step, each second, over the rate of the kernels on data in
+    the first-level cache.
     """
     from wingbeat.bench.command import run
 

@@ -40,7 +40,7 @@ def chat(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads. Default: the physical cores.", rich_help_panel=_MODEL)
+        int | None, typer.Option(help="CPU threads. Default: the physical cores.", metavar="N", rich_help_panel=_MODEL)
     ] = None,
     backend: Annotated[
         str | None,
@@ -54,6 +54,7 @@ def chat(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Vocabulary file in World format. Default: found from the model.",
             rich_help_panel=_MODEL,
             autocompletion=files(".txt"),
@@ -71,6 +72,7 @@ def chat(
     config: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="TOML file with the settings of the model. Default: ./wingbeat.toml if present.",
             rich_help_panel=_MODEL,
             autocompletion=files(".toml"),
@@ -83,40 +85,50 @@ def chat(
     temperature: Annotated[
         float | None,
         typer.Option(
-            help="0 for the likeliest words, above 1 for bolder ones. Default: the model's.", rich_help_panel=_ANSWERS
+            help="0 for the likeliest words, above 1 for bolder ones. Default: the model's.",
+            metavar="X",
+            rich_help_panel=_ANSWERS,
         ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Share of likely words to draw from, 0 to 1. Default: the model's.", rich_help_panel=_ANSWERS
+            help="Share of likely words to draw from, 0 to 1. Default: the model's.",
+            metavar="X",
+            rich_help_panel=_ANSWERS,
         ),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="The longest answer. Default: 2048.", min=1, rich_help_panel=_ANSWERS)
+        int | None,
+        typer.Option(help="The longest answer. Default: 2048.", min=1, metavar="N", rich_help_panel=_ANSWERS),
     ] = None,
     thinking: Annotated[
         bool | None,
         typer.Option(
             "--thinking/--no-thinking",
             help="Let a model that can think do so before it answers. Default: as it likes.",
+            metavar="",
             rich_help_panel=_ANSWERS,
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="The same seed gives the same answers again. Default: random.", rich_help_panel=_ANSWERS),
+        typer.Option(
+            help="The same seed gives the same answers again. Default: random.", metavar="N", rich_help_panel=_ANSWERS
+        ),
     ] = None,
     load: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Go on with a conversation that /save wrote.",
             rich_help_panel=_ANSWERS,
             autocompletion=files(".safetensors"),
         ),
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Say after each answer how fast it came.", rich_help_panel=_ANSWERS)
+        bool,
+        typer.Option("--stats", help="Say after each answer how fast it came.", metavar="", rich_help_panel=_ANSWERS),
     ] = False,
 ) -> None:
     """Talk with a model in this terminal, without a server.

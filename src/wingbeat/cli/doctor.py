@@ -28,11 +28,14 @@ def doctor(
     config: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="TOML file with the server's settings. Default: ./wingbeat.toml if present.",
             autocompletion=files(".toml"),
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report; it holds no keys.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON, for a bug report; it holds no keys.")
+    ] = False,
 ) -> None:
     """Say what this machine has, what is missing and how to fix it.
 

@@ -9,6 +9,14 @@ import typer
 
 from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
 
+EXAMPLES = """\
+Examples:
+  wingbeat serve
+  wingbeat serve /models/rwkv7-g1-0.4b.pth --dtype int8 --port 8080
+  wingbeat serve /models/rwkv7-g1-0.4b.pth --host 0.0.0.0 --api-key SECRET
+  wingbeat serve --config /etc/wingbeat.toml
+"""
+
 _MODEL, _SERVER, _LIMITS, _LOGS = "Model", "Server", "Limits", "Configuration and logs"
 
 
@@ -174,8 +182,10 @@ def serve(
 ) -> None:
     """Serve a model over HTTP.
 
-    Every flag can also be set in a TOML file (max_batch = 8) or in the environment (WINGBEAT_MAX_BATCH=8).
-    Flags win over the environment, and the environment wins over the file.
+    It speaks OpenAI's API under /v1 and describes it at /docs; Ctrl-C stops it.
+    Every flag can also be set in a TOML file (max_batch = 8) or in the
+    environment (WINGBEAT_MAX_BATCH=8). Flags win over the environment, and the
+    environment wins over the file.
     """
     flags = {
         "model": model,
