@@ -35,7 +35,7 @@ smoke: wheel
 # Other people's clients, newest releases, run the recipes of docs/clients.md against the demo model.
 clients: $(VENV)/.installed $(CLIENTS)/.installed
 	WINGBEAT=$(BIN)/wingbeat NODE_MODULES=$(CLIENTS)/node_modules \
-	  $(CLIENTS)/bin/python -m pytest tests/clients $(ARGS)
+	  $(CLIENTS)/bin/python -m pytest --disable-warnings tests/clients $(ARGS)
 
 $(CLIENTS)/.installed: pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py $(CLIENTS)

@@ -20,8 +20,7 @@ def test_recipe(server: Server, tmp_path: Path) -> None:
     printed = recipe(server, tmp_path).run_shell(tmp_path, LLM_USER_PATH=str(tmp_path))
     assert printed.count("recurrent") == 2
     assert printed.strip().endswith("保存文件")
-    logs = json.loads(shell("llm logs list --json -n 0", tmp_path, LLM_USER_PATH=str(tmp_path)))
-    calls = list(reversed(logs))
+    calls = json.loads(shell("llm logs list --json -n 0", tmp_path, LLM_USER_PATH=str(tmp_path)))
     assert [call["model"] for call in calls] == ["wingbeat", "wingbeat", "wingbeat", "wingbeat-text"]
     assert calls[2]["conversation_id"] == calls[1]["conversation_id"] != calls[0]["conversation_id"]
     assert calls[2]["input_tokens"] > calls[0]["input_tokens"] > 0
@@ -38,9 +37,7 @@ def test_keys(strict_server: Server, tmp_path: Path) -> None:
     recipe(strict_server, tmp_path)
     models = tmp_path / "extra-openai-models.yaml"
     models.write_text(models.read_text().replace("- model_id", "- api_key_name: wingbeat\n  model_id"))
-    ask = "llm -m wingbeat Hi 2>&1 || true"
-    assert "No key found" in shell(ask, tmp_path, LLM_USER_PATH=str(tmp_path))
-    shell("llm keys set wingbeat --value wrong", tmp_path, LLM_USER_PATH=str(tmp_path))
-    assert "invalid_api_key" in shell(ask, tmp_path, LLM_USER_PATH=str(tmp_path))
-    shell(f"llm keys set wingbeat --value {strict_server.key}", tmp_path, LLM_USER_PATH=str(tmp_path))
-    assert "Error" not in shell(ask, tmp_path, LLM_USER_PATH=str(tmp_path))
+    wrong = shell("llm -m wingbeat Hi --key wrong 2>&1 || true", tmp_path, LLM_USER_PATH=str(tmp_path))
+    assert "invalid_api_key" in wrong
+    script = f"llm keys set wingbeat --value {strict_server.key}; llm -m wingbeat Hi"
+    assert shell(script, tmp_path, LLM_USER_PATH=str(tmp_path)).strip()
