@@ -24,7 +24,6 @@ def test_recipe(server: Server, tmp_path: Path) -> None:
     assert [call["model"] for call in calls] == ["wingbeat", "wingbeat", "wingbeat", "wingbeat-text"]
     assert calls[2]["conversation_id"] == calls[1]["conversation_id"] != calls[0]["conversation_id"]
     assert calls[2]["input_tokens"] > calls[0]["input_tokens"] > 0
-    assert calls[3]["output_tokens"] == 5
 
 
 def test_it_says_what_is_not_supported(server: Server, tmp_path: Path) -> None:
