@@ -187,7 +187,7 @@ async def test_a_reader_that_is_far_behind_loses_its_request_only(
     client = make_client(config)
     sent: list[bytes] = []
     client._send = sent.append
-    client._dispatch(Ready({"fingerprint": ""}, slots=4))
+    client._dispatch(Ready({"fingerprint": ""}, Stats(slots=4)))
     slow, other = submit(client, 2, ENDLESS), submit(client, 1, ENDLESS)
     flood = [1] * (MAX_UNREAD_TOKENS + 1)
     client._dispatch(StepOutput([RowOutput(1, 0, "", flood), RowOutput(2, 0, "a", [5])], Stats(slots=4)))
@@ -207,7 +207,7 @@ async def test_readers_get_their_turn_between_frames_that_are_here_already(
     try:
         peer.connect(socket.address)
         client._token, client._send = b"token", lambda frame: None  # type: ignore[method-assign]
-        client._dispatch(Ready({"fingerprint": ""}, slots=4))
+        client._dispatch(Ready({"fingerprint": ""}, Stats(slots=4)))
         running = submit(client, 1, ENDLESS)
         steps = [RowOutput(1, 0, "a", [5]) for _ in range(5)] + [RowOutput(1, 0, finish_reason="stop")]
         for step in steps:
@@ -238,7 +238,7 @@ async def test_messages_of_an_ended_process_are_refused(client: EngineClient) ->
         while client.status == "ready":
             await asyncio.sleep(0.001)
     assert client._token == b""
-    client._receive(b"", msgspec.msgpack.encode(Ready({}, slots=4)))
+    client._receive(b"", msgspec.msgpack.encode(Ready({}, Stats(slots=4))))
     assert client.status == "restarting"
 
 

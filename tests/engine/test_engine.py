@@ -112,4 +112,4 @@ def test_many_requests_with_random_cancels_leave_nothing(model: Model, tokenizer
 
 
 def test_the_default_batch_fits_the_memory(model: Model, tokenizer: WorldTokenizer) -> None:
-    assert make(model, tokenizer).slots == 64  # these states are small
+    assert make(model, tokenizer).stats().slots == 64  # these states are small

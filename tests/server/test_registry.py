@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wingbeat.engine.messages import EngineConfig, GenerationRequest, Ready
+from wingbeat.engine.messages import EngineConfig, GenerationRequest, Ready, Stats
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.errors import ApiError
 from wingbeat.server.registry import ServedModel
@@ -23,7 +23,7 @@ async def test_the_tokenizer_follows_the_model_that_the_engine_runs(
     def ready(fingerprint: str, profile: str) -> None:
         metadata = {"wingbeat.profile": profile}
         info = {"name": "tiny", "vocab_size": 300, "fingerprint": fingerprint, "metadata": metadata}
-        model.client._dispatch(Ready(info, slots=1))
+        model.client._dispatch(Ready(info, Stats(slots=1)))
 
     ready("first", "world")
     model.loading = loading = asyncio.create_task(model._load())

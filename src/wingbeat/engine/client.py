@@ -190,8 +190,8 @@ class EngineClient:
         elif isinstance(event, Ready):
             self._lose("the engine was started again")
             self.info, self.error = event.info, None
-            self._backlog.slots = event.slots
-            self._stats = Stats(slots=event.slots)
+            self._backlog.slots = event.stats.slots
+            self._stats = event.stats
             self._restarts.ready()
             self._settle("ready")
             self.on_ready()
@@ -238,7 +238,7 @@ class EngineClient:
             self._backlog.leave(generation.unfinished_rows)
             generation.end("error", error)
         self._generations.clear()
-        self._stats = Stats(slots=self._stats.slots)
+        self._stats = Stats(slots=self._stats.slots, read_bandwidth=self._stats.read_bandwidth)
 
     def _send(self, frame: bytes, /) -> None:
         assert self._socket is not None

@@ -66,10 +66,6 @@ class Engine:
         self._prompt_tokens = self._generated_tokens = 0
 
     @property
-    def slots(self) -> int:
-        return self._pool.slots
-
-    @property
     def has_work(self) -> bool:
         """Whether ``step`` has anything to run or to report."""
         return bool(self._groups or self._outputs)

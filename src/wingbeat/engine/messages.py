@@ -153,10 +153,10 @@ class Loading(msgspec.Struct, tag=True):
 
 
 class Ready(msgspec.Struct, tag=True):
-    """The model is loaded. ``info`` holds the fields of ``ModelInfo``."""
+    """The model is loaded. ``info`` holds the fields of ``ModelInfo``, ``stats`` how many slots there are."""
 
     info: dict[str, Any]
-    slots: int
+    stats: Stats
 
 
 class Failed(msgspec.Struct, tag=True):

@@ -99,7 +99,7 @@ def main() -> None:
         channel.close()
         sys.exit(LOAD_FAILED)
     gc.freeze()  # the weights and the vocabulary stay: no collection need look at them again
-    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.slots))
+    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats()))
     serve(engine, channel)
 
 
