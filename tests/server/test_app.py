@@ -152,12 +152,15 @@ async def test_the_openapi_document(model_path: Path) -> None:
         "/v1/chat/completions",
         "/v1/responses",
         "/v1/responses/input_tokens",
+        "/tokenize",
+        "/detokenize",
+        "/tokenizer_info",
     }
     schemas = document["components"]["schemas"]
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatBody")
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
-    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "429", "500", "503"}
+    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
     assert schemas["ChatBody"]["required"] == ["messages"]
     assert "HTTPValidationError" not in schemas
     for reference in _references(document):

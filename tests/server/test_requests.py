@@ -290,7 +290,47 @@ def test_unknown_paths_and_methods(server: LiveServer) -> None:
     check_error(server.http.get("/v1/nothing"), 404, code="unknown_url")
     reply = server.http.get(COMPLETIONS)
     check_error(reply, 405, code="method_not_allowed")
-    assert reply.headers["allow"] == "POST"
+    assert reply.headers["allow"] == "OPTIONS, POST"
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/openai/v1"])
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("embeddings", "embeddings"),
+        ("images/generations", "images"),
+        ("audio/speech", "audio"),
+        ("moderations", "moderation"),
+        ("files", "files"),
+        ("batches", "batches"),
+        ("fine_tuning/jobs", "fine-tuning"),
+    ],
+)
+def test_what_is_not_offered_is_called_by_its_name(server: LiveServer, prefix: str, path: str, what: str) -> None:
+    for method in ("GET", "POST"):
+        reply = server.http.request(method, f"{prefix}/{path}")
+        assert f"does not offer {what}" in check_error(reply, 404, code="unknown_url")
+
+
+def test_a_long_path_is_not_repeated(server: LiveServer) -> None:
+    assert len(check_error(server.http.get("/v1/" + "x" * 5000), 404)) < 500
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/health", "/v1/models", "/v1/models/tiny", "/tokenizer_info"])
+def test_head_is_get_without_a_body(server: LiveServer, path: str) -> None:
+    whole, head = server.http.get(path), server.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert server.http.get("/v1/models").status_code == 200  # the connection is in order
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/models", "GET, HEAD, OPTIONS"), (CHAT, "OPTIONS, POST"), ("/tokenize", "OPTIONS, POST")]
+)
+def test_options_name_the_methods(server: LiveServer, path: str, allowed: str) -> None:
+    reply = server.http.options(path)
+    assert (reply.status_code, reply.content, reply.headers["allow"]) == (204, b"", allowed)
+    check_error(server.http.options("/nothing"), 404)
 
 
 def test_full_queue(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +350,7 @@ def test_too_many_choices(server: LiveServer) -> None:
 
 
 def test_too_long_prompts(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.registry.models[0], "_max_prompt_tokens", 20)
+    monkeypatch.setattr(server.registry.models[0], "max_prompt_tokens", 20)
     ids = [5] * 10
     for prompt, n, status in (
         ("x" * 20, 1, 200),

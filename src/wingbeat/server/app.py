@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wingbeat.config import Settings, version
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate, Key, digest
-from wingbeat.server.dialects import openai, responses
+from wingbeat.server.dialects import openai, openai_tokenize, responses
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.figures import Figures, sampled
@@ -56,7 +56,19 @@ class Application(FastAPI):
     access_log: bool
 
     def build_middleware_stack(self) -> ASGIApp:
-        return RequestTracker(super().build_middleware_stack(), self.traffic, access_log=self.access_log)
+        stack = _answering_head(super().build_middleware_stack())
+        return RequestTracker(stack, self.traffic, access_log=self.access_log)
+
+
+def _answering_head(app: ASGIApp) -> ASGIApp:
+    """HEAD is answered as GET is: the body is left out where the reply is sent."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    return answer
 
 
 def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | None = None) -> FastAPI:
@@ -99,8 +111,12 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for router in (openai.openai_router(registry, max_body), responses.responses_router(registry, max_body)):
         for prefix in openai.PREFIXES:
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
+    for prefix in ("", *openai.PREFIXES):
+        tokenizer = openai_tokenize.tokenize_router(registry, max_body)
+        app.include_router(tokenizer, prefix=prefix, include_in_schema=not prefix)
     serve_docs(app)
-    describe(app, (*openai.SCHEMAS, *responses.SCHEMAS), needs_key=settings.needs_key)
+    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS)
+    describe(app, schemas, needs_key=settings.needs_key)
     return app
 
 

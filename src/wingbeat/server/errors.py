@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -54,7 +55,7 @@ def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:
 
 def from_validation(error: ValidationError) -> ApiError:
     """The first problem pydantic found, as a 400 that names the field."""
-    first = error.errors(include_url=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return bad_request(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     param = _path(first["loc"])
@@ -77,6 +78,8 @@ def _problem(found: ErrorDetails) -> str:
             return f"must have at most {limits['max_length']} entries"
         case "model_type" | "model_attributes_type" | "dict_type":
             return "must be an object"
+        case "string_too_long":
+            return f"must have at most {limits['max_length']} characters"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}"
         case "less_than_equal":
@@ -90,6 +93,10 @@ def _problem(found: ErrorDetails) -> str:
             )
 
 
+_SHOWN = 200
+"""Characters of a path or a name that a message repeats."""
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     """`("messages", 0, "role")` as `messages[0].role`."""
     path = ""
@@ -98,7 +105,7 @@ def _path(location: tuple[int | str, ...]) -> str:
             path += f"[{part}]"
         else:
             path += f".{part}" if path else part
-    return path
+    return path[:_SHOWN]
 
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -122,18 +129,48 @@ async def handle_api_error(request: Request, error: Exception) -> Response:
     return openai_response(error)
 
 
+_NOT_OFFERED = {
+    **dict.fromkeys(("assistants", "threads", "vector_stores", "conversations"), "stored conversations and knowledge"),
+    **dict.fromkeys(("audio", "realtime"), "audio"),
+    **dict.fromkeys(("files", "uploads", "containers"), "files"),
+    **dict.fromkeys(("fine_tuning", "fine-tunes"), "fine-tuning"),
+    **dict.fromkeys(("images", "edits"), "images or edits"),
+    **dict.fromkeys(("rerank", "score"), "ranking"),
+    "batches": "batches",
+    "embeddings": "embeddings",
+    "evals": "evaluations",
+    "messages": "Anthropic's API",
+    "moderations": "moderation",
+    "videos": "videos",
+}
+"""What clients of OpenAI's API may look for under /v1, by the first word of the path."""
+
+_V1_PATH = re.compile(r"(?:/openai)?/v1/([^/]+)")
+
+
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     """What the router itself refuses: an unknown path (404) or method (405)."""
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    if error.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": _allowed(error)})
+    where = f"{request.method} {request.url.path[:_SHOWN]}"
     if error.status_code == 404:
-        refusal = ApiError(404, f"There is nothing at {where}; /docs lists what there is.", code="unknown_url")
+        word = _V1_PATH.match(request.url.path)
+        missing = _NOT_OFFERED.get(word[1]) if word else None
+        reason = f"This server does not offer {missing}" if missing else "There is nothing here"
+        refusal = ApiError(404, f"{where}: {reason}; /docs lists what there is.", code="unknown_url")
     elif error.status_code == 405:
-        refusal = ApiError(405, f"{where} is not allowed here.", code="method_not_allowed")
+        refusal = ApiError(405, f"{where} is not possible, only {_allowed(error)}.", code="method_not_allowed")
+        refusal.headers["Allow"] = _allowed(error)
     else:
-        refusal = ApiError(error.status_code, str(error.detail))
-    refusal.headers.update(error.headers or {})
+        refusal = ApiError(error.status_code, str(error.detail), headers=error.headers)
     return openai_response(refusal)
+
+
+def _allowed(error: HTTPException) -> str:
+    """The methods of a path, from the router's refusal of another one."""
+    methods = {name.strip() for name in (error.headers or {}).get("Allow", "").split(",")} - {"", "HEAD"}
+    return ", ".join(sorted({*methods, "OPTIONS", *({"HEAD"} if "GET" in methods else ())}))
 
 
 async def handle_crash(request: Request, error: Exception) -> Response:

@@ -30,6 +30,7 @@ from wingbeat.server.dialects.openai_replies import (
 )
 from wingbeat.server.dialects.openai_request import ready_model, sampling_params
 from wingbeat.server.dialects.openai_tokens import TokenTexts
+from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.streaming import EventStream, collect
@@ -112,6 +113,12 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)
         return Response(answer.whole(), media_type="application/json")
+
+    @router.get("/chat/completions", include_in_schema=False)
+    @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    @router.get("/chat/completions/{name}/messages", include_in_schema=False)
+    async def stored_chats(name: str = "") -> Response:
+        raise ApiError(404, "There are no stored completions: `store` is without effect here.", code="not_found")
 
     return router
 

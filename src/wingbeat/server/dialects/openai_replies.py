@@ -44,8 +44,8 @@ class Reply(Exact):
 
 class CompletionLogprobs(Exact):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -154,6 +154,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorReply, "description": "An API key is wanted."},
     404: {"model": ErrorReply, "description": "No such model."},
     413: {"model": ErrorReply, "description": "The body is too large."},
+    415: {"model": ErrorReply, "description": "The body is compressed."},
     429: {"model": ErrorReply, "description": "The queue is full; try again after `Retry-After` seconds."},
     500: {"model": ErrorReply, "description": "The generation failed."},
     503: {"model": ErrorReply, "description": "The model is loading or restarting."},
