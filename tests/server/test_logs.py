@@ -56,14 +56,17 @@ def test_json_has_one_object_a_line_for_our_logs_and_the_libraries(pipe: Pipe) -
     log = configure_logging("info", "json", pipe.writer)
     structlog.get_logger("wingbeat.test").info("hello", count=3)
     logging.getLogger("some.library").warning("careful: %s", "x")
+    secret = "what somebody wrote"
     try:
-        raise ValueError("boom")
+        raise ValueError("boom" if secret else "")
     except ValueError:
         structlog.get_logger("wingbeat.test").exception("failed")
-    ours, theirs, failed = map(json.loads, written(log, pipe))
+    lines = written(log, pipe)
+    ours, theirs, failed = map(json.loads, lines)
     assert (ours["event"], ours["count"], ours["level"]) == ("hello", 3, "info")
     assert (theirs["event"], theirs["level"]) == ("careful: x", "warning")
     assert failed["exception"][0]["exc_value"] == "boom"
+    assert secret not in lines[-1]
     assert ours["timestamp"].endswith("Z")
     assert ours["timestamp"] <= theirs["timestamp"] <= failed["timestamp"]
 

@@ -26,6 +26,9 @@ _QUIET = ("uvicorn", "uvicorn.error", "asyncio")
 
 STANDARD_ERROR = 2
 
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Without the variables: they hold what people wrote."""
+
 QUEUED_LINES = 10_000
 """Lines that may wait to be written. What comes on top is dropped, counted, and reported when there is room again."""
 
@@ -111,7 +114,7 @@ def configure_logging(
     ours: list[Processor] = [structlog.contextvars.merge_contextvars, *common, _fix_exception]
     theirs: list[Processor] = [_merge_fixed_context, *common]
     render: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(_TRACEBACK), structlog.processors.JSONRenderer()]
         if log_format == "json"
         else [
             structlog.dev.ConsoleRenderer(
