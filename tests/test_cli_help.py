@@ -15,7 +15,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from wingbeat import LLM, Conversation, SamplingParams
 from wingbeat.bench.random_model import SHAPES
+from wingbeat.chat.session import Session
 from wingbeat.cli import app
 from wingbeat.config import Settings
 from wingbeat.text.profile import PROFILES
@@ -145,3 +147,34 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     )
     done = subprocess.run([*shell, script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "world\n"
+
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["chat", "doctor", "bench"])
+def test_every_option_is_described(command: str) -> None:
+    described = DOCUMENT.partition(f"## wingbeat {command}\n")[2].partition("\n## ")[0]
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            assert not name.startswith("--") or f"`{name}`" in described, name
+
+
+def test_every_command_of_the_chat_is_described() -> None:
+    with LLM() as llm:
+        usages = [command.usage for command in Session(Conversation(llm), SamplingParams()).commands.values()]
+    assert re.findall(r"^\| `(/[^`]+)` \|", DOCUMENT, re.MULTILINE) == usages
+
+
+def test_the_shown_commands_print_what_is_shown(tmp_path: Path) -> None:
+    shown = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+    environment = {
+        **os.environ,
+        "COLUMNS": "150",
+        "WINGBEAT_PORT": "0",
+        "PATH": f"{Path(WINGBEAT).parent}:{os.environ['PATH']}",
+    }
+    for command, output in shown:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert re.split(r"\s+", done.stdout.strip()) == re.split(r"\s+", output.strip())
+    assert len(shown) >= 2

@@ -89,8 +89,15 @@ def test_curl(block: Block, server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("document", PYTHON, ids=lambda document: str(document.relative_to(ROOT)))
-def test_python(document: Path, server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python(
+    document: Path,
+    server: LiveServer,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The blocks of one document continue each other, as a reader would run them."""
+    monkeypatch.chdir(tmp_path)  # some write files
     names: dict[str, Any] = {}
     for block in blocks(document):
         if block.language == "python":

@@ -43,9 +43,9 @@ class Session:
         self._thinking = thinking
         self._stats = stats
         self._over = False
-        self._commands = self._all_commands()
+        self.commands = self._all_commands()
         self._screen = Screen()
-        self._keyboard = Keyboard(interactive=self._screen.interactive, commands=self._commands)
+        self._keyboard = Keyboard(interactive=self._screen.interactive, commands=self.commands)
 
     def run(self) -> None:
         """Talk until the input ends, the user leaves, or Ctrl-C comes at the prompt."""
@@ -73,7 +73,7 @@ class Session:
 
     def _command(self, message: str) -> None:
         name, _, rest = message.partition(" ")
-        command = self._commands.get(name)
+        command = self.commands.get(name)
         if command is None:
             raise ValueError(
                 f"there is no command {name}; /help lists them, and //... sends a message that begins with /"
@@ -146,8 +146,8 @@ class Session:
         self._screen.aside("The last message and its answer are forgotten.")
 
     def _help(self, _: str) -> None:
-        width = max(len(command.usage) for command in self._commands.values())
-        for command in self._commands.values():
+        width = max(len(command.usage) for command in self.commands.values())
+        for command in self.commands.values():
             self._screen.aside(f"{command.usage:<{width}}  {command.help}")
         self._screen.aside("A backslash at the end of a line continues it. Ctrl-C stops a reply, Ctrl-D leaves.")
 
