@@ -36,8 +36,12 @@ def look_at_settings(file: Path | None) -> tuple[Settings | None, Finding]:
         return None, Finding("settings", "; ".join(str(error).splitlines()), "problem", fix)
     shown = {source: [name for name, s in sources.items() if s == source] for source in dict.fromkeys(sources.values())}
     text = "; ".join(f"{', '.join(names)} from {source}" for source, names in shown.items()) or "all defaults"
-    details = {"file": str(path) if path else None, "sources": sources, "api_keys": len(settings.api_keys)}
-    if not settings.loopback and not settings.api_keys:
+    details = {
+        "file": str(path) if path else None,
+        "sources": sources,
+        "api_keys": len(settings.api_keys) + len(settings.keys),
+    }
+    if not settings.loopback and not settings.needs_key:
         text += f"; everyone who can reach {settings.host} can use the server"
         return settings, Finding("settings", text, "note", "set WINGBEAT_API_KEYS, or api_keys in the file", details)
     return settings, Finding("settings", text, details=details)
@@ -116,16 +120,16 @@ def _sockets() -> Finding:
 
 
 def _open_files() -> Finding | None:
+    """The server raises the soft limit as far as the hard one lets."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     details = {"soft": soft, "hard": hard}
-    if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
-        return Finding(
-            "open files", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft:,}", details=details
-        )
-    fix = f"`ulimit -n {FEW_FILES * 4}` before serving, or LimitNOFILE= in a systemd unit"
-    text = f"only {soft:,}: each connection takes one, so many clients at once would be refused"
+    if hard == resource.RLIM_INFINITY or hard >= FEW_FILES:
+        shown = "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard:,}"
+        return Finding("open files", shown, details=details)
+    fix = "raise the hard limit: LimitNOFILE= of the service, --ulimit nofile= of the container, or limits.conf"
+    text = f"at most {hard:,}: each connection takes one, so of many clients some would be refused"
     return Finding("open files", text, "note", fix, details)
