@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -96,6 +97,65 @@ def test_leaving_a_stream_frees_its_slot(llm: LLM) -> None:
     stream.close()
     assert llm._shared.engine.stats().slots_in_use == 0
     assert not llm._shared._boxes
+
+
+def test_a_stream_goes_on_from_a_kept_state(llm: LLM) -> None:
+    prompt = llm.tokenizer.encode("wingbeat and more")
+    whole = list(llm.stream(prompt, FIXED, keep=["prompt", "end"]))
+    assert [chunk.prompt_state is not None for chunk in whole] == [True] + [False] * 11
+    assert [chunk.state is not None for chunk in whole] == [False] * 11 + [True]
+    tokens = [chunk.token_ids[0] for chunk in whole]
+    (read,) = llm.stream(prompt[:5], SamplingParams(max_tokens=0), keep=["prompt"])
+    assert (read.token_ids, read.finish_reason) == ([], "length")
+    for state, rest, expected in (
+        (read.prompt_state, prompt[5:], tokens),
+        (whole[0].prompt_state, tokens[:1], tokens[1:]),
+        (whole[-1].state, tokens[-1:], []),
+    ):
+        assert state is not None
+        assert state.position == len(prompt) + len(tokens) - len(rest) - len(expected)
+        params = SamplingParams(seed=3, max_tokens=len(expected) or 4, ignore_eos=True)
+        again = [chunk.token_ids[0] for chunk in llm.stream(rest, params, state=state)]
+        if llm.info.backend == "cpu":  # BLAS: equal to rounding only
+            assert again[: len(expected)] == expected
+
+
+def test_a_state_that_does_not_fit_is_refused_at_once(llm: LLM) -> None:
+    (read,) = llm.stream([1], SamplingParams(max_tokens=0), keep=["prompt"])
+    assert read.prompt_state is not None
+    with pytest.raises(ValueError, match="a prompt of at least one token"):
+        llm.stream([], state=read.prompt_state)
+    for changes, message in (
+        ({"fingerprint": "other"}, "another model"),
+        ({"arrays": {}}, "another version"),
+        ({"position": -1}, "position"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            llm.stream([1], state=msgspec.structs.replace(read.prompt_state, **changes))
+    with pytest.raises(ValueError, match="keep must hold"):
+        llm.stream([1], keep=["middle"])  # type: ignore[list-item]
+
+
+def test_a_stream_that_is_told_to_stop(llm: LLM) -> None:
+    said: list[int] = []
+    stream = llm.stream("wing", SamplingParams(ignore_eos=True), keep=["end"], stop_when=lambda: len(said) == 5)
+    for chunk in stream:
+        said += chunk.token_ids
+    assert len(said) == 5
+    assert chunk.finish_reason == "cancelled"
+    assert chunk.state is not None
+    assert_empty(llm._shared.engine)
+    assert [c.finish_reason for c in llm.stream("wing", FIXED, stop_when=lambda: True)] == ["cancelled"]
+
+
+def test_the_loading_can_be_watched(path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with LLM(path, backend="reference", progress=lambda done, total: seen.append((done, total))):
+        pass
+    done = [count for count, _ in seen]
+    assert done == sorted(done)
+    assert len(done) > 10
+    assert {total for _, total in seen} == {done[-1]}
 
 
 def test_threads_share_the_engine(llm: LLM) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wingbeat.demo import demo_model_path
 from wingbeat.engine.engine import Engine
-from wingbeat.engine.intake import origin_of
+from wingbeat.engine.intake import KEPT, origin_of
 from wingbeat.engine.messages import (
     EngineConfig,
     FinishReason,
@@ -196,6 +196,8 @@ class LLM:
         Raises ValueError at once for a bad prompt, parameter or state, GenerationError when the answer fails.
         """
         request = self._request(prompt, self._spread(sampling_params, 1)[0])
+        if unknown := set(keep) - set(KEPT):
+            raise ValueError(f"keep must hold 'prompt' and 'end', not {unknown.pop()!r}")
         if state is not None:
             self.check_state(state)
             if not request.prompts[0]:
