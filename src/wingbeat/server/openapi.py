@@ -22,8 +22,11 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def stream_of(chunk: type[BaseModel]) -> dict[str, Any]:
-    """The extra content type of a route that may stream `chunk`s."""
-    return {"description": "The reply, or with `stream` its chunks.", "content": {"text/event-stream": _schema(chunk)}}
+    """The extra content type of a route that may stream `chunk`s. Each event is described, as OpenAPI 3.1 has it."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _schema(chunk)["schema"]}
+    event = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
+    description = "The reply; with `stream`, events with a chunk each."
+    return {"description": description, "content": {"text/event-stream": {"schema": event}}}
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from wingbeat.server.dialects.openai_replies import (
     ChatReply,
     CompletionChunk,
     CompletionReply,
+    ErrorReply,
     ModelCard,
     ModelList,
 )
@@ -114,10 +115,11 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         await collect(request, generation, answer.take)
         return Response(answer.whole(), media_type="application/json")
 
-    @router.get("/chat/completions", include_in_schema=False)
+    @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
     @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     @router.get("/chat/completions/{name}/messages", include_in_schema=False)
-    async def stored_chats(name: str = "") -> Response:
+    async def stored_chats(request: Request) -> Response:
+        """Nothing is stored: the answer is always 404."""
         raise ApiError(404, "There are no stored completions: `store` is without effect here.", code="not_found")
 
     return router
