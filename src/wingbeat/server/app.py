@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from wingbeat.config import Settings, version
 from wingbeat.engine.messages import EngineConfig
@@ -56,19 +56,7 @@ class Application(FastAPI):
     access_log: bool
 
     def build_middleware_stack(self) -> ASGIApp:
-        stack = _answering_head(super().build_middleware_stack())
-        return RequestTracker(stack, self.traffic, access_log=self.access_log)
-
-
-def _answering_head(app: ASGIApp) -> ASGIApp:
-    """HEAD is answered as GET is: the body is left out where the reply is sent."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await app(scope, receive, send)
-
-    return answer
+        return RequestTracker(super().build_middleware_stack(), self.traffic, access_log=self.access_log)
 
 
 def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | None = None) -> FastAPI:

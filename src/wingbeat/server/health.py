@@ -37,7 +37,6 @@ def health_router(model: ServedModel, traffic: Traffic) -> APIRouter:
     """`/health` and `/health/live`."""
     router = APIRouter(tags=["Server"])
 
-    @router.head("/health", include_in_schema=False)
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
         """200 when requests are taken, 503 while the model is loading, its engine restarts or the server is stopping.
@@ -46,7 +45,6 @@ def health_router(model: ServedModel, traffic: Traffic) -> APIRouter:
         report = report_health(model, traffic)
         return JSONResponse(report.model_dump(exclude_none=True), 200 if report.status == "ok" else 503)
 
-    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Liveness)
     async def live() -> Response:
         """200 as long as the process answers, whatever the model does. Needs no key."""

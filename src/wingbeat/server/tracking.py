@@ -100,6 +100,8 @@ class RequestTracker:
 
     A chunk of a body passes through one plain call, and a stream's pieces not even through that: they may go to
     `scope["state"]["send_piece"]`, past all middlewares. The rest is done once a request.
+
+    HEAD is answered as GET is: the body is left out where the reply is sent.
     """
 
     def __init__(self, app: ASGIApp, traffic: Traffic, *, access_log: bool) -> None:
@@ -113,6 +115,7 @@ class RequestTracker:
             return
         record = RequestRecord(_request_id(scope["headers"]))
         scope.setdefault("state", {}).update(request_id=record.id, send_piece=send)
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         traffic = self._traffic
 
         def send_with_headers(message: Message) -> Awaitable[None]:
@@ -124,20 +127,20 @@ class RequestTracker:
         names = structlog.contextvars.bind_contextvars(request_id=record.id)
         traffic.active.add(record)
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(asked, receive, send_with_headers)
         except Exception:  # answered already, as far as that was possible
             log.exception("a request failed", method=scope["method"], path=_path(scope))
         finally:
             traffic.active.discard(record)
-            self._close(scope, record)
+            self._close(scope, record, _route(asked))
             structlog.contextvars.reset_contextvars(**names)
             _current.reset(token)
 
-    def _close(self, scope: Scope, record: RequestRecord) -> None:
+    def _close(self, scope: Scope, record: RequestRecord, route: str) -> None:
         record.end()
         status = record.status or NO_STATUS
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._traffic.ended[_route(scope), method, status] += 1
+        self._traffic.ended[route, method, status] += 1
         if self._access_log:
             say = log.debug if scope["path"] in POLLED_PATHS else log.info
             say("request", **_line(scope, record, status))
