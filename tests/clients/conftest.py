@@ -19,17 +19,13 @@ from typing import NamedTuple
 
 import pytest
 
-if not all(map(find_spec, ("langchain_openai", "litellm", "llm", "lm_eval"))):
+if all(map(find_spec, ("langchain_openai", "litellm", "llm", "lm_eval"))):
+    # Read when the clients are imported: nothing is fetched from the Internet, nothing is reported to it.
+    os.environ.update(HF_HUB_OFFLINE="1", LANGSMITH_TRACING="false", LITELLM_LOCAL_MODEL_COST_MAP="True")
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"):
+        os.environ.pop(name, None)
+else:
     collect_ignore_glob = ["test_*.py"]
-
-# Read when the clients are imported: nothing is fetched from the Internet, nothing is reported to it.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    LANGSMITH_TRACING="false",
-    LITELLM_LOCAL_MODEL_COST_MAP="True",
-)
-for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"):
-    os.environ.pop(name, None)
 
 
 class Server(NamedTuple):
