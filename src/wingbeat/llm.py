@@ -100,6 +100,7 @@ class LLM:
         max_batch: int | None = None,
         backend: str = "auto",
         profile: str | None = None,
+        token_budget: int = 512,
         progress: Progress | None = None,
     ) -> None:
         """Load a model.
@@ -112,13 +113,16 @@ class LLM:
             max_batch: sequences that run at once; None: up to 64, as memory allows.
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
             profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
+            token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             progress: called with the bytes read and the bytes in all while the model is loaded.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
         path = demo_model_path() if path is None else path
         model = load_model(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
-        config = EngineConfig(model=str(path), threads=threads, max_batch=max_batch, profile=profile)
+        config = EngineConfig(
+            model=str(path), threads=threads, max_batch=max_batch, profile=profile, token_budget=token_budget
+        )
         self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
 
     @classmethod

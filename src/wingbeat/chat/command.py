@@ -17,6 +17,9 @@ from wingbeat.sampling.params import SamplingParams
 DEFAULT_MAX_TOKENS = 2048
 """Of a reply. Ctrl-C ends a runaway too, but not one that writes into a pipe."""
 
+TOKEN_BUDGET = 128
+"""Tokens in a step: Ctrl-C waits for one, which should not take long even with a large model."""
+
 
 def prepare(
     model_flags: dict[str, Any],
@@ -62,6 +65,7 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
             tokenizer=settings.tokenizer,
             threads=settings.threads,
             max_batch=1,
+            token_budget=TOKEN_BUDGET,
             backend=settings.backend,
             profile=settings.profile,
             progress=progress,

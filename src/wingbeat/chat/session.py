@@ -97,7 +97,7 @@ class Session:
         if answer.finish_reason == "length":
             parts.append(f"cut off after {len(answer.token_ids)} tokens: --max-tokens")
         elif answer.finish_reason == "cancelled":
-            parts.append("stopped")
+            parts.append("stopped" if answer.text else "stopped before its answer began: the message is forgotten")
         if self._stats and len(answer.token_ids) > 1:
             rate = (len(answer.token_ids) - 1) / writing
             parts.append(f"{rate:,.1f} tokens/s, {len(answer.token_ids)} tokens, the first after {reading:.2f} s")
