@@ -56,8 +56,8 @@ class Bucket:
         self._level = min(self.capacity, self.level + amount)
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` is there, or all that ever is; 0 when it is there now."""
-        return max(0.0, (min(amount, self.capacity) - self.level) * 60 / self.capacity)
+        """Seconds, to the microsecond, until `amount` is there, or all that ever is; 0 when it is there now."""
+        return round(max(0.0, (min(amount, self.capacity) - self.level) * 60 / self.capacity), 6)
 
 
 class Allowance:
