@@ -65,7 +65,7 @@ def _schema(kind: dict[str, Any]) -> WithJsonSchema:
 
 
 TEXTS = {"type": "array", "items": {"type": "string"}}
-IDS = {"type": "array", "items": {"type": "integer"}}
+IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _STOP = {"type": "string", "maxLength": MAX_STOP_LENGTH}
 _STOPS = {"type": "array", "items": {"anyOf": [_STOP, {"type": "null"}]}, "maxItems": MAX_STOPS}
 _BIASES = {
