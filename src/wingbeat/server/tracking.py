@@ -144,6 +144,7 @@ class RequestTracker:
         if self._access_log:
             say = log.debug if scope["path"] in POLLED_PATHS else log.info
             say("request", **_line(scope, record, status))
+        record.generations = []  # timers that were set meanwhile keep their context, and the record in it, for longer
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
