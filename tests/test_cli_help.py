@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from wingbeat import LLM, Conversation, SamplingParams
 from wingbeat.bench.random_model import SHAPES
 from wingbeat.chat.session import Session
 from wingbeat.cli import app
+from wingbeat.cli.common import fail
 from wingbeat.config import Settings
 from wingbeat.text.profile import PROFILES
 
@@ -147,6 +149,29 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     )
     done = subprocess.run([*shell, script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "world\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("choose another"), "Error: choose another\n"),
+        (MemoryError(), "Error: the model does not fit in memory: try --dtype int8;"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), "Error: a.txt: No such file or directory\n"),
+    ],
+)
+def test_errors_are_told_in_one_line(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end:
+        fail(error)
+    assert end.value.exit_code == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(told)
+    assert said.err.count("\n") == 1
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    with pytest.raises(BrokenPipeError):
+        fail(BrokenPipeError(32, "Broken pipe"))
 
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -80,5 +80,5 @@ def bench(
             seconds=seconds,
             as_json=as_json,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         fail(error)

@@ -162,6 +162,6 @@ def chat(
             thinking=thinking,
             stats=stats,
         )
-    except (ConfigError, ValueError, OSError) as error:
+    except (ConfigError, ValueError, OSError, MemoryError) as error:
         fail(error)
     session.run()

@@ -18,7 +18,9 @@ def fail(error: object) -> NoReturn:
     """Tell the user what went wrong, in red, and end with status 1."""
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough: nothing went wrong
         raise error
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, MemoryError):
+        error = "the model does not fit in memory: try --dtype int8; `wingbeat doctor FILE` tells what each dtype needs"
+    elif isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}"
     typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
     raise typer.Exit(1)
