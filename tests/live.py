@@ -33,7 +33,7 @@ def write_model(folder: Path, name: str = "tiny") -> Path:
 
 def settings_for(model: Path, **changes: Any) -> Settings:
     """Settings for tests: nothing from the environment or a file."""
-    fields = {"model": str(model), "dtype": "float32", "threads": 1, "max_batch": 8, **changes}
+    fields = {"model": str(model), "dtype": "float32", "threads": 1, "max_batch": 8, "access_log": False, **changes}
     return Settings.model_construct(**{**{k: f.get_default() for k, f in Settings.model_fields.items()}, **fields})
 
 

@@ -60,6 +60,12 @@ def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ('dtype = "int3"', "dtype: .*'float32', 'bfloat16'"),
         ("port = ", "wingbeat.toml: "),
         ('api_keys = [""]', "api_keys: an API key must not be empty$"),
+        ('[[keys]]\nname = "a"\nkey = " "', r"keys.0.key: an API key must not be empty$"),
+        ('[[keys]]\nname = "a"', r"keys.0.key: Field required"),
+        ('[[keys]]\nname = "a"\nkey = "k"\nlimit = 3', r"keys.0.limit: there is no such setting"),
+        ('[[keys]]\nname = "a"\nkey = "k"\nmax_running = -1', "keys.0.max_running: .*greater than or equal to 0$"),
+        ('api_keys = ["k"]\n[[keys]]\nname = "a"\nkey = "k"', "^keys: the same key is there twice$"),
+        ('[[keys]]\nname="a"\nkey="k"\n[[keys]]\nname="a"\nkey="l"', "^keys: the same name is there twice$"),
     ],
 )
 def test_errors_name_the_setting(tmp_path: Path, text: str, message: str) -> None:
@@ -72,6 +78,25 @@ def test_an_error_never_shows_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings({"api_keys": ["secret", " "]})
     assert "secret" not in str(caught.value)
+
+
+def test_named_keys_from_the_file_and_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = (Path(__file__).parent.parent / "docs/operating.md").read_text(encoding="utf-8")
+    (tmp_path / "wingbeat.toml").write_text(shown.split("```toml\n")[1].split("```")[0])
+    settings = load_settings()
+    assert (settings.key_requests_per_minute, settings.needs_key) == (600, True)
+    assert [(key.name, key.requests_per_minute, key.max_running) for key in settings.keys] == [
+        ("ann", None, None),
+        ("nightly-evaluation", 0, 32),
+    ]
+    monkeypatch.setenv("WINGBEAT_KEYS", '[{"name": "bob", "key": "secret"}]')
+    assert [(key.name, key.key) for key in load_settings().keys] == [("bob", "secret")]
+    for broken in ("secret", '[{"nam": "secret", "key": "secret"}]'):
+        monkeypatch.setenv("WINGBEAT_KEYS", broken)
+        with pytest.raises(ConfigError) as caught:
+            load_settings()
+        assert "keys" in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.live import settings_for
-from wingbeat.config import ConfigError, Settings
+from wingbeat.config import ConfigError, KeySettings, Settings
 from wingbeat.server.app import build_registry, create_app
 
 
@@ -31,11 +32,14 @@ def client_for(app: FastAPI) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def locked(model_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_for(app_for(model_path, api_keys=["first", "sécond"])) as client:
+    keys = [KeySettings(name="the third", key="third")]
+    async with client_for(app_for(model_path, api_keys=["first", "sécond"], keys=keys)) as client:
         yield client
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/openai/v1/models", "/docs", "/openapi.json", "/", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/openai/v1/models", "/docs", "/openapi.json", "/", "/metrics", "/stats", "/nothing"]
+)
 async def test_everything_needs_the_key(locked: httpx.AsyncClient, path: str) -> None:
     for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "first"}, {"authorization": "Basic first"}):
         reply = await locked.get(path, headers=header)
@@ -45,14 +49,35 @@ async def test_everything_needs_the_key(locked: httpx.AsyncClient, path: str) ->
     assert (await locked.get(path, headers={"authorization": "Bearer first"})).status_code != 401
 
 
-async def test_every_key_opens(locked: httpx.AsyncClient) -> None:
-    for key in ("first", "sécond"):
-        header = {b"authorization": f"bearer {key}".encode()}
-        assert (await locked.get("/v1/models", headers=header)).status_code == 200
+@pytest.mark.parametrize("key", ["first", "sécond", "third"])
+async def test_every_key_opens_in_every_header(locked: httpx.AsyncClient, key: str) -> None:
+    for name, value in (("authorization", f"bearer {key}"), ("x-api-key", key), ("api-key", key)):
+        assert (await locked.get("/v1/models", headers={name.encode(): value.encode()})).status_code == 200
+    wrong = {"authorization": "Bearer wrong", "x-api-key": "wrong"}
+    assert (await locked.get("/v1/models", headers=wrong)).status_code == 401
+    assert (await locked.get("/v1/models", headers={**wrong, "api-key": "first"})).status_code == 200
+
+
+async def test_a_browser_is_asked_for_the_key_and_may_read_with_it(locked: httpx.AsyncClient) -> None:
+    html = {"accept": "text/html,*/*"}
+    for path in ("/", "/docs", "/metrics"):
+        assert (await locked.get(path, headers=html)).headers["www-authenticate"].startswith("Basic realm=")
+        for key in ("first", "sécond"):
+            given = {"authorization": "Basic " + base64.b64encode(f"anyone:{key}".encode()).decode()}
+            assert (await locked.get(path, headers=html | given)).status_code == 200
+    posted = await locked.post("/v1/completions", json={"prompt": "x"}, headers=html | given)
+    assert (posted.status_code, posted.headers["www-authenticate"]) == (401, "Bearer")
+
+
+@pytest.mark.parametrize("value", ["", "%%%", "Zmlyc3Q=", base64.b64encode(b"x:wrong").decode(), "é", "Zmlyc3Q"])
+async def test_basic_credentials_that_are_none(locked: httpx.AsyncClient, value: str) -> None:
+    header = {b"authorization": f"Basic {value}".encode()}
+    assert (await locked.get("/v1/models", headers=header)).status_code == 401
 
 
 async def test_health_needs_no_key(locked: httpx.AsyncClient) -> None:
     assert (await locked.get("/health")).json()["status"] == "loading"
+    assert (await locked.get("/health/live")).json() == {"status": "alive"}
 
 
 async def test_health_answers_head_without_a_body(locked: httpx.AsyncClient) -> None:
