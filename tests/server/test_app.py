@@ -125,6 +125,13 @@ async def test_origins(model_path: Path, host: str, configured: list[str], origi
     async with client_for(app_for(model_path, host=host, cors_origins=configured)) as client:
         reply = await client.get("/v1/models", headers={"origin": origin})
         assert reply.headers.get("access-control-allow-origin") == allowed
+        exposed = reply.headers.get("access-control-expose-headers", "").lower().split(", ")
+        assert allowed is None or {"x-request-id", "retry-after", "x-ratelimit-remaining-tokens"} <= set(exposed)
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        if host == "localhost":
+            preflight = await client.options("/v1/completions", headers=asked)
+            assert (preflight.status_code == 200) == (allowed is not None)
+            assert allowed is not None or preflight.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_a_large_body_is_refused_by_its_length_and_while_it_is_read(model_path: Path) -> None:

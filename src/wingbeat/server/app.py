@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from wingbeat.config import Settings, version
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate, Key, digest
+from wingbeat.server.cors import Origins
 from wingbeat.server.dialects import openai, openai_tokenize, responses
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
@@ -117,7 +117,7 @@ def _add_gates(app: FastAPI, settings: Settings, traffic: Traffic) -> None:
     app.add_middleware(DrainGate, traffic=traffic)
     if settings.allowed_origins:  # outside the keys' gate: a browser's preflight carries no key
         app.add_middleware(
-            CORSMiddleware,
+            Origins,
             allow_origins=settings.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
