@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import importlib.util
@@ -73,7 +74,7 @@ def _serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, registry, settings, traffic)
-    with listener:
+    with listener, contextlib.suppress(KeyboardInterrupt):  # of a signal that came before uvicorn took them
         server.run(sockets=[listener])
     if server.failure is not None:
         raise CannotServe(f"The model cannot be loaded: {server.failure}")
@@ -88,7 +89,9 @@ def bind(host: str, port: int) -> socket.socket:
         taken = error.errno == errno.EADDRINUSE
         hint = "Another program uses it: choose another port with --port." if taken else f"{error.strerror}."
         raise CannotServe(f"Cannot listen on {host} port {port}. {hint}") from None
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of the connections: when what is sent to a client is not taken any more
+    # Of the connections, which inherit it: a reply is sent in pieces, and none waits for the one before to be received.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # likewise: when what is sent is not taken any more
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
     return listener
 
@@ -98,7 +101,7 @@ def _spare_collector() -> None:
     mostly freed without one, so they may be rarer, and no stream stops for them."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 class _Server(uvicorn.Server):
