@@ -1,0 +1,3 @@
+from tests.server.conftest import model_path, server
+
+__all__ = ["model_path", "server"]
