@@ -18,6 +18,7 @@ from wingbeat.engine.client import EngineClient, EngineConfig
 from wingbeat.engine.messages import STEP_BUCKETS, Stats, StepOutput
 from wingbeat.server.figures import Figures
 
+ROOT = Path(__file__).parent.parent.parent
 HTML = {"accept": "text/html,application/xhtml+xml"}
 
 
@@ -84,6 +85,16 @@ def scrape(http: httpx.Client) -> dict[str, float]:
             assert name not in samples
             samples[name.removeprefix("wingbeat_")] = sample.value
     return samples
+
+
+def test_every_metric_is_described(server: LiveServer) -> None:
+    described = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    families = text_string_to_metric_families(server.http.get("/metrics").text)
+    names = {sample.name for family in families for sample in family.samples}
+    names = {name.removeprefix("wingbeat_").removesuffix("_bucket").removesuffix("_count") for name in names}
+    own = {name for name in names if "_process_" not in name and not name.endswith("_sum")}
+    assert len(own) > 20
+    assert [name for name in own if f"`{name}`" not in described and f"`{name}{{" not in described] == []
 
 
 def test_metrics_follow_the_work_and_survive_a_crash(server: LiveServer) -> None:

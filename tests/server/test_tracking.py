@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import structlog
 from tests.live import LiveServer, live_server, settings_for
 from wingbeat.config import KeySettings
 
+ROOT = Path(__file__).parent.parent.parent
 ENDLESS = {"prompt": "the ", "max_tokens": 1_000_000, "ignore_eos": True}
 
 
@@ -86,6 +88,8 @@ def test_a_generation_is_logged_with_its_counts(server: LiveServer, log: list[An
     assert (line["prompt_tokens"], line["completion_tokens"], line["ended"]) == (2, 14, "length")
     assert line["request_id"] == "r7"
     assert 0 < line["first_token"] < line["seconds"]
+    shown = (ROOT / "docs/operating.md").read_text(encoding="utf-8").split("```json\n")[1].split("```")[0]
+    assert set(json.loads(shown)) - {"level", "timestamp"} == set(line) - {"log_level"}
     assert line["log_level"] == "info"
 
 

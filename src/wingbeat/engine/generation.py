@@ -11,7 +11,8 @@ from wingbeat.engine.messages import FinishReason, GenerationRequest, RowExtras,
 
 MAX_UNREAD_TOKENS = 20_000
 MAX_UNREAD_TOKENS_PER_ROW = 2_000
-"""A reader that falls behind further than the larger of the two, over all its rows, loses its generation."""
+"""A reader that falls behind further than the larger of the two, over all its rows, loses its generation. Alternatives
+of log-probabilities count too."""
 
 
 class Generation:
@@ -88,7 +89,7 @@ class Generation:
                 self.finish_reason = output.finish_reason
         if self._unread or self.taker is None or not self.taker(taken):
             self._unread += taken
-            self._unread_tokens += sum(len(output.token_ids) for output in taken)
+            self._unread_tokens += sum(map(_weight, taken))
             self._news.set()
         elif not unfinished:
             self._news.set()
@@ -109,6 +110,11 @@ class Generation:
         """End every unfinished row from this side."""
         rows = sorted(self._unfinished)
         self.feed([RowOutput(self.request.id, row, finish_reason=reason, error=error) for row in rows])
+
+
+def _weight(output: RowOutput) -> int:
+    """How many plain tokens take as much memory: two alternatives of a log-probability are like one more."""
+    return len(output.token_ids) + sum(len(entry.top) for entry in output.logprobs or ()) // 2
 
 
 def merge(outputs: list[RowOutput]) -> list[RowOutput]:

@@ -218,3 +218,4 @@ async def cancelled_when_gone(receive: Receive, generation: Generation) -> Async
     finally:
         watcher.cancel()
         generation.cancel()
+        generation.taker = None  # it holds on to the reply, which holds on to the generation

@@ -132,6 +132,7 @@ class RequestTracker:
             log.exception("a request failed", method=scope["method"], path=_path(scope))
         finally:
             traffic.active.discard(record)
+            del scope["state"]["send_piece"]  # it holds on to what holds the scope
             self._close(scope, record, _route(asked))
             structlog.contextvars.reset_contextvars(**names)
             _current.reset(token)
