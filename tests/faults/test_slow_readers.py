@@ -70,6 +70,7 @@ def test_a_connection_that_is_not_read_is_ended(monkeypatch: pytest.MonkeyPatch,
 def test_a_reader_that_catches_up_in_time_keeps_its_connection(
     monkeypatch: pytest.MonkeyPatch, server: LiveServer
 ) -> None:
+    monkeypatch.setattr(generation, "MAX_UNREAD_TOKENS", 10**9)
     monkeypatch.setitem(FLOOD, "max_tokens", 3000)
     with stalled(server) as client:
         while not (paused := [found for found in connections() if found.flow.write_paused]):
