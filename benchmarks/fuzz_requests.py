@@ -155,7 +155,7 @@ class Requests:
                 b'{"prompt": "' + b"wing " * (size // 5) + b'", "max_tokens": 1}',
                 b'{"prompt": "' + "世".encode() * (size // 3) + b'", "max_tokens": 1}',
                 b'{"prompt": [' + b"5," * (size // 2) + b'5], "max_tokens": 1}',
-                b'{"messages": [' + b",".join([b'{"role":"user","content":"x"}'] * (size // 30)) + b'], "max_tokens": 1}',
+                b'{"messages": [' + b",".join([b'{"role":"user","content":""}'] * (size // 30)) + b'], "n": 1}',
                 b'{"prompt": "x", "max_tokens": 1' + b', "a": 1' * (size // 8) + b"}",
             ]
         )  # fmt: skip
