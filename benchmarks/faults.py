@@ -2,30 +2,28 @@
 
     python benchmarks/faults.py [--kills 50] [--streams 32]
 
-Starts `wingbeat serve` with the demo model and keeps it busy with streams and whole requests. What must hold: each
-request that a killed engine ran ends with a clear error, never cut off and never as if it were complete; the engine is
-started again; what is answered is to the letter what was answered before; nothing is left behind: no process, no open
-file, no memory, no slot. Then the engine stands still for some seconds, its model's file goes away, the server is told
-to stop, and is killed itself. Ends with status 1 when something did not hold.
+Starts `wingbeat serve` with the demo model and keeps it busy with streams and whole requests on every route that
+generates. What must hold: each request that a killed engine ran ends with a clear error, never cut off and never as if
+it were complete; the engine is started again; what is answered is to the letter what was answered before the first
+kill; nothing is left behind: no process, no open file, no memory, no slot. Then the engine stands still for some
+seconds, its model's file goes away, the server is told to stop, and is killed itself. Ends with status 1 when something
+did not hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import shutil
 import signal
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from questions import Load, ask_all
 from served import Reply, Served, health, request, serving, wait_idle
 
 from wingbeat.llm import demo_model_path
@@ -39,72 +37,19 @@ class Fault(Exception):  # noqa: N818 - what did not hold
     """The message says what did not hold."""
 
 
-class Load:
-    """Clients that ask all the time, each the same, and expect the same answer or a clear error."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._answers: dict[int, str] = {}
-        self.outcomes: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self.over = False
-
-    @asynccontextmanager
-    async def running(self, clients: int) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._ask_on(number)) for number in range(clients)]
-        try:
-            yield
-        finally:
-            self.over = True
-            await asyncio.gather(*tasks)
-
-    async def _ask_on(self, number: int) -> None:
-        body = {
-            "prompt": "English: Save\n\nChinese:",
-            "max_tokens": 20 + 37 * number % 200,
-            "seed": number,
-            "ignore_eos": True,
-            "stream": number % 4 != 0,
-        }
-        while not self.over:
-            try:
-                outcome = self._judge(number, await request(self._port, "POST", "/v1/completions", body))
-            except ConnectionError as error:
-                outcome = f"cut off: {error}"
-            self.outcomes[outcome if ":" not in outcome else "fault"] += 1
-            if ":" in outcome:
-                self.faults.append(f"client {number}: {outcome}")
-            if outcome == "refused":
-                await asyncio.sleep(0.05)
-
-    def _judge(self, number: int, reply: Reply) -> str:
-        """What became of a request; with a colon when that must not be."""
-        if reply.status != 200:
-            clear = reply.status in (500, 503) and reply.error is not None
-            return "refused" if clear else f"status {reply.status}: {reply.body[:200]!r}"
-        if reply.headers["content-type"].startswith("text/event-stream"):
-            events = [line for line in reply.body.decode().split("\n\n") if line.startswith("data: ")]
-            last = events[-1].removeprefix("data: ")
-            if last != "[DONE]":
-                error = json.loads(last).get("error") or {}
-                return "failed in its stream" if error.get("type") == "server_error" else f"an odd end: {last}"
-            chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
-            choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        else:
-            choices = json.loads(reply.body)["choices"]
-        if choices[-1]["finish_reason"] != "length":
-            return f"an odd finish_reason: {choices[-1]}"
-        text = "".join(choice["text"] for choice in choices)
-        known = self._answers.setdefault(number, text)
-        return "answered" if text == known else f"another answer: {text[:100]!r}, not {known[:100]!r}"
+async def learn(served: Served, clients: int) -> list[Any]:
+    """What each client is answered while nothing is wrong."""
+    judgements = await ask_all(served.port, clients)
+    check(all(outcome == "answered" for outcome, _ in judgements), f"at rest: {judgements}")
+    return [answer for _, answer in judgements]
 
 
-async def kill_engines(served: Served, kills: int, clients: int) -> None:
+async def kill_engines(served: Served, kills: int, known: list[Any]) -> None:
     """SIGKILL the engine under load, `kills` times."""
-    load, chance, ended, slowest = Load(served.port), random.Random(1), [], 0.0
+    load, chance, ended, slowest = Load(served.port, known), random.Random(1), [], 0.0
     await until_answered(served)
     at_rest = early = served.footprint()
-    async with load.running(clients):
+    async with load.running():
         for number in range(kills):
             await asyncio.sleep(chance.uniform(0.0, 0.5))
             engine = served.engine
@@ -128,11 +73,11 @@ async def kill_engines(served: Served, kills: int, clients: int) -> None:
     check(after.api_mb <= early.api_mb + GROWTH_MB, "the API's memory grew")
 
 
-async def stop_engine(served: Served, clients: int) -> None:
+async def stop_engine(served: Served, known: list[Any]) -> None:
     """The engine stands still: requests wait, and go on as if nothing had been."""
-    load, engine = Load(served.port), served.engine
+    load, engine = Load(served.port, known), served.engine
     assert engine is not None
-    async with load.running(clients):
+    async with load.running():
         await asyncio.sleep(0.5)
         engine.suspend()
         for _ in range(10):
@@ -140,7 +85,7 @@ async def stop_engine(served: Served, clients: int) -> None:
             check((await health(served.port)).get("status") == "ok", "the API does not answer beside a still engine")
         engine.resume()
         before = load.outcomes["answered"]
-        while load.outcomes["answered"] < before + clients and not load.faults:
+        while load.outcomes["answered"] < before + len(known) and not load.faults:
             await asyncio.sleep(0.1)
     print(f"an engine that stood still for {STILL_SECONDS:.0f} s:", dict(load.outcomes))
     check(not load.faults and set(load.outcomes) == {"answered"}, f"{load.outcomes} {load.faults[:3]}")
@@ -164,11 +109,11 @@ async def lose_model(served: Served, model: Path) -> None:
     print("a model that went away and came back: served again; meanwhile", report.get("error"))
 
 
-async def end_server(served: Served, number: int, clients: int) -> None:
+async def end_server(served: Served, number: int, known: list[Any]) -> None:
     """The server itself ends, by a signal: nothing of it stays."""
-    load, engine = Load(served.port), served.engine
+    load, engine = Load(served.port, known), served.engine
     assert engine is not None
-    async with load.running(clients):
+    async with load.running():
         await asyncio.sleep(0.5)
         load.over = True  # no more of them: who comes now is turned away
         served.process.send_signal(number)
@@ -208,18 +153,19 @@ def run(kills: int, clients: int) -> None:
             shutil.copy(file, folder)
         model = Path(folder, demo.name)
         with serving(model=str(model)) as served:
-            asyncio.run(kill_engines(served, kills, clients))
-            asyncio.run(stop_engine(served, clients))
+            known = asyncio.run(learn(served, clients))
+            asyncio.run(kill_engines(served, kills, known))
+            asyncio.run(stop_engine(served, known))
             asyncio.run(lose_model(served, model))
-            asyncio.run(end_server(served, signal.SIGTERM, clients))
+            asyncio.run(end_server(served, signal.SIGTERM, known))
         with serving(model=str(model)) as served:
-            asyncio.run(end_server(served, signal.SIGKILL, clients))
+            asyncio.run(end_server(served, signal.SIGKILL, known))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--streams", type=int, default=32, help="clients; every fourth asks for whole answers")
+    parser.add_argument("--streams", type=int, default=32, help="clients, which ask on every route that generates")
     args = parser.parse_args()
     try:
         run(args.kills, args.streams)
