@@ -11,7 +11,7 @@ from wingbeat.engine.messages import RowOutput, TokenLogprob
 from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatChoice
 from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
-from wingbeat.server.dialects.openai_tokens import TokenTexts, token_text
+from wingbeat.server.dialects.openai_tokens import TextPlaces, TokenTexts, token_text
 from wingbeat.text.reasoning import ReasoningSplitter
 
 TOKENS = [b"", b">", b"so", b" be", b"</thi", b"nk>", b"\n\n", b"Yes", b".", b"\xe4", b"\xb8\x96", b"\xff"]
@@ -120,6 +120,20 @@ def test_offsets_follow_characters_across_tokens() -> None:
     for hold in (False, True):
         logprobs = CompletionLogprobs(TEXTS, 0, 10, hold=hold)
         assert rendered(logprobs, row)["text_offset"] == [10, 12, 12, 13, 14, 15, 18, 19]
+
+
+@pytest.mark.parametrize("start", [b"", b"x", b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"\xed\xa0W", b"\xed\xa0\xe4W", b"\xed\xa0\x80\xa0W", b"\xf1\x80W", b"\xf4\x90\xc3\xedW"]
+)
+def test_bytes_that_are_no_character_have_places_of_their_own(start: bytes, data: bytes) -> None:
+    """Each token is one byte; W is one that can be found in the text, whatever became of those before it."""
+    tokens = [bytes([byte]) for byte in start + data]
+    places = TextPlaces(lambda token: tokens[token])
+    found = [places.next(token) for token in range(len(tokens))]
+    text = (start + data).decode("utf-8", "replace")
+    assert found[-1] == (text.index("W"), len(text))
+    assert [first for first, _ in found] == sorted(first for first, _ in found)
 
 
 def test_minus_infinity_becomes_a_number() -> None:

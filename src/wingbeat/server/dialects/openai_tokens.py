@@ -77,12 +77,16 @@ class TextPlaces:
     def next(self, token: int) -> tuple[int, int]:
         """The place of the character in which the next token begins, and how many characters are complete with it."""
         data = self._token_bytes(token)
-        unfinished, _ = self._decoder.getstate()
-        # Bytes that the token does not complete to a character are a U+FFFD of their own before it.
-        broken = bool(unfinished) and _Utf8("replace").decode(unfinished + data[:1]).startswith("\ufffd")
-        start = self._read + broken
+        start = self._read + self._broken(data[:1])
         self._read += len(self._decoder.decode(data))
         return start, self._read
+
+    def _broken(self, first: bytes) -> int:
+        """How many U+FFFD come before a token that begins so: its byte does not go on with an unfinished character."""
+        unfinished, _ = self._decoder.getstate()
+        if not unfinished or len((unfinished + first).decode("utf-8", "replace")) == 1:
+            return 0
+        return len(unfinished.decode("utf-8", "replace"))
 
 
 class PlacedToken(NamedTuple):
