@@ -11,7 +11,6 @@ import numpy as np
 from wingbeat.engine.intake import Intake
 from wingbeat.engine.messages import (
     EngineConfig,
-    FinishReason,
     GenerationRequest,
     RowExtras,
     RowOutput,
@@ -76,9 +75,12 @@ class Engine:
             if request.id in self._groups:
                 raise ValueError(f"request id {request.id} is in use")
             sequences = self._intake.sequences(request)
-        except ValueError as error:
+        except Exception as error:
+            if not isinstance(error, ValueError):  # a defect of ours, or no memory: the others go on all the same
+                log.exception("a request could not be taken")
+            text = str(error) or type(error).__name__
             rows = range(max(1, len(request.rows)))
-            self._outputs += [RowOutput(request.id, row, finish_reason="error", error=str(error)) for row in rows]
+            self._outputs += [RowOutput(request.id, row, finish_reason="error", error=text) for row in rows]
             return
         group = {sequence.row: sequence for sequence in sequences if sequence.needs_reading}
         self._outputs += [sequence.end("length") for sequence in sequences if not sequence.needs_reading]
@@ -88,13 +90,22 @@ class Engine:
 
     def cancel(self, request_id: int) -> None:
         """End all rows of a request; their slots are free at once. Unknown and finished requests are ignored."""
-        self._end(list(self._groups.get(request_id, {}).values()), "cancelled")
+        for sequence in list(self._groups.get(request_id, {}).values()):
+            output = sequence.end("cancelled")
+            try:
+                if sequence.whole:
+                    self._attach(output, sequence)
+            except Exception as error:  # no memory for a copy of its state
+                log.exception("the state of a cancelled sequence could not be kept")
+                self._fail([sequence], error)
+                continue
+            self._outputs.append(output)
+            self._release(sequence)
 
     def step(self) -> StepOutput:
         """One beat: admit, pack, run, sample, check stops, report."""
         start = time.perf_counter()
-        for sequence in self._scheduler.admit():
-            sequence.start_sampling(self._sampler)
+        self._admit()
         plan = self._scheduler.plan()
         if plan is not None:
             try:
@@ -129,6 +140,17 @@ class Engine:
             read_bandwidth=self._read_bandwidth,
         )
 
+    def _admit(self) -> None:
+        """Give free slots to those that wait. One that cannot begin fails alone, with those that would follow it."""
+        for sequence in self._scheduler.admit():
+            if sequence.slot < 0:  # it failed with the one that it was to follow
+                continue
+            try:
+                sequence.start_sampling(self._sampler)
+            except Exception as error:
+                log.exception("a sequence could not begin")
+                self._fail([sequence, *self._scheduler.twins(sequence)], error)
+
     def _advance(self, plan: StepPlan) -> None:
         self._prompt_tokens += plan.prompt_rows
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
@@ -141,7 +163,7 @@ class Engine:
                 logits[first : first + len(targets)], targets, sequence.wanted.prompt_logprobs or 0
             )
             if np.isnan(scored.logprobs).any():
-                self._end([sequence, *self._scheduler.twins(sequence)], "error", NOT_FINITE)
+                self._end([sequence, *self._scheduler.twins(sequence)], NOT_FINITE)
             else:
                 sequence.add_scores(targets.tolist(), scored.logprobs.tolist(), scored.top)
 
@@ -175,7 +197,7 @@ class Engine:
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
         for sequence, token, logprob, top in zip(sequences, tokens, logprobs, result.top, strict=True):
             if token < 0:
-                self._end([sequence], "error", NOT_FINITE)
+                self._end([sequence], NOT_FINITE)
                 continue
             try:
                 output = sequence.accept(token, logprob, top)
@@ -206,14 +228,11 @@ class Engine:
         return StateSnapshot.from_arrays(self.model.info.fingerprint, sequence.position, arrays)
 
     def _fail(self, sequences: Iterable[Sequence], error: BaseException) -> None:
-        self._end(sequences, "error", f"the step failed: {type(error).__name__}: {error}")
+        self._end(sequences, f"the step failed: {type(error).__name__}: {error}")
 
-    def _end(self, sequences: Iterable[Sequence], reason: FinishReason, error: str | None = None) -> None:
+    def _end(self, sequences: Iterable[Sequence], error: str) -> None:
         for sequence in sequences:
-            output = sequence.end(reason, error)
-            if reason == "cancelled" and sequence.whole:
-                self._attach(output, sequence)
-            self._outputs.append(output)
+            self._outputs.append(sequence.end("error", error))
             self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:

@@ -9,10 +9,14 @@ exactly where they were. A fault that shows in company only would come again and
 
 from __future__ import annotations
 
+import logging
+
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool
 from wingbeat.sampling.samplers import Sampler
+
+log = logging.getLogger(__name__)
 
 MAX_STRIKES = 3
 
@@ -37,12 +41,18 @@ class Recovery:
             failing = [s for s in ends if s.strikes >= MAX_STRIKES]
         failing += [twin for s in failing for twin in self._scheduler.twins(s)]
         for sequence in self._scheduler.touched(plan):
-            if sequence not in failing:
-                self._put_back(sequence)
+            if sequence not in failing and not self._put_back(sequence):
+                failing += [sequence, *self._scheduler.twins(sequence)]
         self._scheduler.quarantine.add({s: end for s, end in ends.items() if s not in failing})
         return failing
 
-    def _put_back(self, sequence: Sequence) -> None:
-        sequence.restart()
-        self._pool.reset(sequence.slot, sequence.origin.arrays)
-        sequence.start_sampling(self._sampler)
+    def _put_back(self, sequence: Sequence) -> bool:
+        """Whether that was possible: memory may be short, which is how the step came to throw."""
+        try:
+            sequence.restart()
+            self._pool.reset(sequence.slot, sequence.origin.arrays)
+            sequence.start_sampling(self._sampler)
+        except Exception:
+            log.exception("a sequence cannot be run again")
+            return False
+        return True

@@ -13,6 +13,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from wingbeat.server.auth import OPEN_PATHS
+
 _REF = "#/components/schemas/{model}"
 
 
@@ -74,4 +76,6 @@ def _document(app: FastAPI, models: Iterable[type[BaseModel]], needs_key: bool) 
     if needs_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
+        for path in OPEN_PATHS:
+            document["paths"][path]["get"]["security"] = []
     return document

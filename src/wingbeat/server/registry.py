@@ -173,6 +173,7 @@ class ServedModel:
     ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
 
+        With a seed each prompt is answered as it would be alone; without one all rows are drawn independently.
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
 
         Raises ApiError: 429 when the queue is full or the client may not have so much, 503 when the engine is away or
@@ -180,10 +181,11 @@ class ServedModel:
         """
         if prompts.fingerprint != self.fingerprint:
             raise unavailable("Another model was loaded while the request was prepared. Send it again.")
+        apart = choices if sampling.seed is None else 0
         request = GenerationRequest(
             fingerprint=prompts.fingerprint,
             prompts=list(prompts),
-            rows=[Row(prompt, choice) for prompt in range(len(prompts)) for choice in range(choices)],
+            rows=[Row(prompt, prompt * apart + choice) for prompt in range(len(prompts)) for choice in range(choices)],
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
 
 import structlog
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from wingbeat.engine.client import Generation
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.errors import ApiError
+from wingbeat.server.piece_writer import PieceWriter
 
 CLIENT_GONE = 499
 
@@ -53,8 +54,8 @@ class EventStream(Response):
     """A plain ASGI response that sends a generation as server-sent events.
 
     Not starlette's StreamingResponse: that costs a task group and a wrapper a chunk. While the client keeps up, each
-    step is sent from within the engine client's own call (see ``Generation.taker``), and the stream's task sleeps; it
-    wakes up for a client that is slow, for long pauses, and for the end. Nothing is computed or sent once the client
+    step is written from within the engine client's own call (see ``Generation.taker``), and the stream's task sleeps;
+    it wakes up for a client that is slow, for long pauses, and for the end. Nothing is computed or sent once the client
     is known to have left.
     """
 
@@ -68,14 +69,15 @@ class EventStream(Response):
         self._reply = reply
         self._send: Send
         self._gone: asyncio.Event
-        self._direct = False  # whether steps may be sent as they come; not while this stream's task is sending
-        self._blocked: asyncio.Future[None] | None = None  # a direct sending that waits for the client to read
+        self._writer: PieceWriter | None = None
+        self._direct = False  # whether steps may be written as they come; not while this stream's task is sending
         self._failure: Exception | None = None
         self._clock = asyncio.get_running_loop().time
         self._last_sent = self._clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._send = scope.get("state", {}).get("send_piece", send)
+        self._send = send
+        self._writer = scope.get("state", {}).get("piece_writer")
         async with cancelled_when_gone(receive, self._generation) as self._gone:
             with contextlib.suppress(OSError):  # how some ASGI servers answer a send to a client that just left
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -88,7 +90,7 @@ class EventStream(Response):
         generation, reply = self._generation, self._reply
         try:
             await self._put(reply.begin())
-            generation.taker = self._take
+            generation.taker = self._take if self._writer is not None else None
             async for rows in self._steps():
                 await self._put(WAITING if rows is None else reply.step(rows))
             return reply.end()
@@ -102,7 +104,7 @@ class EventStream(Response):
             return reply.failure(ApiError(500, "The server failed. Its log has the details.", code="internal_error"))
 
     async def _steps(self) -> AsyncIterator[list[RowOutput] | None]:
-        """The steps that were not sent directly, and None for each `PAUSE_SECONDS` in which nothing was sent."""
+        """The steps that were not written directly, and None for each `PAUSE_SECONDS` in which nothing was sent."""
         while not self._gone.is_set():
             self._direct = True
             try:
@@ -114,16 +116,12 @@ class EventStream(Response):
                 break
             finally:
                 self._direct = False
-            if self._blocked is not None:
-                await self._blocked
             if self._failure is not None:
                 break
             now = self._clock()
             if rows is not None or now >= self._last_sent + PAUSE_SECONDS:
                 self._last_sent = now
                 yield rows
-        if self._blocked is not None:
-            await self._blocked
         if self._failure is not None:
             raise self._failure
 
@@ -132,44 +130,19 @@ class EventStream(Response):
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     def _take(self, rows: list[RowOutput]) -> bool:
-        """Send a step at once. False leaves it to the stream's task."""
-        if not self._direct or self._failure is not None or (self._blocked is not None and not self._blocked.done()):
+        """Write a step at once. False leaves it to the stream's task."""
+        writer = self._writer
+        if not self._direct or writer is None or not writer.ready or self._failure is not None:
             return False
         try:
             chunk = self._reply.step(rows)
             if chunk and not self._gone.is_set():
                 self._last_sent = self._clock()
-                self._blocked = send_now(self._send({"type": "http.response.body", "body": chunk, "more_body": True}))
+                writer.write(chunk)
         except Exception as error:
             self._failure = error
             return False
         return True
-
-
-def send_now(sending: Awaitable[None]) -> asyncio.Future[None] | None:
-    """Run a sending as far as it goes without waiting. None when it is done, else the task that does the rest.
-
-    A server's `send` waits only when the client does not read what was sent before, so nearly always it is done here,
-    without a task of its own.
-    """
-    steps = sending.__await__()
-    try:
-        future = next(steps)
-    except StopIteration:
-        return None
-    return asyncio.ensure_future(_Rest(future, steps))
-
-
-class _Rest:
-    """What is left of an awaitable that has begun and waits for `future`."""
-
-    def __init__(self, future: Any, steps: Generator[Any, Any, None]) -> None:
-        self._future = future
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield self._future  # to the task that runs this: it goes on when the future is done
-        yield from self._steps
 
 
 async def collect(request: Request, generation: Generation, take: Callable[[list[RowOutput]], None]) -> None:

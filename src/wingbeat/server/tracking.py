@@ -98,8 +98,8 @@ class Traffic:
 class RequestTracker:
     """The outermost ASGI middleware. A request's id is the client's `X-Request-Id`, if that is fit for one, else made.
 
-    A chunk of a body passes through one plain call, and a stream's pieces not even through that: they may go to
-    `scope["state"]["send_piece"]`, past all middlewares. The rest is done once a request.
+    A chunk of a body passes through one plain call, and a stream's pieces not even through that (see `PieceWriter`).
+    The rest is done once a request.
 
     HEAD is answered as GET is: the body is left out where the reply is sent.
     """
@@ -114,7 +114,7 @@ class RequestTracker:
             await self.app(scope, receive, send)
             return
         record = RequestRecord(_request_id(scope["headers"]))
-        scope.setdefault("state", {}).update(request_id=record.id, send_piece=send)
+        scope.setdefault("state", {})["request_id"] = record.id
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         traffic = self._traffic
 
@@ -132,7 +132,7 @@ class RequestTracker:
             log.exception("a request failed", method=scope["method"], path=_path(scope))
         finally:
             traffic.active.discard(record)
-            del scope["state"]["send_piece"]  # it holds on to what holds the scope
+            scope["state"].pop("piece_writer", None)  # it holds on to what holds the scope
             self._close(scope, record, _route(asked))
             structlog.contextvars.reset_contextvars(**names)
             _current.reset(token)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, whole_numbers
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, example, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
 
 
@@ -148,6 +148,8 @@ ToolChoice = Annotated[Any, PlainValidator(_tool_choice), WithJsonSchema({"enum"
 
 class ChatBody(GenerationBody):
     """Answer a conversation."""
+
+    model_config = example({"messages": [{"role": "user", "content": "What is RWKV?"}], "max_tokens": 100})
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="Default, and -1: until the model stops.")

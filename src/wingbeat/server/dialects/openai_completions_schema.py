@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, GenerationBody, whole_numbers
+from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, GenerationBody, example, whole_numbers
 from wingbeat.server.errors import bad_request
 
 MAX_CHOICES = 4096
@@ -50,6 +50,8 @@ def _or_false(schema: dict[str, Any]) -> None:
 
 class CompletionBody(GenerationBody):
     """Continue one or several prompts."""
+
+    model_config = example({"prompt": "English: Save the file\n\nChinese:", "max_tokens": 12, "stop": "\n"})
 
     prompt: Prompts = Field(description="One or several prompts; `choices` holds `n` answers to each, in order.")
     max_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Default 16. -1: until the model stops.")

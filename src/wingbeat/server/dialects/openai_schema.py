@@ -64,6 +64,11 @@ def _schema(kind: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [kind, {"type": "null"}]})
 
 
+def example(body: dict[str, Any], **schema: Any) -> ConfigDict:
+    """The configuration of a body that is shown by `body` at /docs, where it is the request that one can send."""
+    return ConfigDict(strict=True, json_schema_extra={**schema, "examples": [body]})
+
+
 TEXTS = {"type": "array", "items": {"type": "string"}}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _STOP = {"type": "string", "maxLength": MAX_STOP_LENGTH}

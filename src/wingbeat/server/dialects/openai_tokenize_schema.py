@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
+from pydantic import BaseModel, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_chat_schema import ChatMessage, TemplateSettings
 from wingbeat.server.dialects.openai_replies import Exact
-from wingbeat.server.dialects.openai_schema import IDS, Ignored, NotYet, whole_numbers
+from wingbeat.server.dialects.openai_schema import IDS, Ignored, NotYet, example, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
 
 _SOURCES = ("prompt", "messages", "content")
@@ -34,7 +34,7 @@ Content = Annotated[
 class TokenizeBody(BaseModel):
     """What to tokenise: `prompt` or `messages`, as for vLLM, or `content`, as for llama.cpp. Exactly one of them."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = example({"prompt": "What is RWKV?"})
 
     model: str | None = Field(None, description="As for completions.")
 
@@ -79,7 +79,7 @@ class TokenizeBody(BaseModel):
 class DetokenizeBody(BaseModel):
     """Token ids to be joined to a text."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = example({"tokens": [73, 106, 34]})
 
     model: str | None = Field(None, description="As for completions.")
     tokens: list[int] = Field(json_schema_extra=IDS)

@@ -13,7 +13,7 @@ from wingbeat.server.dialects.openai_chat_schema import (
     ToolChoice,
     wants_thinking,
 )
-from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, whole_numbers
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, example, whole_numbers
 from wingbeat.server.dialects.responses_input import InputItem, InputItems
 from wingbeat.server.errors import ApiError, bad_request, unsupported
 
@@ -87,7 +87,7 @@ class CacheOptions(PromptCacheOptions):
 class ResponsesBody(GenerationBody):
     """Answer a conversation, given as items."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["input"]})
+    model_config = example({"input": "What is RWKV?", "max_output_tokens": 100}, required=["input"])
 
     input: InputItems = Field(None, description="A text, or the items of a conversation. Required.")
     instructions: str | None = Field(None, description="What the system says before `input`.")
