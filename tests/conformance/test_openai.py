@@ -134,6 +134,17 @@ def test_seeds(client: OpenAI) -> None:
     assert text(None) != text(None)
 
 
+def test_equal_prompts_are_answered_independently(client: OpenAI) -> None:
+    def texts(seed: int | None) -> list[str]:
+        reply = client.completions.create(model="tiny", prompt=["a"] * 3, n=2, seed=seed, max_tokens=20)
+        return [choice.text for choice in reply.choices]
+
+    assert len(set(texts(None))) == 6
+    seeded = texts(7)  # each as it would be alone
+    assert seeded[:2] == seeded[2:4] == seeded[4:]
+    assert seeded[0] != seeded[1]
+
+
 def test_extras_beyond_openai(client: OpenAI) -> None:
     def text(**extra: Any) -> str:
         reply = client.completions.create(model="tiny", prompt="a", temperature=1.5, max_tokens=12, extra_body=extra)
