@@ -107,6 +107,17 @@ def test_python(
             assert "print(" not in source or capsys.readouterr().out.strip(), f"{block.id} printed nothing"
 
 
+def test_what_the_page_of_the_api_offers_to_send(server: LiveServer) -> None:
+    document = server.http.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    bodies = {path: methods["post"]["requestBody"] for path, methods in document["paths"].items() if "post" in methods}
+    assert "/v1/chat/completions" in bodies
+    for path, body in bodies.items():
+        name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        reply = server.http.post(path, json=schemas[name]["examples"][0])
+        assert reply.status_code == 200, reply.text
+
+
 def test_there_are_examples() -> None:
     assert {block.document.name for block in CURLS} >= {"README.md", "README.zh.md", "api.md"}
     assert {document.name for document in PYTHON} >= {"README.md", "README.zh.md", "python-api.md"}

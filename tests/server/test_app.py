@@ -198,6 +198,8 @@ async def test_the_openapi_document(model_path: Path) -> None:
     for reference in _references(document):
         assert reference.rsplit("/", 1)[-1] in schemas
     assert document["security"] == [{"key": []}]
+    locked = {path for path, methods in document["paths"].items() if methods.get("get", {}).get("security") != []}
+    assert set(document["paths"]) - locked == {"/health", "/health/live"}
 
 
 def _references(node: Any) -> list[str]:
