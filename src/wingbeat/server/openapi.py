@@ -23,12 +23,21 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": _schema(model)}}}
 
 
-def stream_of(chunk: type[BaseModel]) -> dict[str, Any]:
-    """The extra content type of a route that may stream `chunk`s. Each event is described, as OpenAPI 3.1 has it."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _schema(chunk)["schema"]}
+def stream_of(*events: type[BaseModel], end: str | None = None) -> dict[str, Any]:
+    """The extra content type of a route that may stream `events`, and then the text `end`.
+
+    OpenAPI 3.1 describes each event by itself.
+    """
+    kinds = [_schema(event)["schema"] for event in events]
+    content = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
+    if end is not None:
+        data = {"anyOf": [{"const": end}, data]}
     event = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
-    description = "The reply; with `stream`, events with a chunk each."
-    return {"description": description, "content": {"text/event-stream": {"schema": event}}}
+    return {
+        "description": "The reply; with `stream`, events with a part of it each.",
+        "content": {"text/event-stream": {"schema": event}},
+    }
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     @router.post(
         "/completions",
         response_model=CompletionReply,
-        responses={200: stream_of(CompletionChunk), **ERRORS},
+        responses={200: stream_of(CompletionChunk, ErrorReply, end="[DONE]"), **ERRORS},
         openapi_extra=body_of(CompletionBody),
     )
     async def complete(request: Request) -> Response:
@@ -91,7 +91,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     @router.post(
         "/chat/completions",
         response_model=ChatReply,
-        responses={200: stream_of(ChatChunk), **ERRORS},
+        responses={200: stream_of(ChatChunk, ErrorReply, end="[DONE]"), **ERRORS},
         openapi_extra=body_of(ChatBody),
     )
     async def chat(request: Request) -> Response:
