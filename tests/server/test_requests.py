@@ -124,6 +124,7 @@ def test_missing_prompt_and_messages(server: LiveServer) -> None:
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content"),
         ([{"role": "user", "content": ["x"]}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}], "messages[0].content"),
         ([*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages[1].tool_calls"),
     ],
 )
@@ -209,6 +210,7 @@ def test_messages_of_other_clients(server: LiveServer) -> None:
         *HELLO,
         {"role": "assistant", "content": None},
         {"role": "function", "name": "f", "content": "5"},
+        {"role": "function", "name": "f", "content": None},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         *HELLO,
     ]
@@ -240,6 +242,7 @@ def test_continuing_the_final_message(server: LiveServer) -> None:
         ("messages", [], "messages: must have at least 1 entry."),
         ("n", "x", "n: must be an integer."),
         ("stream_options", 1, "stream_options: must be an object."),
+        ("stop_token_ids", 1, "stop_token_ids: must be an array."),
     ],
 )
 def test_messages_of_errors_are_plain(server: LiveServer, field: str, value: Any, message: str) -> None:
@@ -293,6 +296,21 @@ def test_unknown_paths_and_methods(server: LiveServer) -> None:
     assert reply.headers["allow"] == "OPTIONS, POST"
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", True),
+        ("/responses", True),
+        ("/v1/v1/completions", True),
+        ("/openai/models/tiny", True),
+        ("/v1/completions/x", False),
+        ("/modelsx", False),
+    ],
+)
+def test_a_base_url_without_its_end_is_noticed(server: LiveServer, path: str, hint: bool) -> None:
+    assert ("must end in /v1" in check_error(post(server, path, {}), 404, code="unknown_url")) == hint
+
+
 @pytest.mark.parametrize("prefix", ["/v1", "/openai/v1"])
 @pytest.mark.parametrize(
     ("path", "what"),
@@ -325,7 +343,13 @@ def test_head_is_get_without_a_body(server: LiveServer, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "allowed"), [("/v1/models", "GET, HEAD, OPTIONS"), (CHAT, "OPTIONS, POST"), ("/tokenize", "OPTIONS, POST")]
+    ("path", "allowed"),
+    [
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        (CHAT, "GET, HEAD, OPTIONS, POST"),  # by two routes
+        ("/tokenize", "OPTIONS, POST"),
+        ("/docs/assets/swagger-ui.css", "GET, HEAD, OPTIONS"),
+    ],
 )
 def test_options_name_the_methods(server: LiveServer, path: str, allowed: str) -> None:
     reply = server.http.options(path)

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 
 class ApiError(Exception):
@@ -89,6 +90,7 @@ def _problem(found: ErrorDetails) -> str:
             return (
                 message.replace("Input should be", "must be")
                 .replace("a valid integer", "an integer")
+                .replace("a valid array", "an array")
                 .replace("valid ", "")
             )
 
@@ -147,29 +149,40 @@ _NOT_OFFERED = {
 
 _V1_PATH = re.compile(r"(?:/openai)?/v1/([^/]+)")
 
+_BESIDE_V1 = re.compile(r"(?:/openai|/v1/v1)?/(?:chat/completions|completions|models|responses)\b")
+"""Where clients look for OpenAI's routes when their base URL lacks the /v1, or has it twice."""
+
 
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     """What the router itself refuses: an unknown path (404) or method (405)."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405 and request.method == "OPTIONS":
-        return Response(status_code=204, headers={"Allow": _allowed(error)})
+        return Response(status_code=204, headers={"Allow": _allowed(request)})
     where = f"{request.method} {request.url.path[:_SHOWN]}"
     if error.status_code == 404:
         word = _V1_PATH.match(request.url.path)
         missing = _NOT_OFFERED.get(word[1]) if word else None
         reason = f"This server does not offer {missing}" if missing else "There is nothing here"
+        if _BESIDE_V1.match(request.url.path):
+            reason += ". The base URL of OpenAI clients must end in /v1"
         refusal = ApiError(404, f"{where}: {reason}; /docs lists what there is.", code="unknown_url")
     elif error.status_code == 405:
-        refusal = ApiError(405, f"{where} is not possible, only {_allowed(error)}.", code="method_not_allowed")
-        refusal.headers["Allow"] = _allowed(error)
+        refusal = ApiError(405, f"{where} is not possible, only {_allowed(request)}.", code="method_not_allowed")
+        refusal.headers["Allow"] = _allowed(request)
     else:
         refusal = ApiError(error.status_code, str(error.detail), headers=error.headers)
     return openai_response(refusal)
 
 
-def _allowed(error: HTTPException) -> str:
-    """The methods of a path, from the router's refusal of another one."""
-    methods = {name.strip() for name in (error.headers or {}).get("Allow", "").split(",")} - {"", "HEAD"}
+def _allowed(request: Request) -> str:
+    """The methods of the request's path, over all routes that have it. Mounted files can only be fetched."""
+    scope = {**request.scope, "root_path": request.scope.get("app_root_path", "")}  # as it was outside of any mount
+    methods = {
+        method
+        for route in request.app.router.routes
+        for method in (("GET",) if isinstance(route, Mount) else ("DELETE", "GET", "PATCH", "POST", "PUT"))
+        if route.matches({**scope, "method": method})[0] is Match.FULL
+    }
     return ", ".join(sorted({*methods, "OPTIONS", *({"HEAD"} if "GET" in methods else ())}))
 
 

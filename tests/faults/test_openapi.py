@@ -1,0 +1,71 @@
+"""Requests that Schemathesis makes from the OpenAPI document: every answer is one that the document describes.
+
+    EXAMPLES=1000 make test ARGS=tests/faults/test_openapi.py
+
+sends so many to each route, good ones and bad ones, beside those at the limits of each field.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance, unsupported_method
+
+from tests.live import LiveServer, settings_for
+from wingbeat.llm import demo_model_path
+from wingbeat.server.app import build_registry, create_app
+from wingbeat.server.dialects.openai_schema import MAX_COUNT
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "5"))
+FEW_TOKENS = 2
+
+TOKEN_LIMITS = {"completions": "max_tokens", "chat/completions": "max_tokens", "responses": "max_output_tokens"}
+
+
+def document() -> dict[str, Any]:
+    settings = settings_for(demo_model_path())
+    return create_app(settings, build_registry(settings)).openapi()
+
+
+schema = schemathesis.openapi.from_dict(document())
+
+
+def generate_little(case: schemathesis.Case) -> None:
+    """Without a limit an answer takes as long as the model likes. A limit that is wrong stays."""
+    limit = TOKEN_LIMITS.get(case.path.removeprefix("/v1/"))
+    if limit is None or not isinstance(case.body, dict):
+        return
+    for name in (limit, "max_completion_tokens"):
+        asked = case.body.get(name)
+        if type(asked) in (int, float) and (FEW_TOKENS < asked <= MAX_COUNT or asked == -1):
+            case.body[name] = FEW_TOKENS
+    if case.body.get(limit) is None:
+        case.body[limit] = FEW_TOKENS
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    derandomize="EXAMPLES" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_answers_are_as_described(case: schemathesis.Case, server: LiveServer) -> None:
+    generate_little(case)
+    excluded = [positive_data_acceptance]  # no schema knows this vocabulary, or which fields exclude each other
+    if case.path.startswith("/v1/responses/"):  # its address is also that of a stored response, which is a 404
+        excluded += [allow_header_conformance, unsupported_method]
+    reply = case.call_and_validate(base_url=server.url, excluded_checks=excluded)
+    if reply.status_code >= 400 and case.method != "HEAD":
+        assert list(reply.json()) == ["error"]
+        assert sorted(reply.json()["error"]) == ["code", "message", "param", "type"]
+
+
+def test_nothing_is_left_behind(server: LiveServer) -> None:
+    report = server.wait_idle()
+    assert (report["status"], report["running"], report["waiting"]) == ("ok", 0, 0)
+    assert server.registry.models[0].client.restarts == 0
