@@ -29,7 +29,7 @@ from served import Reply, Served, health, request, serving, wait_idle
 from wingbeat.llm import demo_model_path
 
 STILL_SECONDS = 2.0
-GONE_SECONDS = 10.0
+GONE_SECONDS = 30.0
 GROWTH_MB = 24.0
 
 
@@ -131,7 +131,7 @@ async def complete(port: int) -> Reply:
     return await request(port, "POST", "/v1/completions", {"prompt": "wing", "max_tokens": 2})
 
 
-async def until_answered(served: Served, seconds: float = 30.0) -> None:
+async def until_answered(served: Served, seconds: float = 60.0) -> None:
     """Wait until a request is answered; whatever comes before that must be a clear refusal."""
     end = time.monotonic() + seconds
     while (reply := await complete(served.port)).status != 200:

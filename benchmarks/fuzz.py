@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from fuzz_requests import Attempt, Requests
 from served import Footprint, Reply, Served, connected, read_reply, request, serving, wait_idle
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for an answer that must come."""
 GENERATING = 0.3
 """Seconds for an answer that may take many tokens, before the client leaves."""
