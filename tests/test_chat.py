@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,8 +122,8 @@ def test_the_commands(tmp_path: Path, answers: list[str]) -> None:
         ("/nope", "there is no command /nope"),
         ("/load", "name a file: /load"),
         ("/save", "name a file: /save"),
-        ("/load none.st", "none.st"),
-        ("/save no/such/folder/x.st", "no/such/folder"),
+        ("/load none.st", "there is no file none.st: name one that /save wrote"),
+        ("/save no/such/folder/x.st", "no/such/folder/x.st cannot be written: No such file or directory"),
         ("/retry", "no message yet"),
         ("/undo", "no message yet"),
     ],
@@ -157,7 +158,7 @@ def test_options_shape_the_answers(tmp_path: Path) -> None:
     assert "cut off after 9 tokens" in once.stderr
     result = piped("hi\n/save talk.st\n", "--system", "Be kind.", "--stats")
     assert messages_in(tmp_path / "talk.st")[0] == {"role": "system", "content": "Be kind."}
-    assert re.search(r"[\d.,]+ tokens/s, \d+ tokens, the first after [\d.]+ s", result.stderr)
+    assert re.search(r"\d+ tokens read in [\d.]+ s, \d+ written at [\d.,]+ tokens/s", result.stderr)
 
 
 def test_the_settings_name_the_model(tiny: Path, tmp_path: Path) -> None:
@@ -251,18 +252,50 @@ def test_at_a_terminal(answers: list[str], tmp_path: Path) -> None:
     assert terminal.leave("d") == 0
 
 
-def test_ctrl_c_stops_the_reply_and_at_the_prompt_leaves(tiny: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_reply_and_never_the_talk(tiny: Path, tmp_path: Path) -> None:
     terminal = Terminal(str(tiny), *GREEDY, "--max-tokens", "1000000", "--profile", "world")
     terminal.child.sendline("hi")
     terminal.child.expect("u")
     terminal.child.sendcontrol("c")
     assert "stopped" in terminal.prompt()
+    for line in ("", "half a line", "one\\\r"):
+        terminal.child.send(line)
+        terminal.child.expect_exact("... " if line.endswith("\r") else line)
+        terminal.child.sendcontrol("c")
+        assert "Ctrl-D leaves" in terminal.prompt()
     terminal.ask("/save talk.st")
-    assert terminal.leave("c") == 0
+    assert terminal.leave("d") == 0
     assert "Traceback" not in (terminal.child.before or "")
     question, answer = messages_in(tmp_path / "talk.st")
     assert question["content"] == "hi"
     assert answer["content"]
+
+
+def test_ctrl_c_stops_the_reading_of_a_prompt(tiny: Path) -> None:
+    terminal = Terminal(str(tiny), "--profile", "world")
+    terminal.child.send(f"\x1b[200~{'a b ' * 30000}\x1b[201~\r")  # more than is read while we look
+    terminal.child.expect(r"\x1b\[\?2004l")  # the line is accepted
+    terminal.child.sendcontrol("c")
+    assert "the message is forgotten" in terminal.prompt()
+    assert terminal.leave("d") == 0
+
+
+def test_ctrl_c_ends_a_chat_that_reads_no_terminal(tiny: Path) -> None:
+    chat = subprocess.Popen(
+        [sys.executable, "-m", "wingbeat", "chat", str(tiny), *GREEDY, "--max-tokens", "1000000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert chat.stdin is not None
+    assert chat.stdout is not None
+    chat.stdin.write(b"hi\nyou\n")
+    chat.stdin.flush()
+    chat.stdout.read(1)
+    chat.send_signal(signal.SIGINT)
+    _, err = chat.communicate(timeout=20)
+    assert chat.returncode != 0
+    assert b"Traceback" not in err
 
 
 def test_reasoning_is_dimmed_and_alone_is_no_answer(tiny: Path) -> None:

@@ -75,9 +75,10 @@ def test_only_what_is_new_is_read(demo: LLM) -> None:
     seen: list[int] = []
     for question in QUESTIONS:
         before = fed(demo)
-        reply = conversation.say(question, GREEDY).wait()
+        answer = conversation.say(question, GREEDY)
+        reply = answer.wait()
         assert reply.prompt_ids[: len(seen)] == seen
-        assert fed(demo) - before == len(reply.prompt_ids) - len(seen)
+        assert fed(demo) - before == answer.read == len(reply.prompt_ids) - len(seen)
         assert reply.token_ids == as_if_sent_anew(conversation, GREEDY)
         seen = [*reply.prompt_ids, *reply.token_ids[:-1]]
 

@@ -29,11 +29,13 @@ _READ_ONLY = SamplingParams(max_tokens=0)
 class Reply(Iterator[Chunk]):
     """The answer to a message while it is written: an iterator of its pieces.
 
-    ``completion`` holds what there is of it so far. Nothing runs but while a piece is asked for.
+    ``completion`` holds what there is of it so far, ``read`` how many tokens of its prompt no kept state had seen (0
+    until it begins). Nothing runs but while a piece is asked for.
     """
 
     def __init__(self, prompt_ids: list[int], write: Callable[[Reply], Generator[Chunk]]) -> None:
         self.completion = Completion(prompt_ids)
+        self.read = 0
         self._stopped = False
         self._chunks = write(self)
 
@@ -235,6 +237,7 @@ class Conversation:
         ids = reply.completion.prompt_ids
         opened, counts_all = len(base) < len(ids), params.repetition_penalty != 1
         start = _FRESH if counts_all else self._longest(ids)
+        reply.read = len(ids) - len(start.ids)
         self._seen = [start] if start.ids else []
         if opened and not counts_all and len(start.ids) < len(base):
             start = self._read(base, lambda: reply.stopped)

@@ -43,22 +43,48 @@ class Session:
         self._thinking = thinking
         self._stats = stats
         self._over = False
+        self._at_prompt = self._interrupted = False
+        self._reply: Reply | None = None
         self.commands = self._all_commands()
         self._screen = Screen()
         self._keyboard = Keyboard(interactive=self._screen.interactive, commands=self.commands)
 
     def run(self) -> None:
-        """Talk until the input ends, the user leaves, or Ctrl-C comes at the prompt."""
-        if self._screen.interactive:
-            self._screen.aside("Type a message. /help lists the commands, Ctrl-D leaves.\n")
+        """Talk until the input ends or the user leaves. At a terminal Ctrl-C ends a reply or a line, not the talk."""
+        if not self._screen.interactive:
+            self._talk()
+            return
+        self._screen.aside("Type a message. /help lists the commands, Ctrl-D leaves.\n")
+        with _ctrl_c(self._interrupt):
+            self._talk()
+
+    def _talk(self) -> None:
+        while not self._over and (message := self._next()) is not None:
+            self._obey(message)
+
+    def _next(self) -> str | None:
+        """The next message; an empty one when Ctrl-C took it back; None at the end of the input."""
         try:
-            while not self._over and (message := self._keyboard.read()) is not None:
-                self._obey(message)
+            self._at_prompt = True
+            message = self._keyboard.read()
+            self._at_prompt = False
         except KeyboardInterrupt:
-            if self._screen.interactive:
-                print()
+            self._at_prompt = False
+            if not self._screen.interactive:
+                raise
+            self._screen.aside("\nCtrl-D leaves.")
+            return ""
+        return message
+
+    def _interrupt(self) -> None:
+        if self._at_prompt:
+            raise KeyboardInterrupt
+        self._interrupted = True  # a long message may still be on its way to a reply
+        if self._reply is not None:
+            self._reply.stop()
 
     def _obey(self, message: str) -> None:
+        self._interrupted = False
         try:
             if message.startswith("//"):
                 self._answer(self.conversation.say, message[1:])
@@ -68,7 +94,9 @@ class Session:
                 self._answer(self.conversation.say, message)
         except BrokenPipeError:
             raise
-        except (GenerationError, ValueError, OSError) as error:
+        except OSError as error:
+            self._screen.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except (GenerationError, ValueError) as error:
             self._screen.error(str(error))
 
     def _command(self, message: str) -> None:
@@ -81,14 +109,18 @@ class Session:
         command.run(rest.strip())
 
     def _answer(self, ask: Callable[..., Reply], *message: str, params: SamplingParams | None = None) -> None:
-        reply = ask(*message, params or self._params, thinking=self._thinking)
         start = first = time.perf_counter()
-        with _ctrl_c(reply.stop):
+        self._reply = reply = ask(*message, params or self._params, thinking=self._thinking)
+        if self._interrupted:
+            reply.stop()
+        try:
             for chunk in reply:
                 if len(reply.completion.token_ids) <= len(chunk.token_ids):
                     first = time.perf_counter()
                 self._screen.reasoning(chunk.reasoning)
                 self._screen.answer(chunk.text)
+        finally:
+            self._reply = None
         self._screen.end(self._note(reply, first - start, time.perf_counter() - first))
 
     def _note(self, reply: Reply, reading: float, writing: float) -> str:
@@ -99,8 +131,9 @@ class Session:
         elif answer.finish_reason == "cancelled":
             parts.append("stopped" if answer.text else "stopped before its answer began: the message is forgotten")
         if self._stats and len(answer.token_ids) > 1:
-            rate = (len(answer.token_ids) - 1) / writing
-            parts.append(f"{rate:,.1f} tokens/s, {len(answer.token_ids)} tokens, the first after {reading:.2f} s")
+            written = len(answer.token_ids)
+            rate = (written - 1) / writing
+            parts.append(f"{reply.read:,} tokens read in {reading:.2f} s, {written:,} written at {rate:,.1f} tokens/s")
         return "; ".join(parts)
 
     def _all_commands(self) -> dict[str, Command]:
@@ -129,11 +162,16 @@ class Session:
         path = _path(name, "/save")
         if path.exists() and not _is_saved_state(path):
             raise ValueError(f"{path} exists and is no saved conversation: choose another name")
-        self.conversation.save(path)
+        try:
+            self.conversation.save(path)
+        except OSError as error:  # which names a file beside it that nobody knows
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
         self._screen.aside(f"Saved in {path}.")
 
     def _load(self, name: str) -> None:
         path = _path(name, "/load")
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}: name one that /save wrote")
         self.conversation.load(path)
         self._screen.aside(f"Loaded a conversation of {len(self.conversation.messages)} messages.")
 
@@ -170,9 +208,9 @@ def _is_saved_state(path: Path) -> bool:
 
 
 @contextmanager
-def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, Ctrl-C calls ``stop`` instead of ending the program."""
-    before = signal.signal(signal.SIGINT, lambda *_: stop())
+def _ctrl_c(act: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, Ctrl-C calls ``act`` instead of ending the program."""
+    before = signal.signal(signal.SIGINT, lambda *_: act())
     try:
         yield
     finally:

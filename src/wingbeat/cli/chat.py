@@ -128,7 +128,12 @@ def chat(
     ] = None,
     stats: Annotated[
         bool,
-        typer.Option("--stats", help="Say after each answer how fast it came.", metavar="", rich_help_panel=_ANSWERS),
+        typer.Option(
+            "--stats",
+            help="Say after each answer how much was read and how fast.",
+            metavar="",
+            rich_help_panel=_ANSWERS,
+        ),
     ] = False,
 ) -> None:
     """Talk with a model in this terminal, without a server.
