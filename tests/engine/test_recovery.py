@@ -252,3 +252,57 @@ def test_a_token_that_cannot_be_shown_fails_its_row_alone(
     assert ended[1, 2].token_ids == [8, 9]
     assert len(executable.batches) == 2  # nothing was repeated
     assert_empty(engine)
+
+
+def no_memory(*_: Any) -> None:
+    raise MemoryError
+
+
+def test_a_sequence_that_cannot_begin_fails_with_those_of_its_prompt(tokenizer: WorldTokenizer) -> None:
+    engine, executable = speller(tokenizer, [5] * 100, lambda *_: False, max_batch=3)
+    start = engine._sampler.start
+    engine._sampler.start = no_memory
+    engine.submit(request(engine, 1, [[7]] * 4, LONG))  # one would read, two follow, one waits
+    ended = answers(engine.step().rows)
+    assert {ended[1, row].finish_reason for row in range(4)} == {"error"}
+    assert "MemoryError" in str(ended[1, 0].error)
+    assert_empty(engine)
+    engine._sampler.start = start
+    engine.submit(request(engine, 2, [[7]], SamplingParams(max_tokens=2)))
+    assert answers(drain(engine))[2, 0].token_ids == [5, 5]
+    assert [len(batch.slots) for batch in executable.batches] == [1, 1]
+
+
+def test_sequences_that_cannot_be_put_back_fail(tokenizer: WorldTokenizer) -> None:
+    engine, _ = speller(tokenizer, [5] * 100, lambda step, _: step == 2, max_batch=6)
+    engine.submit(request(engine, 1, [[7], [8]], SamplingParams(max_tokens=4)))
+    engine.submit(request(engine, 2, [[7, 7]] * 2, SamplingParams(max_tokens=4)))
+    outputs = engine.step().rows
+    start = engine._sampler.start
+    engine._sampler.start = lambda slot, *rest: no_memory() if slot == 1 else start(slot, *rest)
+    ended = answers([*outputs, *drain(engine)])
+    assert [ended[1, row].finish_reason for row in (0, 1)] == ["length", "error"]
+    assert [ended[2, row].token_ids for row in (0, 1)] == [[5] * 4] * 2
+    assert_empty(engine)
+
+
+def test_a_state_that_cannot_be_kept_costs_no_slot(tokenizer: WorldTokenizer) -> None:
+    engine, _ = speller(tokenizer, [5] * 100, lambda *_: False, max_batch=3)
+    engine._pool.export = no_memory  # type: ignore[assignment]
+    wanted = request(engine, 1, [[7], [8]], LONG)
+    wanted.keep = ("end",)
+    engine.submit(wanted)
+    engine.step()
+    engine.cancel(1)
+    assert [output.finish_reason for output in engine.step().rows] == ["error"] * 2
+    assert_empty(engine)
+
+
+def test_a_request_that_cannot_be_taken_fails_alone(tokenizer: WorldTokenizer) -> None:
+    engine, _ = speller(tokenizer, [5] * 100, lambda *_: False, max_batch=3)
+    engine.submit(request(engine, 1, [[7]], SamplingParams(max_tokens=2)))
+    engine._intake.sequences = no_memory  # type: ignore[assignment]
+    engine.submit(request(engine, 2, [[7], [8]], LONG))
+    ended = answers(drain(engine))
+    assert ended[1, 0].token_ids == [5, 5]
+    assert [ended[2, row].error for row in (0, 1)] == ["MemoryError"] * 2
