@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,11 +28,28 @@ DEFAULT_FILE = Path("wingbeat.toml")
 DEMO = "demo"
 """The name under which the bundled model is asked for."""
 
+ENV_PREFIX = "WINGBEAT_"
+
+OTHER_VARIABLES = ("WINGBEAT_CONFIG", "WINGBEAT_KERNELS")
+"""Of the environment, which are no settings."""
+
+KUBERNETES = ("WINGBEAT_SERVICE_", "WINGBEAT_PORT_")
+"""What it tells every container about a service that is called wingbeat."""
+
 Words = Annotated[list[str], NoDecode]  # in the environment: separated by commas, not JSON
 
 
 class ConfigError(Exception):
     """Settings that cannot be used; the message names each and says what is wrong."""
+
+
+def _fit_to_send(key: str) -> str:
+    """Raises ValueError for what no header brings as it is: spaces at its ends are cut off."""
+    if not key.strip():
+        raise ValueError("an API key must not be empty")
+    if key != key.strip() or not key.isprintable():
+        raise ValueError("an API key must have no spaces around it and no line ends: no client could send it")
+    return key
 
 
 class KeySettings(BaseModel):
@@ -46,17 +65,15 @@ class KeySettings(BaseModel):
 
     @field_validator("key")
     @classmethod
-    def _no_blank_key(cls, key: str) -> str:
-        if not key.strip():
-            raise ValueError("an API key must not be empty")
-        return key
+    def _check_key(cls, key: str) -> str:
+        return _fit_to_send(key)
 
 
 class Settings(BaseSettings):
     """Everything that can be set. A field `max_batch` is `max_batch` in TOML, `WINGBEAT_MAX_BATCH` in the environment
     and `--max-batch` as a flag."""
 
-    model_config = SettingsConfigDict(env_prefix="WINGBEAT_", extra="forbid", validate_default=False)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", validate_default=False)
 
     model: str = DEMO
     tokenizer: Path | None = None
@@ -78,9 +95,9 @@ class Settings(BaseSettings):
     key_max_running: int = Field(0, ge=0)
     cors_origins: Words = []
     any_model: bool = False
-    max_body_mb: float = Field(32, gt=0)
+    max_body_mb: float = Field(32, gt=0, allow_inf_nan=False)
     max_prompt_tokens: int = Field(1_000_000, ge=1)
-    shutdown_seconds: float = Field(30, ge=0)
+    shutdown_seconds: float = Field(30, ge=0, allow_inf_nan=False)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -94,16 +111,15 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _no_key_by_mistake(cls, value: Any) -> Any:
-        if value == "":  # WINGBEAT_API_KEYS=$KEY with no KEY must not open the server to everyone
+        # WINGBEAT_API_KEYS=$KEY with no KEY must not open the server to everyone
+        if isinstance(value, str) and not value.replace(",", "").strip():
             raise ValueError("set, but empty: give a key, or leave it unset to serve without one")
         return value
 
     @field_validator("api_keys")
     @classmethod
-    def _no_empty_key(cls, keys: list[str]) -> list[str]:
-        if not all(key.strip() for key in keys):
-            raise ValueError("an API key must not be empty")
-        return keys
+    def _check_keys(cls, keys: list[str]) -> list[str]:
+        return [_fit_to_send(key) for key in keys]
 
     @model_validator(mode="after")
     def _no_key_twice(self) -> Self:
@@ -161,6 +177,7 @@ def load_settings(flags: dict[str, Any] | None = None, file: Path | None = None)
         ConfigError: a value or a name is wrong, or the file cannot be read.
     """
     path = config_file(file)
+    _check_variables()
 
     class Layered(Settings):
         @classmethod
@@ -180,7 +197,10 @@ def load_settings(flags: dict[str, Any] | None = None, file: Path | None = None)
         return Settings.model_construct(**vars(Layered(**given)))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
-    except (SettingsError, ValueError, OSError) as error:
+    except SettingsError as error:  # a value in the environment that is not JSON; it may be a secret
+        field = re.search(r'field "(\w+)"', str(error))
+        raise ConfigError(f"{ENV_PREFIX}{field[1].upper() if field else ''}: this is not valid JSON") from None
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: {error}" if path else str(error)) from None
 
 
@@ -203,6 +223,16 @@ def config_file(file: Path | None = None) -> Path | None:
     if not named.is_file():
         raise ConfigError(f"The configuration file {named} does not exist.")
     return named
+
+
+def _check_variables() -> None:
+    """Raises ConfigError for a name in the environment that means nothing: a key that is misspelt protects nothing."""
+    known = {*OTHER_VARIABLES, *(ENV_PREFIX + name.upper() for name in Settings.model_fields)}
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if upper.startswith(ENV_PREFIX) and upper not in known and not upper.startswith(KUBERNETES):
+            close = difflib.get_close_matches(upper, known, 1)
+            raise ConfigError(f"{name}: there is no such setting" + (f"; {close[0]} is one" if close else ""))
 
 
 def _explain(problem: Any) -> str:
