@@ -104,7 +104,43 @@ CHAT = {
     "web_search_options": refused([{}, {"search_context_size": "low"}]),
 }
 
-ENDPOINTS = {"chat": CHAT, "completions": COMPLETIONS}
+RESPONSES = {
+    **{name: BOTH[name] for name in ("model", "stream", "temperature", "top_p")},
+    **{name: CHAT[name] for name in ("metadata", "moderation", "parallel_tool_calls", "prompt_cache_key")},
+    **{name: CHAT[name] for name in ("prompt_cache_retention", "safety_identifier", "store", "tool_choice", "tools")},
+    "access_programs": ignored([{"cyber": "standard"}], []),
+    "background": refused([True, "yes"], good=[False]),
+    "background_options": ignored([{"completion_window": "soonest"}], []),
+    "context_management": refused([[{"type": "compaction"}]], good=[[]]),
+    "conversation": refused(["conv_1", {"id": "conv_1"}]),
+    "image": ignored([{"context_compression": "auto"}], []),
+    "include": honoured([[], ["message.output_text.logprobs", "reasoning.encrypted_content"]], [["all"], "all"]),
+    "input": honoured(["x", HELLO, [{"type": "message", **HELLO[0]}]], [5, [], ["x"], {}]),
+    "instructions": honoured(["Be kind.", ""], [5, HELLO]),
+    "max_output_tokens": honoured([1, 3], [0, "3"]),
+    "max_tool_calls": ignored([0, 3], [-1, "3"]),
+    "previous_response_id": refused(["resp_1", ""]),
+    "prompt": refused([{"id": "pmpt_1"}]),
+    "prompt_cache_options": ignored(
+        [{"mode": "explicit", "ttl": "12h", "comparison_response_id": "resp_1"}, {"prewarm": False}],
+        ["30m", {"mode": "never"}, {"prewarm": True}],
+    ),
+    "reasoning": honoured(
+        [{"effort": "low", "summary": "auto"}, {}],
+        ["low", {"effort": "hard"}, {"context": "all_turns"}, {"mode": "pro"}],
+    ),
+    "service_tier": ignored(["auto", "flex"], [5]),
+    "stream_options": ignored([], [True, {"include_obfuscation": 5}, {"include_obfuscation": True}]),  # see above
+    "text": refused(
+        [{"format": {"type": "json_object"}}, {"verbosity": "loud"}, "text"],
+        good=[{"format": {"type": "text"}, "verbosity": "low"}],
+    ),
+    "top_logprobs": honoured([0, 20], [21, "1"]),
+    "truncation": ignored(["auto", "disabled"], ["some"]),
+    "user": BOTH["user"],
+}
+
+ENDPOINTS = {"chat": CHAT, "completions": COMPLETIONS, "responses": RESPONSES}
 CASES = [(endpoint, name) for endpoint, table in ENDPOINTS.items() for name in table]
 
 
@@ -117,20 +153,23 @@ def client(server: LiveServer) -> Iterator[OpenAI]:
 def send(client: OpenAI, endpoint: str, **values: Any) -> Any:
     if endpoint == "chat":
         return client.chat.completions.create(**{"model": "tiny", "messages": HELLO, "max_tokens": 2, **values})
+    if endpoint == "responses":
+        return client.responses.create(**{"model": "tiny", "input": "x", "max_output_tokens": 2, **values})
     return client.completions.create(**{"model": "tiny", "prompt": "x", "max_tokens": 2, **values})
 
 
 def test_the_tables_are_complete(client: OpenAI) -> None:
     if not openai.__version__.startswith(KNOWN_VERSION + "."):
         pytest.skip(f"the tables are those of openai {KNOWN_VERSION}; see what {openai.__version__} brings")
-    for create, table in ((client.chat.completions.create, CHAT), (client.completions.create, COMPLETIONS)):
+    creates = (client.chat.completions.create, client.completions.create, client.responses.create)
+    for create, table in zip(creates, ENDPOINTS.values(), strict=True):
         assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(table)
 
 
 @pytest.mark.parametrize(("endpoint", "name"), CASES)
 def test_what_is_taken(client: OpenAI, endpoint: str, name: str) -> None:
     for value in ENDPOINTS[endpoint][name].good:
-        assert send(client, endpoint, **{name: value}).choices
+        assert send(client, endpoint, **{name: value}).usage.total_tokens > 0
 
 
 @pytest.mark.parametrize(("endpoint", "name"), CASES)
@@ -145,9 +184,9 @@ def test_what_is_refused_by_its_name(client: OpenAI, endpoint: str, name: str) -
 
 @pytest.mark.parametrize(("endpoint", "name"), CASES)
 def test_null_is_absent(client: OpenAI, endpoint: str, name: str) -> None:
-    if name == "messages":
+    if name in ("messages", "input"):
         pytest.skip("nothing can stand for it")
-    assert send(client, endpoint, **{name: None}).choices
+    assert send(client, endpoint, **{name: None}).usage.total_tokens > 0
 
 
 def test_what_is_ignored_changes_nothing(client: OpenAI) -> None:
@@ -158,7 +197,7 @@ def test_what_is_ignored_changes_nothing(client: OpenAI) -> None:
 
 def test_streams_take_their_options(client: OpenAI) -> None:
     options = {"include_usage": True, "include_obfuscation": False}
-    for endpoint in ENDPOINTS:
+    for endpoint in ("chat", "completions"):
         *_, last = send(client, endpoint, stream=True, stream_options=options)
         assert last.usage.completion_tokens == 2
 
@@ -191,6 +230,9 @@ def test_the_document_says_the_same() -> None:
         for name in re.findall(r"`(\w+)`", names):
             shown["chat"].update({name: chat} if chat else {})
             shown["completions"].update({name: completions} if completions else {})
-    assert shown == {
-        endpoint: {name: given.kind for name, given in table.items()} for endpoint, table in ENDPOINTS.items()
-    }
+    assert shown == {endpoint: {name: given.kind for name, given in ENDPOINTS[endpoint].items()} for endpoint in shown}
+
+
+def test_the_document_on_responses_names_all() -> None:
+    text = (Path(__file__).parents[2] / "docs/responses.md").read_text(encoding="utf-8")
+    assert [name for name in RESPONSES if f"`{name}`" not in text] == []

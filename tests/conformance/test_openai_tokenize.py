@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.live import VOCAB, LiveServer
 from wingbeat.server.dialects import openai_tokenize_schema as replies
+from wingbeat.text.profile import PROFILES
 from wingbeat.text.world import WorldTokenizer
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "the wing"}]
@@ -62,6 +63,27 @@ def test_a_conversation_has_the_tokens_that_a_chat_counts(server: LiveServer) ->
         messages = [*MESSAGES, {"role": "assistant", "content": "beat"}]
         chat = ask(server, "/v1/chat/completions", messages=messages, max_tokens=1, **extra)
         assert ask(server, "/tokenize", messages=messages, **extra)["count"] == chat["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {},
+        {"reasoning_effort": "none"},
+        {"reasoning_effort": "high"},
+        {"enable_thinking": True},
+        {"enable_thinking": False, "reasoning_effort": "high"},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+    ],
+)
+def test_and_those_of_a_chat_that_reasons(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, switch: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(server.registry.models[0], "_profile", PROFILES["g1"])
+    chat = ask(server, "/v1/chat/completions", messages=MESSAGES, max_tokens=1, **switch)
+    assert ask(server, "/tokenize", messages=MESSAGES, **switch)["count"] == chat["usage"]["prompt_tokens"]
+    turns = ask(server, "/tokenize", messages=MESSAGES, add_generation_prompt=False)
+    assert ask(server, "/tokenize", messages=MESSAGES, add_generation_prompt=False, **switch) == turns
 
 
 def test_as_llama_cpp(server: LiveServer, tokenizer: WorldTokenizer) -> None:

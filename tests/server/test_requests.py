@@ -191,6 +191,12 @@ def test_other_ways_to_say_a_number_or_nothing(server: LiveServer, path: str, fi
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("prompt", [[7.0, 8], [[7], [8.0]]])
+def test_token_ids_may_be_written_with_a_point(server: LiveServer, prompt: Any) -> None:
+    reply = post(server, COMPLETIONS, {"prompt": prompt, "max_tokens": 1})
+    assert reply.json()["usage"]["prompt_tokens"] == 2
+
+
 def test_false_logprobs_are_none(server: LiveServer) -> None:
     assert post(server, COMPLETIONS, {"prompt": "x", "logprobs": False}).json()["choices"][0]["logprobs"] is None
     body = {"messages": HELLO, "max_tokens": 2, "logprobs": False, "top_logprobs": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
@@ -11,20 +12,21 @@ from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ig
 from wingbeat.server.errors import bad_request, unsupported
 
 
-def _content(value: Any) -> Any:
+def _content(value: Any, info: ValidationInfo) -> Any:
     """A text, or parts of type "text" (and an assistant's earlier "refusal"), joined."""
+    kinds = ("text", "refusal") if info.data.get("role") == "assistant" else ("text",)
     if not isinstance(value, list):
         if value is not None and not isinstance(value, str):
             raise ValueError("a text or a list of parts is wanted")
         return value
-    return "".join(_part(index, part) for index, part in enumerate(value))
+    return "".join(_part(index, part, kinds) for index, part in enumerate(value))
 
 
-def _part(index: int, part: Any) -> str:
+def _part(index: int, part: Any, kinds: Sequence[str]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise ValueError(f"part {index} is not an object with a type")
-    if kind not in ("text", "refusal"):
+    if kind not in kinds:
         raise ValueError(f"part {index}: content of type {kind[:40]!r} is not supported, only 'text'")
     if not isinstance(part.get(kind), str):
         raise ValueError(f"part {index} has no {kind}")
@@ -50,7 +52,9 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content = Field(
-        None, validate_default=True, description="A text or parts of type `text`. Only an assistant's may be absent."
+        None,
+        validate_default=True,
+        description="A text or parts of type `text`. Only an assistant's or a function's may be absent.",
     )
     name: str | None = Field(None, description="Without effect: the trained format has no place for it.")
     reasoning_content: str | None = Field(None, description="An assistant's earlier reasoning.")
@@ -63,7 +67,7 @@ class ChatMessage(BaseModel):
     @field_validator("content")
     @classmethod
     def _is_there(cls, content: str | None, info: ValidationInfo) -> str | None:
-        if content is None and info.data.get("role") not in ("assistant", None):
+        if content is None and info.data.get("role") not in ("assistant", "function", None):
             raise ValueError(f"a message of role {info.data['role']} needs content")
         return content
 
@@ -108,7 +112,10 @@ class TemplateSettings(BaseModel):
     enable_thinking: bool | None = None
 
 
-def wants_thinking(enable: bool | None, settings: TemplateSettings | None, effort: str | None) -> bool | None:
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def wants_thinking(enable: bool | None, settings: TemplateSettings | None, effort: Effort | None) -> bool | None:
     """Whether to reason before the answer, by the three ways to say so; None when none of them was used."""
     if enable is not None:
         return enable
@@ -179,7 +186,7 @@ class ChatBody(GenerationBody):
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
     parallel_tool_calls: bool | None = Field(None, description=Ignored)
 
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+    reasoning_effort: Effort | None = Field(
         None, description="`none` and `minimal`: no reasoning; others: reasoning, with models that can."
     )
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
@@ -208,7 +215,6 @@ class ChatBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
-        self.check_stream_options()
         if self.response_format and self.response_format.type != "text":
             raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")
         self._refuse_tools()

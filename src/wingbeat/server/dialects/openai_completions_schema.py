@@ -15,20 +15,28 @@ MAX_CHOICES = 4096
 DEFAULT_MAX_TOKENS = 16
 
 
-def _prompts(value: Any) -> Any:
+def _prompts(value: Any) -> list[str | list[int]]:
     """A text, texts, token ids or lists of token ids, as a list of prompts. Null is the start of a document."""
     if value is None:
         return [""]
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
-        if all(type(item) is int for item in value):
-            return [value]
-        if all(isinstance(item, str) for item in value):
-            return value
-        if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
-            return value
+        prompts = _listed(value) or _listed(whole_numbers(value))  # ids such as 5.0 are rare, and a prompt may be long
+        if prompts:
+            return prompts
     raise ValueError("a text, a list of texts, a list of token ids or a list of such lists is wanted")
+
+
+def _listed(value: list[Any]) -> list[Any] | None:
+    """The prompts in a list that is not empty; None when its items are no prompts, or not of one kind."""
+    if all(type(item) is int for item in value):
+        return [value]
+    if all(isinstance(item, str) for item in value):
+        return value
+    if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
+        return value
+    return None
 
 
 def _some(array: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +104,6 @@ class CompletionBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
-        self.check_stream_options()
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
         if self.rows_per_prompt < (self.n or 1):

@@ -149,14 +149,11 @@ class GenerationBody(BaseModel):
         return model or None
 
     def refuse_unsupported(self) -> None:
-        """Raises ApiError for what is well formed but cannot be done."""
+        """Raises ApiError for what is well formed but cannot be done, or makes no sense."""
         for name in NOT_YET:
             value = getattr(self, name)
             if value or (name == "prompt_logprobs" and type(value) is int):
                 raise unsupported(name, name)
-
-    def check_stream_options(self) -> None:
-        """Raises ApiError for options of a stream where there will be none."""
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only together with stream: true.", "stream_options")
 

@@ -123,11 +123,10 @@ def _ids(part: str | int, tokenizer: WorldTokenizer) -> list[int]:
 
 
 def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: WorldTokenizer) -> list[int]:
-    thinking = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
     turns_only = body.add_generation_prompt is False and not body.continue_final_message
     segments = model.profile.template.render(
         spoken(body.messages or ()),
-        thinking=None if turns_only else thinking,
+        thinking=None if turns_only else body.thinking,
         continue_final=bool(body.continue_final_message),
     )
     # Without an answer begun, the label of the one who would answer is the last segment.

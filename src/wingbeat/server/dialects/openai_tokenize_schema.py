@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_chat_schema import ChatMessage, TemplateSettings
+from wingbeat.server.dialects.openai_chat_schema import ChatMessage, Effort, TemplateSettings, wants_thinking
 from wingbeat.server.dialects.openai_replies import Exact
 from wingbeat.server.dialects.openai_schema import IDS, Ignored, NotYet, example, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
@@ -46,6 +46,8 @@ class TokenizeBody(BaseModel):
     add_special_tokens: bool | None = Field(None, description="Without effect: these models have no such tokens.")
     add_generation_prompt: bool | None = Field(None, description="With `messages`: begin an answer. Default true.")
     continue_final_message: bool | None = Field(None, description="With `messages`: go on with the last one instead.")
+    reasoning_effort: Effort | None = Field(None, description="With `messages`: as for a chat.")
+    enable_thinking: bool | None = Field(None, description="With `messages`: as for a chat.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="`enable_thinking` in here.")
     chat_template: Any = NotYet
     tools: Any = NotYet
@@ -54,6 +56,11 @@ class TokenizeBody(BaseModel):
     with_pieces: bool | None = Field(None, description="With `content`: give each token with its text, or its bytes.")
     add_special: bool | None = Field(None, description="Without effect: these models have no such tokens.")
     parse_special: bool | None = Field(None, description=Ignored)
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the answer would begin with reasoning; None leaves it to the model's template."""
+        return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.reasoning_effort)
 
     def check(self) -> None:
         """Raises ApiError for combinations that make no sense and for what cannot be done."""

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wingbeat.server.dialects.openai_chat_schema import (
+    Effort,
     Metadata,
     PromptCacheOptions,
+    ResponseFormat,
     TemplateSettings,
     ToolChoice,
     wants_thinking,
@@ -48,23 +50,17 @@ NotStored: Any = Field(None, description="Refused: nothing is stored.", json_sch
 GivenBack = "Given back, without effect."
 
 
-class TextFormat(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    type: str = Field(description="Only `text` is supported yet.", json_schema_extra={"const": "text"})
-
-
 class TextSettings(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    format: TextFormat | None = None
+    format: ResponseFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
 
 
 class ReasoningSettings(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+    effort: Effort | None = Field(
         None, description="`none` and `minimal`: no reasoning; others: reasoning, with models that can."
     )
     summary: Literal["auto", "concise", "detailed"] | None = Field(
@@ -166,7 +162,7 @@ class ResponsesBody(GenerationBody):
         return self.input or []
 
     @property
-    def effort(self) -> str | None:
+    def effort(self) -> Effort | None:
         return self.reasoning.effort if self.reasoning else None
 
     @property
