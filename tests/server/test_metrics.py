@@ -48,6 +48,18 @@ def test_sums_go_on_when_an_engine_starts_again() -> None:
     assert figures.totals().step_times[0] == 7
 
 
+def test_sums_never_go_back_when_nobody_looked_during_the_restart() -> None:
+    client = EngineClient(EngineConfig(model="none"))
+    figures = Figures(client)
+    stepped(client, 5, 0.5, prompt_tokens=1000)
+    assert figures.totals()[:2] == (5, 1000)
+    client._lose("it crashed")
+    client.restarts = 1
+    stepped(client, 9, 0.1, prompt_tokens=3)  # more steps than before, and fewer tokens
+    assert figures.totals()[:2] == (14, 1003)
+    assert figures.totals()[:2] == (14, 1003)
+
+
 def test_recent_figures_are_of_the_last_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr("wingbeat.server.figures.time.monotonic", lambda: clock)

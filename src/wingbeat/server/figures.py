@@ -70,6 +70,7 @@ class Figures:
     def __init__(self, client: EngineClient) -> None:
         self._client = client
         self._before = self._last = Totals()
+        self._restarts = 0  # of the engine, when `_last` was noted
         self._samples: deque[Sample] = deque(maxlen=LATENCY_SAMPLES + 1)
 
     async def keep_sampling(self) -> None:
@@ -88,9 +89,10 @@ class Figures:
         last = Totals(
             stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.step_seconds, stats.bytes_moved, times
         )
-        if last.steps < self._last.steps:
+        restarts = self._client.restarts
+        if last.steps < self._last.steps or restarts > self._restarts:  # the new one may have done more already
             self._before = self._before.plus(self._last)
-        self._last = last
+        self._last, self._restarts = last, restarts
         return self._before.plus(last)
 
     def recent(self) -> Recent:
