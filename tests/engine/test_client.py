@@ -248,7 +248,7 @@ async def test_a_message_that_cannot_be_used_starts_the_engine_again(
     def fail(*args: object) -> None:
         raise ArithmeticError("unexpected")
 
-    monkeypatch.setattr(client, "_feed", fail)
+    monkeypatch.setattr(client, "_take_step", fail)
     last = (await read(submit(client, 1, ENDLESS)))[-1]
     assert (last.finish_reason, client.status) == ("error", "restarting")
     monkeypatch.undo()

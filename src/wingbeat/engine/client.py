@@ -46,6 +46,8 @@ __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "Q
 
 log = logging.getLogger(__name__)
 
+OVERRUN = "the answer was not read as fast as it was written, and too much of it is waiting"
+
 Status = Literal["loading", "ready", "failed", "restarting", "closed"]
 
 
@@ -209,18 +211,13 @@ class EngineClient:
             by_request.setdefault(output.request, []).append(output)
         for request_id, outputs in by_request.items():
             if generation := self._generations.get(request_id):
-                self._feed(generation, outputs, now)
-
-    def _feed(self, generation: Generation, outputs: list[RowOutput], now: float) -> None:
-        before = generation.unfinished_rows
-        generation.feed(outputs, now)
-        if finished := before - generation.unfinished_rows:
-            self._backlog.leave(finished)
-        if generation.finished:
-            del self._generations[generation.request.id]
-        elif generation.overrun:
-            self._drop(generation)
-            generation.end("error", "the answer was not read as fast as it was written, and too much of it is waiting")
+                if ended := generation.feed(outputs, now):
+                    self._backlog.leave(ended)
+                if generation.finished:
+                    del self._generations[request_id]
+                elif generation.overrun:
+                    self._drop(generation)
+                    generation.end("error", OVERRUN)
 
     def _cancel(self, generation: Generation) -> None:
         self._drop(generation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from wingbeat.engine.latency import Latencies
 from wingbeat.engine.messages import FinishReason, GenerationRequest, RowExtras, RowOutput
@@ -74,10 +74,13 @@ class Generation:
         if self._unfinished:
             self._on_cancel(self)
 
-    def feed(self, outputs: Iterable[RowOutput], now: float | None = None) -> None:
-        """Take outputs from the engine, received at ``now``; those of rows that have ended already are dropped."""
+    def feed(self, outputs: Sequence[RowOutput], now: float | None = None) -> int:
+        """Take outputs from the engine, received at ``now``; those of rows that have ended already are dropped.
+
+        Returns how many rows ended.
+        """
         now = time.monotonic() if now is None else now
-        unfinished, taken = self._unfinished, []
+        unfinished, taken, ended = self._unfinished, [], 0
         for output in outputs:
             if output.row not in unfinished:
                 continue
@@ -87,12 +90,14 @@ class Generation:
             if output.finish_reason is not None:
                 unfinished.discard(output.row)
                 self.finish_reason = output.finish_reason
+                ended += 1
         if self._unread or self.taker is None or not self.taker(taken):
             self._unread += taken
             self._unread_tokens += sum(map(_weight, taken))
             self._news.set()
         elif not unfinished:
             self._news.set()
+        return ended
 
     def _count(self, output: RowOutput, now: float) -> None:
         self.generated_tokens += len(output.token_ids)

@@ -29,6 +29,11 @@ class ReasoningSplitter:
         self._answer_trimmer = Trimmer(leading=answer_starts)
         self._held = ""
 
+    @property
+    def answering(self) -> bool:
+        """Whether all that is still to come is part of the answer."""
+        return not (self._reasoning or self._undecided)
+
     def push(self, text: str) -> tuple[str, str]:
         """The reasoning and the answer that this piece of text adds, either possibly empty."""
         text = self._held + text

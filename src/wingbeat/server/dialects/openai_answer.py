@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,7 +18,10 @@ encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
 
-class Piece(NamedTuple):
+_ANY_TEXT: Final = "\0text\0"
+
+
+class Piece(msgspec.Struct, gc=False):
     """What a step adds to a choice."""
 
     text: str = ""
@@ -26,13 +29,14 @@ class Piece(NamedTuple):
     logprobs: Columns = ()
     finish_reason: str | None = None
 
-    @property
-    def empty(self) -> bool:
-        return not (self.text or self.reasoning or self.logprobs or self.finish_reason)
-
 
 class Choice(Protocol):
     """One row of a request in its dialect. The methods that render give the fields of `choices[i]` without `index`."""
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Without, chunks of the same kind of piece differ in the piece alone."""
+        ...
 
     @property
     def reasoning_tokens(self) -> int:
@@ -112,6 +116,7 @@ class Answer:
         }
         self._head = encode({**self._identity, "object": names.chunk, **self._common})[:-1]
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._frames: dict[int, tuple[bytes, bytes]] = {}  # of each choice's text events
         self._pieces: list[list[Piece]] = [[] for _ in choices]
         self._unfinished = set(range(len(choices)))
         self._prompt_tokens = self._completion_tokens = 0
@@ -126,8 +131,10 @@ class Answer:
         events = bytearray()
         for row in self._gate(rows):
             piece = self._piece(row)
-            if not piece.empty:
+            if piece.finish_reason or piece.reasoning or piece.logprobs:
                 events += self._event(row.row, self._choices[row.row].chunk(piece))
+            elif piece.text:
+                events += self._text_event(row.row, piece)
         return bytes(events)
 
     def end(self) -> bytes:
@@ -157,8 +164,8 @@ class Answer:
     # --- both
 
     def _piece(self, row: RowOutput) -> Piece:
-        check_row(row, self._model)
         if row.finish_reason is not None:
+            check_row(row, self._model)
             self._unfinished.discard(row.row)
             self._completion_tokens += row.completion_tokens
             if row.row % self._per_prompt == 0:
@@ -168,6 +175,17 @@ class Answer:
     def _check_complete(self) -> None:
         if self._unfinished:
             raise ended_early()
+
+    def _text_event(self, index: int, piece: Piece) -> bytes:
+        """The event of a piece that is text alone, as most are: all but the text is rendered once."""
+        choice = self._choices[index]
+        if choice.wants_logprobs:
+            return self._event(index, choice.chunk(piece))
+        frame = self._frames.get(index)
+        if frame is None:
+            before, _, after = self._event(index, choice.chunk(Piece(_ANY_TEXT))).partition(encode(_ANY_TEXT))
+            frame = self._frames[index] = before, after
+        return frame[0] + encode(piece.text) + frame[1]
 
     def _event(self, index: int, fields: dict[str, Any]) -> bytes:
         return b"data: " + self._head + b',"choices":[' + encode({"index": index, **fields}) + b"]" + self._tail

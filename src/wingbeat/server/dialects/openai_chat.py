@@ -67,13 +67,18 @@ class ChatChoice:
         self._reasoned = False
 
     @property
+    def wants_logprobs(self) -> bool:
+        return self._logprobs is not None
+
+    @property
     def reasoning_tokens(self) -> int:
         """Tokens up to the end of the reasoning, if there was any."""
         return self._thought.count if self._reasoned else 0
 
     def push(self, row: RowOutput) -> Piece:
-        for token in row.token_ids:
-            self._thought.push(self._token_bytes(token))
+        if not self._splitter.answering:  # text comes later than its tokens, so this misses none
+            for token in row.token_ids:
+                self._thought.push(self._token_bytes(token))
         reasoning, content = self._splitter.push(row.text)
         if row.finish_reason is not None:
             last_reasoning, last_content = self._splitter.flush()

@@ -41,6 +41,10 @@ class CompletionChoice:
         self._sum, self._count = 0.0, 0  # of the log-probabilities of all tokens
 
     @property
+    def wants_logprobs(self) -> bool:
+        return self._logprobs is not None
+
+    @property
     def reasoning_tokens(self) -> int:
         return 0
 
