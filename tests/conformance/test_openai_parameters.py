@@ -202,6 +202,23 @@ def test_streams_take_their_options(client: OpenAI) -> None:
         assert last.usage.completion_tokens == 2
 
 
+PARTS = {
+    "image_url": {"image_url": {"url": "https://example.org/a.png"}},
+    "input_audio": {"input_audio": {"data": "", "format": "wav"}},
+    "file": {"file": {"file_id": "file-1"}},
+    "refusal": {"refusal": "No."},
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_parts_of_other_types_are_refused_by_their_name(client: OpenAI, kind: str) -> None:
+    content = [{"type": "text", "text": "What is this?"}, {"type": kind, **PARTS[kind]}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        send(client, "chat", messages=[{"role": "user", "content": content}])
+    assert (caught.value.param, caught.value.code) == ("messages[0].content", "unsupported_value")
+    assert f"messages[0].content: part 1: content of type '{kind}' is not supported" in caught.value.message
+
+
 @pytest.mark.parametrize("field", ["tool_calls", "function_call", "audio"])
 def test_earlier_turns_that_cannot_be_told_are_refused(client: OpenAI, field: str) -> None:
     given = {"tool_calls": [TOOL], "function_call": {"name": "f", "arguments": "{}"}, "audio": {"id": "a"}}[field]

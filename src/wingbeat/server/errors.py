@@ -8,11 +8,13 @@ from http import HTTPStatus
 
 import msgspec
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Mount
+
+_NOT_SUPPORTED = "unsupported_value"
 
 
 class ApiError(Exception):
@@ -45,7 +47,12 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_val
 
 def unsupported(what: str, param: str) -> ApiError:
     """400: `what` is part of the protocol, but not of this server yet."""
-    return bad_request(f"{what} is not supported yet.", param, "unsupported_value")
+    return bad_request(f"{what} is not supported yet.", param, _NOT_SUPPORTED)
+
+
+def not_supported(message: str) -> PydanticCustomError:
+    """For a field's validator to raise: like `unsupported`, with the words of `message` after the field's path."""
+    return PydanticCustomError(_NOT_SUPPORTED, "{message}", {"message": message})
 
 
 def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:
@@ -64,7 +71,8 @@ def from_validation(error: ValidationError) -> ApiError:
         return bad_request("The body must be a JSON object.")
     if first["type"] == "missing":
         return bad_request(f"{param}: this field is required.", param, "missing_required_parameter")
-    return bad_request(f"{param}: {_problem(first)}.", param)
+    code = _NOT_SUPPORTED if first["type"] == _NOT_SUPPORTED else "invalid_value"
+    return bad_request(f"{param}: {_problem(first)}.", param, code)
 
 
 def _problem(found: ErrorDetails) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, example, whole_numbers
-from wingbeat.server.errors import bad_request, unsupported
+from wingbeat.server.errors import bad_request, not_supported, unsupported
 
 
 def _content(value: Any, info: ValidationInfo) -> Any:
@@ -27,7 +27,7 @@ def _part(index: int, part: Any, kinds: Sequence[str]) -> str:
     if not isinstance(kind, str):
         raise ValueError(f"part {index} is not an object with a type")
     if kind not in kinds:
-        raise ValueError(f"part {index}: content of type {kind[:40]!r} is not supported, only 'text'")
+        raise not_supported(f"part {index}: content of type {kind[:40]!r} is not supported, only 'text'")
     if not isinstance(part.get(kind), str):
         raise ValueError(f"part {index} has no {kind}")
     return part[kind]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
+from wingbeat.server.errors import not_supported
 from wingbeat.text.templates import Message
 
 _PARTS = {
@@ -67,9 +68,9 @@ class InputItem(BaseModel):
         if value is None:
             return "message"
         if value == "item_reference":
-            raise ValueError("there are no stored items to refer to; send the item itself")
+            raise not_supported("there are no stored items to refer to; send the item itself")
         if isinstance(value, str) and value not in _PARTS:
-            raise ValueError(f"items of type {value[:40]!r} are not supported, only 'message' and 'reasoning'")
+            raise not_supported(f"items of type {value[:40]!r} are not supported, only 'message' and 'reasoning'")
         return value
 
     @field_validator("role")
@@ -98,7 +99,7 @@ def _part(index: int, part: Any, known: dict[str, str]) -> str:
         raise ValueError(f"part {index} is not an object with a type")
     if kind not in known:
         names = " and ".join(map(repr, list(known)[:2]))
-        raise ValueError(f"part {index}: content of type {kind[:40]!r} is not supported, only {names}")
+        raise not_supported(f"part {index}: content of type {kind[:40]!r} is not supported, only {names}")
     text = part.get(known[kind])
     if not isinstance(text, str):
         raise ValueError(f"part {index} has no {known[kind]}")
