@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,11 +22,13 @@ import zmq
 
 from tests.engine.helpers import answers, complete
 from tests.random_models import random_rwkv7, write_safetensors
+from wingbeat.engine.bootstrap import Bootstrap
 from wingbeat.engine.client import EngineClient, EngineConfig, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.frame_socket import FrameSocket
 from wingbeat.engine.generation import MAX_UNREAD_TOKENS
 from wingbeat.engine.messages import Cancel, GenerationRequest, Ready, Row, RowOutput, Stats, StepOutput
+from wingbeat.engine.process import end_process, start_process
 from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
 from wingbeat.models import load_model
 from wingbeat.sampling.params import SamplingParams
@@ -266,6 +269,29 @@ async def test_a_process_that_cannot_be_started_is_a_failure(
         await client.wait_ready(TIMEOUT)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_process_that_dies_before_it_is_told_anything_is_a_crash(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def killed_at_once(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*command, **options)
+        process.kill()
+        await process.wait()
+        return process
+
+    async def run() -> None:
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", killed_at_once)
+        process = await start_process(Bootstrap("ipc://nowhere", b"token", config, 0))
+        assert await process.wait() == -signal.SIGKILL
+        await end_process(process)
+
+    factory = asyncio.new_event_loop if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())
+
+
 async def test_a_temporary_folder_with_a_long_path_is_no_obstacle(
     config: EngineConfig,
     make_client: Callable[[EngineConfig], EngineClient],
@@ -333,6 +359,7 @@ async def test_the_engine_logs_through_its_parent(
 
 ORPHAN = """
 import asyncio, sys
+from wingbeat.engine.bootstrap import Bootstrap
 from wingbeat.engine.client import EngineClient, EngineConfig
 async def main():
     client = EngineClient(EngineConfig(model=sys.argv[1], backend="reference"))

@@ -50,7 +50,8 @@ async def start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
         start_new_session=True,  # Ctrl-C and a closed terminal are this process's business
     )
     assert process.stdin is not None
-    process.stdin.write(frame_bootstrap(bootstrap))
+    with contextlib.suppress(RuntimeError, OSError):  # uvloop's and others' way to say that it has died already
+        process.stdin.write(frame_bootstrap(bootstrap))
     return process
 
 
