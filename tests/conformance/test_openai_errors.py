@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_authentication(guarded: LiveServer, ask: Callable[..., Any]) -> None:
         check(caught.value, "invalid_api_key")
         with pytest.raises(openai.AuthenticationError):
             stranger.models.list()
+
+
+def test_every_code_is_described() -> None:
+    root = Path(__file__).parents[2]
+    sources = [path.read_text(encoding="utf-8") for path in (root / "src/wingbeat/server").rglob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'code="(\w+)"', source)}
+    assert "rate_limit_exceeded" in codes
+    table = (root / "docs/api.md").read_text(encoding="utf-8").split("## Errors")[1]
+    assert {code for code in codes if f"`{code}`" not in table} == set()
 
 
 def test_not_found(client: OpenAI, ask: Callable[..., Any]) -> None:
