@@ -135,6 +135,12 @@ def test_the_values_that_are_completed(folder: Path) -> None:
         assert completed("bash", f"wingbeat {line}") == list(values), line
 
 
+def test_names_that_bash_must_quote_are_left_to_bash(folder: Path) -> None:
+    (folder / "models" / "my model.pth").touch()
+    assert completed("bash", "wingbeat serve models/") == []
+    assert "models/my model.pth" in completed("fish", "wingbeat serve models/")
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_completion_can_be_installed(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{Path(WINGBEAT).parent}:{os.environ['PATH']}"}

@@ -5,6 +5,8 @@ Nothing heavy is imported before it is needed: `--help` and the Tab key should a
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -12,6 +14,8 @@ from typing import NoReturn, get_args
 import typer
 
 Complete = Callable[[str], list[str]]
+
+_TO_QUOTE = re.compile(r"[^\w@%+=:,./~-]")
 
 
 def fail(error: object) -> NoReturn:
@@ -58,8 +62,11 @@ def files(*suffixes: str) -> Complete:
         while len(found) == 1 and found[0].endswith("/"):
             found = _paths(inside := found[0], suffixes)
             if not found:
-                return [inside]
-        return found
+                found = [inside]
+                break
+        # bash takes candidates as they are; without any it completes file names by itself, and quotes them.
+        in_bash = os.environ.get("_WINGBEAT_COMPLETE") == "complete_bash"
+        return [] if in_bash and any(map(_TO_QUOTE.search, found)) else found
 
     return complete
 
