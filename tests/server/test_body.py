@@ -66,6 +66,23 @@ async def test_levels_and_containers_have_limits() -> None:
         await read(many + b"{},{}]}")
 
 
+@pytest.mark.parametrize("limit", ["MAX_FIELDS", "MAX_VALUES"])
+async def test_fields_and_values_have_limits(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(body, limit, 4)
+    text = ':,"' * 9
+    fits = {"a": text, "b": 1, "c": text, "d": 2}
+    assert await read(json.dumps(fits).encode()) == text
+    with pytest.raises(ApiError, match="more than 4"):
+        await read(json.dumps({**fits, "e": 1}).encode())
+
+
+async def test_very_many_texts_are_refused_before_they_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "MAX_VALUES", 4)
+    monkeypatch.setattr(body, "MAX_FIELDS", 0)
+    with pytest.raises(ApiError, match="more than 4 values"):
+        await read(b'{"a": [' + b'"",' * 20 + b'""]}')
+
+
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b"[]" * 100_000, b"{" * 70, b'{"a": "' + b"[" * 70, b"]" * 70 + b"["])
 async def test_brackets_without_sense_are_no_json(raw: bytes) -> None:
     with pytest.raises(ApiError) as refused:

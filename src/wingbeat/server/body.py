@@ -18,6 +18,10 @@ MAX_DEPTH = 64
 """Levels of arrays and objects within each other."""
 MAX_CONTAINERS = 100_000
 """Arrays and objects in one body: many millions of them would hold up everyone else while they are read."""
+MAX_FIELDS = 300_000
+"""Names with a value in the objects of one body."""
+MAX_VALUES = 2_000_000
+"""Values that are separated by commas in one body: a prompt of a million token ids, and more."""
 
 _BOM = b"\xef\xbb\xbf"
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -60,20 +64,33 @@ def _parse(raw: bytes, model: type[Model]) -> Model:
 
 
 def check_shape(raw: bytes) -> None:
-    """Raises ApiError (400) for JSON of too many levels or containers; what is no JSON at all is left to the parser.
+    """Raises ApiError (400) for JSON of too many levels, containers, fields or values; what is no JSON at all is left
+    to the parser.
 
-    Cheaper than parsing: brackets are counted, and only where there are many are those outside of texts looked at.
+    Cheaper than parsing: signs are counted, and only where there are many are those outside of texts looked at.
     """
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+    containers = raw.count(b"[") + raw.count(b"{")
+    if containers <= MAX_DEPTH and raw.count(b":") <= MAX_FIELDS and raw.count(b",") < MAX_VALUES:
         return
     plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")  # the quotes that are left begin and end texts
-    brackets = b"".join(plain.split(b'"')[::2]).translate(_TO_SQUARE, _NO_BRACKETS)
+    if plain.count(b'"') > 2 * (MAX_FIELDS + MAX_VALUES):
+        raise _too_many(MAX_VALUES, "values")
+    plain = b"".join(plain.split(b'"')[::2])
+    if plain.count(b":") > MAX_FIELDS:
+        raise _too_many(MAX_FIELDS, "fields")
+    if plain.count(b",") >= MAX_VALUES:
+        raise _too_many(MAX_VALUES, "values")
+    brackets = plain.translate(_TO_SQUARE, _NO_BRACKETS)
     if brackets.count(b"[") > MAX_CONTAINERS:
-        raise bad_request(f"The body has more than {MAX_CONTAINERS} arrays and objects.")
+        raise _too_many(MAX_CONTAINERS, "arrays and objects")
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")  # the innermost level
     if b"[]" in brackets:
-        raise bad_request(f"The body has more than {MAX_DEPTH} levels of arrays and objects.")
+        raise _too_many(MAX_DEPTH, "levels of arrays and objects")
+
+
+def _too_many(most: int, what: str) -> ApiError:
+    return bad_request(f"The body has more than {most} {what}.")
 
 
 async def _read(request: Request, limit: int) -> bytes:
