@@ -73,6 +73,7 @@ async def test_a_browser_is_asked_for_the_key_and_may_read_with_it(locked: httpx
 async def test_basic_credentials_that_are_none(locked: httpx.AsyncClient, value: str) -> None:
     header = {b"authorization": f"Basic {value}".encode()}
     assert (await locked.get("/v1/models", headers=header)).status_code == 401
+    assert (await locked.get("/v1/models", headers=header | {b"x-api-key": b"first"})).status_code == 200
 
 
 async def test_health_needs_no_key(locked: httpx.AsyncClient) -> None:

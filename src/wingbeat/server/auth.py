@@ -83,15 +83,19 @@ def _secrets(headers: Headers, *, basic: bool) -> Iterator[bytes]:
     if scheme.lower() == "bearer":
         yield value.encode("latin-1")
     elif scheme.lower() == "basic" and basic:
-        try:
-            _, separator, password = base64.b64decode(value.encode("latin-1"), validate=True).partition(b":")
-        except binascii.Error:
-            return
-        if separator:
-            yield password
+        yield from _password(value.encode("latin-1"))
     for name in KEY_HEADERS:
         if name in headers:
             yield headers[name].encode("latin-1")
+
+
+def _password(credentials: bytes) -> list[bytes]:
+    """The password of basic authentication; none where these are no such credentials."""
+    try:
+        _, separator, password = base64.b64decode(credentials, validate=True).partition(b":")
+    except binascii.Error:
+        return []
+    return [password] if separator else []
 
 
 def _refusal(*, for_browser: bool) -> ApiError:
