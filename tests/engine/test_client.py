@@ -292,6 +292,24 @@ def test_a_process_that_dies_before_it_is_told_anything_is_a_crash(
         runner.run(run())
 
 
+async def test_an_engine_that_was_in_use_is_started_as_soon_as_that_is_possible_again(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when all files that may be open are, or no memory is left for another process."""
+    monkeypatch.setattr("wingbeat.engine.process.FIRST_PAUSE", 0.01)
+    assert client.pid is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        os.kill(client.pid, signal.SIGKILL)
+        async with asyncio.timeout(TIMEOUT):
+            while client.restarts < 2:
+                await asyncio.sleep(0.01)
+        assert client.status == "restarting"
+        assert "cannot be started" in str(client.error)
+    await client.wait_ready(TIMEOUT)
+    assert (await read(submit(client, 1, SamplingParams(max_tokens=3))))[-1].error is None
+
+
 async def test_a_temporary_folder_with_a_long_path_is_no_obstacle(
     config: EngineConfig,
     make_client: Callable[[EngineConfig], EngineClient],

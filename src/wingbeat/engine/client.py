@@ -129,16 +129,17 @@ class EngineClient:
     async def _supervise(self, address: str) -> None:
         """Run the engine again and again. Cancelled: ends it."""
         while True:
-            code = await self._run_process(address)
-            if code == LOAD_FAILED:
-                with contextlib.suppress(TimeoutError):  # the frame with the reason may still be on its way
-                    await asyncio.wait_for(self._load_error.wait(), EXIT_SECONDS)
+            try:
+                code = await self._run_process(address)
+                error = await self._why_ended(code)
+            except OSError as failure:  # there may be files, processes or memory for one later
+                if not self._restarts.was_ready:
+                    raise
+                code, error = None, f"the engine's process cannot be started: {failure}"
             self._token = b""  # what the dead process said last comes too late
             if code == LOAD_FAILED and not self._restarts.was_ready:
-                self._give_up(self.error or "the model cannot be loaded; the log says why")
+                self._give_up(error)
                 return
-            error = self.error if code == LOAD_FAILED else f"the engine's process ended ({describe_exit(code)})"
-            error = error or "the model cannot be loaded; the log says why"
             pause = self._restarts.after_crash()
             if pause is None:
                 self._give_up(f"{error} {MAX_FAILED_STARTS} times in a row")
@@ -161,6 +162,13 @@ class EngineClient:
         finally:
             self.pid = self._process = None
             await end_process(process)
+
+    async def _why_ended(self, code: int) -> str:
+        if code != LOAD_FAILED:
+            return f"the engine's process ended ({describe_exit(code)})"
+        with contextlib.suppress(TimeoutError):  # the frame with the reason may still be on its way
+            await asyncio.wait_for(self._load_error.wait(), EXIT_SECONDS)
+        return self.error or "the model cannot be loaded; the log says why"
 
     def _supervisor_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
