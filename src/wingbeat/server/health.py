@@ -58,10 +58,15 @@ def status_of(model: ServedModel, traffic: Traffic) -> str:
     return "stopping" if traffic.stopping else model.status
 
 
+def progress_of(model: ServedModel, traffic: Traffic) -> float | None:
+    """Share of the model that is loaded, 0 to 1, while it is loading."""
+    done, total = model.client.progress
+    return round(done / total, 3) if total and status_of(model, traffic) == "loading" else None
+
+
 def report_health(model: ServedModel, traffic: Traffic) -> Health:
     stats = model.client.stats()
     status = status_of(model, traffic)
-    done, total = model.client.progress
     return Health.model_validate(
         {
             "status": status,
@@ -69,7 +74,7 @@ def report_health(model: ServedModel, traffic: Traffic) -> Health:
             "running": stats.running,
             "waiting": stats.waiting,
             "slots": stats.slots,
-            "progress": round(done / total, 3) if total and status == "loading" else None,
+            "progress": progress_of(model, traffic),
             "error": model.failure or (model.client.error if status not in ("ok", "stopping") else None),
         }
     )

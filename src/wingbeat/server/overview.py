@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from wingbeat.config import version
 from wingbeat.server.figures import Figures
-from wingbeat.server.health import Status, status_of
+from wingbeat.server.health import Status, progress_of, status_of
 from wingbeat.server.registry import ServedModel
 from wingbeat.server.tracking import Traffic
 
@@ -99,11 +99,10 @@ def overview_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traf
 
 def _figures_of(model: ServedModel, figures: Figures, traffic: Traffic) -> dict[str, Any]:
     info, load, totals, recent = model.info, model.client.stats(), figures.totals(), figures.recent()
-    status, (done, total) = status_of(model, traffic), model.client.progress
     return {
         "id": model.name,
-        "status": status,
-        "progress": round(done / total, 3) if total and status == "loading" else None,
+        "status": status_of(model, traffic),
+        "progress": progress_of(model, traffic),
         "architecture": f"RWKV-{info['version']}" if info else None,
         **{name: info.get(name) or None for name in ("parameters", "dtype", "backend", "kernels")},
         "slots": load.slots,
