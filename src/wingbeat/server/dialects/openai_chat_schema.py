@@ -86,6 +86,21 @@ class ChatMessage(BaseModel):
             raise unsupported("Audio", f"{path}.audio")
 
 
+def check_messages(messages: Sequence[ChatMessage], goes_on: bool | None, begins: bool | None) -> None:
+    """Raises ApiError for messages that cannot be told, or whose last one cannot be continued although it should be.
+
+    `goes_on` and `begins` are the fields `continue_final_message` and `add_generation_prompt`.
+    """
+    for index, message in enumerate(messages):
+        message.refuse_unsupported(f"messages[{index}]")
+    if goes_on and begins:
+        problem = "continue_final_message and add_generation_prompt exclude each other."
+        raise bad_request(problem, "continue_final_message")
+    if goes_on and messages[-1].role != "assistant":
+        problem = "continue_final_message: the last message must be the assistant's."
+        raise bad_request(problem, "continue_final_message")
+
+
 class ResponseFormat(BaseModel):
     type: str = Field(description="Only `text` is supported yet.", json_schema_extra={"const": "text"})
 
@@ -223,11 +238,12 @@ class ChatBody(GenerationBody):
                 raise unsupported(what, name)
         if self.modalities and "audio" in self.modalities:
             raise unsupported("Audio", "modalities")
-        for index, message in enumerate(self.messages):
-            message.refuse_unsupported(f"messages[{index}]")
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", "top_logprobs")
-        self._check_continuation()
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            what = "add_generation_prompt: false without continue_final_message: true"
+            raise unsupported(what, "add_generation_prompt")
+        check_messages(self.messages, self.continue_final_message, self.add_generation_prompt)
 
     def _refuse_tools(self) -> None:
         for field, choice_field, what in (
@@ -240,16 +256,3 @@ class ChatBody(GenerationBody):
                     raise unsupported(f"Calling {what}", field)
             elif choice not in (None, "none", "auto"):
                 raise bad_request(f"{choice_field}: there are no {what} to choose from.", choice_field)
-
-    def _check_continuation(self) -> None:
-        if not self.continue_final_message:
-            if self.add_generation_prompt is False:
-                raise unsupported(
-                    "add_generation_prompt: false without continue_final_message: true", "add_generation_prompt"
-                )
-        elif self.add_generation_prompt:
-            message = "continue_final_message and add_generation_prompt exclude each other."
-            raise bad_request(message, "continue_final_message")
-        elif self.messages[-1].role != "assistant":
-            message = "continue_final_message: the last message must be the assistant's."
-            raise bad_request(message, "continue_final_message")

@@ -7,7 +7,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_chat_schema import ChatMessage, Effort, TemplateSettings, wants_thinking
+from wingbeat.server.dialects.openai_chat_schema import (
+    ChatMessage,
+    Effort,
+    TemplateSettings,
+    check_messages,
+    wants_thinking,
+)
 from wingbeat.server.dialects.openai_replies import Exact
 from wingbeat.server.dialects.openai_schema import IDS, Ignored, NotYet, example, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
@@ -73,14 +79,8 @@ class TokenizeBody(BaseModel):
         for name in ("chat_template", "tools"):
             if getattr(self, name):
                 raise unsupported(name, name)
-        if self.continue_final_message and self.add_generation_prompt:
-            message = "continue_final_message and add_generation_prompt exclude each other."
-            raise bad_request(message, "continue_final_message")
-        for index, message in enumerate(self.messages or ()):
-            message.refuse_unsupported(f"messages[{index}]")
-        if self.continue_final_message and self.messages and self.messages[-1].role != "assistant":
-            message = "continue_final_message: the last message must be the assistant's."
-            raise bad_request(message, "continue_final_message")
+        if self.messages:
+            check_messages(self.messages, self.continue_final_message, self.add_generation_prompt)
 
 
 class DetokenizeBody(BaseModel):
