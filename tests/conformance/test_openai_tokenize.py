@@ -165,3 +165,21 @@ def test_replies_fit_the_document(server: LiveServer) -> None:
     replies.ContentTokens.model_validate(ask(server, "/tokenize", content="xá", with_pieces=True))
     replies.DetokenizeReply.model_validate(ask(server, "/detokenize", tokens=[]))
     replies.TokenizerInfo.model_validate(server.http.get("/tokenizer_info").json())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "the wing"}),
+        ("/tokenize", {"messages": MESSAGES}),
+        ("/tokenize", {"content": ["the ", 5, 6], "with_pieces": True}),
+        ("/detokenize", {"tokens": [5, 6]}),
+    ],
+)
+def test_more_tokens_than_a_request_may_have_are_refused(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(server.registry.models[0], "max_prompt_tokens", 1)
+    reply = server.http.post(path, json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert reply.json()["error"]["param"] in body

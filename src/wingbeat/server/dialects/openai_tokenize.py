@@ -63,6 +63,7 @@ def tokenize_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         """The text of token ids. Bytes that are no UTF-8 become U+FFFD."""
         body = await read_model(request, DetokenizeBody, max_body)
         model, tokenizer = _ready(registry, body.model)
+        _check_count(body.tokens, model, "tokens")
         model.check_tokens(body.tokens, "tokens")
         return await _rendered(len(body.tokens), lambda: _detokenized(body.tokens, tokenizer))
 
@@ -96,6 +97,13 @@ def _ready(registry: ModelRegistry, name: str | None) -> tuple[ServedModel, Worl
     return model, model.tokenizer
 
 
+def _check_count(ids: Sequence[int], model: ServedModel, param: str) -> None:
+    """Raises ApiError (400) for more tokens than a request may have: replies about many millions fill the memory."""
+    if len(ids) > model.max_prompt_tokens:
+        message = f"{param}: {len(ids)} tokens, and a request may have {model.max_prompt_tokens}. Send it in parts."
+        raise bad_request(message, param, "context_length_exceeded")
+
+
 def _size(body: TokenizeBody) -> int:
     texts = [part for part in body.content or () if isinstance(part, str)]
     texts += [message.text for message in body.messages or ()]
@@ -110,8 +118,10 @@ async def _rendered(size: int, work: Callable[[], dict[str, Any]]) -> Response:
 def _tokenized(body: TokenizeBody, model: ServedModel, tokenizer: WorldTokenizer) -> dict[str, Any]:
     if body.content is not None:
         ids = [token for part in body.content for token in _ids(part, tokenizer)]
+        _check_count(ids, model, "content")
         return {"tokens": [_piece(token, tokenizer) for token in ids] if body.with_pieces else ids}
     ids = _conversation(body, model, tokenizer) if body.messages else _ids(body.prompt or "", tokenizer)
+    _check_count(ids, model, "messages" if body.messages else "prompt")
     strings = [_name(token, tokenizer) for token in ids] if body.return_token_strs else None
     return {"count": len(ids), "max_model_len": model.max_prompt_tokens, "tokens": ids, "token_strs": strings}
 
