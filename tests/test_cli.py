@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from tests.live import write_model
 from wingbeat.cli import app
+from wingbeat.config import Settings
 
 WINGBEAT = [sys.executable, "-c", "from wingbeat.cli import main; main()"]
 
@@ -84,6 +86,47 @@ def test_help_explains_the_flags() -> None:
     text = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     for flag in ("--dtype", "--host", "--port", "--api-key", "--max-batch", "--any-model", "--config"):
         assert flag in text
+
+
+SETTINGS: dict[str, tuple[Any, Any, Any]] = {
+    "dtype": ("float32", "bfloat16", "int8"),
+    "backend": ("cpu", "auto", "reference"),
+    "api_keys": (["a"], ["b"], ["c"]),
+    "cors_origins": (["a"], ["b"], ["c"]),
+    "any_model": (False, True, False),
+    "access_log": (True, False, True),
+    "log_level": ("debug", "warning", "error"),
+    "log_format": ("auto", "text", "json"),
+    **dict.fromkeys(("model", "tokenizer", "profile", "host"), ("a", "b", "c")),
+}
+"""What each may be in the file, in the environment and as a flag; others are numbers."""
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "keys"])
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for other in Settings.model_fields:
+        monkeypatch.delenv(f"WINGBEAT_{other.upper()}", raising=False)
+    given: list[Settings] = []
+    monkeypatch.setattr("wingbeat.server.run.serve", given.append)
+    in_file, in_environment, flag = SETTINGS.get(name, (3, 4, 5))
+    option = "--" + {"api_keys": "api-key", "cors_origins": "cors-origin"}.get(name, name.replace("_", "-"))
+    if isinstance(flag, bool):
+        flags = [option if flag else option.replace("--", "--no-")]
+    else:
+        value = flag[0] if isinstance(flag, list) else str(flag)
+        flags = [value] if name == "model" else [option, value]
+
+    Path("wingbeat.toml").write_text(f"{name} = {json.dumps(in_file)}")
+    CliRunner().invoke(app, ["serve"])
+    variable = in_environment[0] if isinstance(in_environment, list) else str(in_environment)
+    monkeypatch.setenv(f"WINGBEAT_{name.upper()}", variable)
+    CliRunner().invoke(app, ["serve"])
+    CliRunner().invoke(app, ["serve", *flags])
+    found = [getattr(settings, name) for settings in given]
+    assert found == ([Path(each) for each in "abc"] if name == "tokenizer" else [in_file, in_environment, flag])
 
 
 def test_ctrl_c_ends_streams_with_an_error_and_leaves_quietly(served: Served) -> None:
