@@ -38,6 +38,12 @@ def test_the_file_is_found_by_name_by_the_environment_or_in_the_folder(
         load_settings(file=tmp_path / "none.toml")
 
 
+def test_the_short_names_of_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINGBEAT_DTYPE", "bf16")
+    assert load_settings().dtype == "bfloat16"
+    assert load_settings({"dtype": "fp32"}).dtype == "float32"
+
+
 def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "wingbeat.toml").write_text('api_keys = ["file"]\ncors_origins = ["http://a.test"]')
     assert load_settings().api_keys == ["file"]

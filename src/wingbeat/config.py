@@ -21,6 +21,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from wingbeat.demo import demo_model_path
+from wingbeat.dtypes import full_name
 
 DEFAULT_FILE = Path("wingbeat.toml")
 """Read from the working directory when no other file is named."""
@@ -102,6 +103,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
     access_log: bool = True
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _full_dtype(cls, value: Any) -> Any:
+        return full_name(value) if isinstance(value, str) else value
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from wingbeat.config import ConfigError, Settings
 from wingbeat.doctor.finding import Finding, gigabytes
+from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
-from wingbeat.models import DTYPES, rwkv7
+from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.ops import cpu
 from wingbeat.ops.program import Program

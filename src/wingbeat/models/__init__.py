@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wingbeat.dtypes import DTYPES, full_name
 from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable
 
-DTYPES = ("float32", "bfloat16", "int8")
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
@@ -51,7 +51,7 @@ def load_model(
 ) -> Model:
     """Load a checkpoint and bind it to a backend.
 
-    ``dtype``: "float32", "bfloat16", "int8" or "auto" (bfloat16 on the native kernels, float32 on the reference).
+    ``dtype``: one of ``DTYPES``, also by its short name, or "auto" (bfloat16 on the kernels, else float32).
     ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
     ``threads``: for cpu; None takes the physical cores this process may use.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
@@ -85,6 +85,7 @@ def _choose_backend(backend: str) -> str:
 
 
 def _choose_dtype(dtype: str, backend: str) -> str:
+    dtype = full_name(dtype)
     if dtype == "auto":
         return "bfloat16" if backend == "cpu" else "float32"
     if dtype not in DTYPES:
