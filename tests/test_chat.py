@@ -277,7 +277,7 @@ def test_ctrl_c_stops_the_reading_of_a_prompt(tiny: Path) -> None:
     terminal.child.expect(r"\x1b\[\?2004l")  # the line is accepted
     terminal.child.sendcontrol("c")
     said = terminal.prompt()
-    assert "the message is forgotten" in said or "Ctrl-D leaves" in said  # as soon as the line was taken, or just before
+    assert "the message is forgotten" in said or "Ctrl-D leaves" in said  # after the line was taken, or just before
     assert "nothing to save" in terminal.ask("/save talk.st")
     assert terminal.leave("d") == 0
 
