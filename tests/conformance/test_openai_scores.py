@@ -128,6 +128,12 @@ def test_a_long_prompt(client: OpenAI, tokenizer: WorldTokenizer) -> None:
     assert shown.text_offset[-1] + len(shown.tokens[-1]) == len(text)
 
 
+def test_only_so_many_tokens_are_scored(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="at most 100000 of one request") as caught:
+        complete(client, prompt=[[5] * 60_000] * 2, max_tokens=0, echo=True, logprobs=1)
+    assert caught.value.param == "prompt"
+
+
 @pytest.mark.parametrize("extra", [{"echo": True, "logprobs": 2}, {"echo": True, "logprobs": 0, "n": 2}])
 def test_replies_fit_the_document(server: LiveServer, extra: dict[str, Any]) -> None:
     body = {"prompt": ["x", "", "the wing"], "max_tokens": 2, **extra}

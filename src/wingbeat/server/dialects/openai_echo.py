@@ -8,7 +8,11 @@ from wingbeat.engine.messages import RowOutput, TokenLogprob
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_logprobs import Columns, CompletionLogprobs
+from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import ServedModel
+
+MAX_SCORED = 100_000
+"""Prompt tokens of one request. Their alternatives come in one message, which must not hold up other streams."""
 
 
 class EchoedPrompt:
@@ -29,7 +33,14 @@ class EchoedPrompt:
 
 
 async def echoed_prompts(body: CompletionBody, model: ServedModel, prompts: Sequence[list[int]]) -> list[EchoedPrompt]:
-    """The prompts of `body`, whose token ids are `prompts`, in the words of the client; none without `echo`."""
+    """The prompts of `body`, whose token ids are `prompts`, in the words of the client; none without `echo`.
+
+    Raises ApiError (400) for more tokens than may have log-probabilities.
+    """
+    tokens = sum(map(len, prompts))
+    if body.echo and body.logprobs is not None and tokens > MAX_SCORED:
+        message = f"echo with logprobs: {tokens} tokens; at most {MAX_SCORED} of one request have log-probabilities."
+        raise bad_request(f"{message} Ask in parts.", "prompt")
 
     def text(prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
