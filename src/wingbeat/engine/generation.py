@@ -26,6 +26,11 @@ class Generation:
     long way. It must not raise.
     """
 
+    __slots__ = (
+        *("first_token", "finish_reason", "generated_tokens", "request", "submitted", "taker"),
+        *("_last_token", "_latencies", "_max_unread", "_news", "_on_cancel", "_unfinished", "_unread", "_unread_tokens"),
+    )
+
     def __init__(
         self, request: GenerationRequest, on_cancel: Callable[[Generation], None], latencies: Latencies | None = None
     ) -> None:

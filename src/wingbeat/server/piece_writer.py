@@ -12,17 +12,23 @@ class PieceWriter:
     """Writes pieces of the body that answers one request, between its first message and its last, which go through
     ASGI's ``send``. It is in ``scope["state"]["piece_writer"]`` where the server has one."""
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_cycle", "_flow", "_transport")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+
+    @property
+    def usable(self) -> bool:
+        """Known once the first message is sent. HTTP/1.0, for one, has no chunks."""
+        return bool(self._cycle.chunked_encoding)
 
     @property
     def ready(self) -> bool:
-        """Whether to write now. Not while the client leaves too much unread, nor to one of HTTP/1.0."""
-        return bool(self._cycle.chunked_encoding) and not self._cycle.flow.write_paused
+        """Whether to write now: not while the client leaves too much unread."""
+        return not self._flow.write_paused
 
     def write(self, piece: bytes) -> None:
-        """Send a piece that is not empty; to nobody when the client has left."""
-        if not self._cycle.disconnected:
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        """Send a piece that is not empty."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))

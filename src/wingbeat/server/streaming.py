@@ -90,7 +90,8 @@ class EventStream(Response):
         generation, reply = self._generation, self._reply
         try:
             await self._put(reply.begin())
-            generation.taker = self._take if self._writer is not None else None
+            if self._writer is not None and self._writer.usable:
+                generation.taker = self._take
             async for rows in self._steps():
                 await self._put(WAITING if rows is None else reply.step(rows))
             return reply.end()
@@ -135,8 +136,7 @@ class EventStream(Response):
         if not self._direct or writer is None or not writer.ready or self._failure is not None:
             return False
         try:
-            chunk = self._reply.step(rows)
-            if chunk and not self._gone.is_set():
+            if chunk := self._reply.step(rows):
                 self._last_sent = self._clock()
                 writer.write(chunk)
         except Exception as error:
