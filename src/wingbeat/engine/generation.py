@@ -28,7 +28,8 @@ class Generation:
 
     __slots__ = (
         *("first_token", "finish_reason", "generated_tokens", "request", "submitted", "taker"),
-        *("_last_token", "_latencies", "_max_unread", "_news", "_on_cancel", "_unfinished", "_unread", "_unread_tokens"),
+        *("_last_token", "_latencies", "_max_unread", "_news", "_on_cancel", "_unfinished"),
+        *("_unread", "_unread_tokens"),
     )
 
     def __init__(
