@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -22,6 +23,8 @@ from wingbeat.server.registry import ModelRegistry
 from wingbeat.server.run import HTTP, bind
 
 VOCAB = 300
+T = TypeVar("T")
+
 WORDS = [b"\n\n", b"the ", b"wing", b"beat", "é".encode(), "世界".encode(), b"User", b": "]
 
 
@@ -42,6 +45,20 @@ class LiveServer:
     url: str
     registry: ModelRegistry
     http: httpx.Client
+    uvicorn: uvicorn.Server
+    loop: asyncio.AbstractEventLoop
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What it returns in the server's own thread, while this one waits."""
+
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
+
+    def connections(self) -> list[Any]:
+        """uvicorn's protocol of each open connection."""
+        return self.call(lambda: list(self.uvicorn.server_state.connections))
 
     def health(self) -> dict[str, Any]:
         return self.http.get("/health").json()
@@ -64,11 +81,17 @@ def live_server(settings: Settings) -> Iterator[LiveServer]:
     listener = bind("127.0.0.1", 0)
     app = create_app(settings, registry)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", http=HTTP, ws="none"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+    loops: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
+
+    async def serve() -> None:
+        loops.put(asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     http = httpx.Client(base_url=url, timeout=30)
-    live = LiveServer(url, registry, http)
+    live = LiveServer(url, registry, http, server, loops.get())
     try:
         assert live.wait_for(lambda health: health["status"] in ("ok", "failed"), 30)["status"] == "ok"
         yield live

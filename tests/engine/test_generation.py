@@ -133,7 +133,7 @@ async def test_what_nobody_reads_is_counted() -> None:
 async def test_many_rows_may_be_further_behind() -> None:
     rows = 64
     running = generation(rows)
-    running.feed(RowOutput(1, row, "", [1] * MAX_UNREAD_TOKENS_PER_ROW) for row in range(rows))
+    running.feed([RowOutput(1, row, "", [1] * MAX_UNREAD_TOKENS_PER_ROW) for row in range(rows)])
     assert not running.overrun
     running.feed([piece(0, "", 1)])
     assert running.overrun

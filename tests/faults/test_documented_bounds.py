@@ -10,7 +10,7 @@ import pytest
 from wingbeat.config import Settings
 from wingbeat.engine import generation, process
 from wingbeat.server import body, protocol, run
-from wingbeat.server.dialects import openai_completions_schema
+from wingbeat.server.dialects import openai_completions_schema, openai_echo
 
 PAGE = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
 ROWS = {row[0]: row[1] for row in re.findall(r"^\| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}
@@ -30,8 +30,13 @@ BOUNDS = {
     "time for a request to arrive": [protocol.REQUEST_SECONDS, 1024 / protocol.BODY_RATE],
     "an unused connection": [protocol.REQUEST_SECONDS, run.KEEP_ALIVE_SECONDS],
     "time in which a client reads nothing, with its buffers full": [protocol.UNREAD_SECONDS],
-    "tokens that wait for a slow reader": [generation.MAX_UNREAD_TOKENS, generation.MAX_UNREAD_TOKENS_PER_ROW],
+    "tokens that wait for a slow reader, alternatives included": [
+        generation.MAX_UNREAD_TOKENS,
+        generation.MAX_UNREAD_TOKENS_PER_ROW,
+        generation.MOST_UNREAD_TOKENS,
+    ],
     "prompt tokens of a request, for all its answers": [setting("max_prompt_tokens")],
+    "prompt tokens with log-probabilities (`echo`)": [openai_echo.MAX_SCORED],
     "sequences of a request (prompts times `n`)": [openai_completions_schema.MAX_CHOICES],
     "sequences that wait": [setting("max_queue")],
     "tokens of an answer that names no limit": [setting("default_max_tokens")],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import socket
 import time
@@ -73,12 +72,11 @@ def test_a_reader_that_catches_up_in_time_keeps_its_connection(
     monkeypatch.setattr(generation, "MAX_UNREAD_TOKENS", 10**9)
     monkeypatch.setitem(FLOOD, "max_tokens", 3000)
     with stalled(server) as client:
-        while not (paused := [found for found in connections() if found.flow.write_paused]):
+        paused: list[protocol.GuardedProtocol] = []
+        deadline = time.monotonic() + 60
+        while not paused and time.monotonic() < deadline:
+            paused = [found for found in server.connections() if found.flow.write_paused]
             time.sleep(0.05)
         assert [found._unread is not None for found in paused] == [True]
         assert read_all(client).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         assert [found._unread for found in paused] == [None]
-
-
-def connections() -> list[protocol.GuardedProtocol]:
-    return [found for found in gc.get_objects() if isinstance(found, protocol.GuardedProtocol) and found.flow]

@@ -11,8 +11,9 @@ from wingbeat.engine.messages import FinishReason, GenerationRequest, RowExtras,
 
 MAX_UNREAD_TOKENS = 20_000
 MAX_UNREAD_TOKENS_PER_ROW = 2_000
-"""A reader that falls behind further than the larger of the two, over all its rows, loses its generation. Alternatives
-of log-probabilities count too."""
+MOST_UNREAD_TOKENS = 500_000
+"""A reader that falls behind further than the larger of the first two, over all its rows, or than the last one, loses
+its generation. Alternatives of log-probabilities count too."""
 
 
 class Generation:
@@ -47,7 +48,8 @@ class Generation:
         self._unfinished = set(range(len(request.rows)))
         self._unread: list[RowOutput] = []
         self._unread_tokens = 0
-        self._max_unread = max(MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW * len(request.rows))
+        wanted = max(MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW * len(request.rows))
+        self._max_unread = min(wanted, MOST_UNREAD_TOKENS)
         self._news = asyncio.Event()
 
     @property

@@ -30,5 +30,6 @@ class PieceWriter:
         return not self._flow.write_paused
 
     def write(self, piece: bytes) -> None:
-        """Send a piece that is not empty."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        """Send a piece that is not empty; to nobody when the client has left."""
+        if not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
