@@ -135,7 +135,7 @@ async def soak(served: Served, args: argparse.Namespace) -> list[str]:
     wrong += check_memory([footprint for _, footprint in samples])
     if crowd.completed == 0:
         wrong.append("no stream was completed: the time is too short")
-    if fewest < 0.98 * args.streams:
+    if fewest < 0.95 * args.streams:  # those that end in the same step are replaced a moment later
         wrong.append(f"only {fewest} streams were open at once")
     if report["running"] or report["waiting"]:
         wrong.append(f"slots are taken though all clients left: {report}")
