@@ -42,7 +42,7 @@ class Session:
         self._params = params
         self._thinking = thinking
         self._stats = stats
-        self._over = False
+        self._over = self._broken_off = False
         self._at_prompt = self._interrupted = False
         self._reply: Reply | None = None
         self.commands = self._all_commands()
@@ -52,7 +52,10 @@ class Session:
     def run(self) -> None:
         """Talk until the input ends or the user leaves. At a terminal Ctrl-C ends a reply or a line, not the talk."""
         if not self._screen.interactive:
-            self._talk()
+            with _ctrl_c(self._break_off):
+                self._talk()
+            if self._broken_off:
+                raise KeyboardInterrupt
             return
         self._screen.aside("Type a message. /help lists the commands, Ctrl-D leaves.\n")
         with _ctrl_c(self._interrupt):
@@ -75,6 +78,10 @@ class Session:
             self._screen.aside("\nCtrl-D leaves.")
             return ""
         return message
+
+    def _break_off(self) -> None:
+        self._over = self._broken_off = True  # should the exception be lost, as it is in a destructor
+        raise KeyboardInterrupt
 
     def _interrupt(self) -> None:
         if self._at_prompt:
