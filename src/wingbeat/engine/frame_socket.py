@@ -70,11 +70,14 @@ class FrameSocket:
         if self._socket.closed:
             return
         try:
-            sender, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            sender = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return  # the loop says when there is something
+        part = self._socket.recv(zmq.NOBLOCK, copy=False)  # all parts of a message come together
+        while part.more:
+            part = self._socket.recv(zmq.NOBLOCK, copy=False)
         try:
-            self._on_frame(sender, b"".join(parts))
+            self._on_frame(sender, part.bytes)
         finally:
             self._read_soon()  # after those whom this frame has woken up
 
