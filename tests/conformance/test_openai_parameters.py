@@ -198,7 +198,7 @@ def test_what_is_ignored_changes_nothing(client: OpenAI) -> None:
 def test_streams_take_their_options(client: OpenAI) -> None:
     options = {"include_usage": True, "include_obfuscation": False}
     for endpoint in ("chat", "completions"):
-        *_, last = send(client, endpoint, stream=True, stream_options=options)
+        *_, last = send(client, endpoint, stream=True, stream_options=options, extra_body={"ignore_eos": True})
         assert last.usage.completion_tokens == 2
 
 
