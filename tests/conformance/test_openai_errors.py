@@ -23,12 +23,6 @@ ENDPOINTS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.fixture
-def client(server: LiveServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def guarded(model_path: Path) -> Iterator[LiveServer]:
     """Two keys, and bodies of 20 kB at most."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
 import pytest
 from openai import OpenAI
-
-from tests.live import LiveServer
 
 KNOWN_VERSION = "3.54"
 OF_THE_CLIENT = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
@@ -142,12 +139,6 @@ RESPONSES = {
 
 ENDPOINTS = {"chat": CHAT, "completions": COMPLETIONS, "responses": RESPONSES}
 CASES = [(endpoint, name) for endpoint, table in ENDPOINTS.items() for name in table]
-
-
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
 
 
 def send(client: OpenAI, endpoint: str, **values: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -14,19 +13,6 @@ from wingbeat.server.dialects import openai_replies as replies
 from wingbeat.text.world import WorldTokenizer
 
 PROMPT = "the wing世 User: é"
-
-
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tokenizer(server: LiveServer) -> WorldTokenizer:
-    known = server.registry.models[0].tokenizer
-    assert known is not None
-    return known
 
 
 def complete(client: OpenAI, **body: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -33,12 +33,6 @@ BEYOND_PACKAGE = {"store", "presence_penalty", "frequency_penalty"}
 @pytest.fixture(params=["/v1", "/openai/v1"])
 def client(server: LiveServer, request: pytest.FixtureRequest) -> Iterator[OpenAI]:
     with OpenAI(base_url=server.url + request.param, api_key="unused", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-async def aclient(server: LiveServer) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
         yield made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from wingbeat.server.dialects.responses_schema import ResponsesBody
 from wingbeat.text.profile import PROFILES
 
 HELLO = {"role": "user", "content": "hello"}
-
-
-@pytest.fixture
-def client(server: LiveServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
-        yield made
 
 
 def said(client: OpenAI, items: Any, **extra: Any) -> tuple[str, int]:
