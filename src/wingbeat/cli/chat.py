@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
+from wingbeat.cli.common import fail, files, model_files
+from wingbeat.cli.model_options import MODEL, Backend, Dtype, Profile, Threads, Tokenizer
 
 EXAMPLES = """\
 Examples:
@@ -19,7 +20,7 @@ Examples:
   echo "What is RWKV?" | wingbeat chat > answer.txt
 """
 
-_MODEL, _ANSWERS = "Model", "Answers"
+_ANSWERS = "Answers"
 
 
 def chat(
@@ -30,51 +31,17 @@ def chat(
             autocompletion=model_files,
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32, bfloat16, int8 (smallest and fastest) or auto.",
-            rich_help_panel=_MODEL,
-            metavar="TYPE",
-            autocompletion=choices_of("dtype"),
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads. Default: the physical cores.", metavar="N", rich_help_panel=_MODEL)
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu (C++), reference (NumPy, slow) or auto.",
-            rich_help_panel=_MODEL,
-            metavar="NAME",
-            autocompletion=choices_of("backend"),
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Vocabulary file in World format. Default: found from the model.",
-            rich_help_panel=_MODEL,
-            autocompletion=files(".txt"),
-        ),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            help="How to chat with the model: world, g1 or demo. Default: found from the model.",
-            rich_help_panel=_MODEL,
-            metavar="NAME",
-            autocompletion=profiles,
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    backend: Backend = None,
+    tokenizer: Tokenizer = None,
+    profile: Profile = None,
     config: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="TOML file with the settings of the model. Default: ./wingbeat.toml if present.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
             autocompletion=files(".toml"),
         ),
     ] = None,

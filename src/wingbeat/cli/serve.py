@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from wingbeat.cli.common import choices_of, fail, files, model_files, profiles
+from wingbeat.cli.common import choices_of, fail, files, model_files
+from wingbeat.cli.model_options import MODEL, Backend, Dtype, Profile, Threads, Tokenizer
 
 EXAMPLES = """\
 Examples:
@@ -17,7 +18,7 @@ Examples:
   wingbeat serve --config /etc/wingbeat.toml
 """
 
-_MODEL, _SERVER, _LIMITS, _LOGS = "Model", "Server", "Limits", "Configuration and logs"
+_SERVER, _LIMITS, _LOGS = "Server", "Limits", "Configuration and logs"
 
 
 def serve(
@@ -28,60 +29,31 @@ def serve(
             autocompletion=model_files,
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32, bfloat16, int8 (smallest and fastest) or auto.",
-            rich_help_panel=_MODEL,
-            metavar="TYPE",
-            autocompletion=choices_of("dtype"),
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads. Default: the physical cores.", rich_help_panel=_MODEL)
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu (C++), reference (NumPy, slow) or auto.",
-            rich_help_panel=_MODEL,
-            metavar="NAME",
-            autocompletion=choices_of("backend"),
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="Vocabulary file in World format. Default: found from the model.", rich_help_panel=_MODEL),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            help="How to chat with the model: world, g1 or demo. Default: found from the model.",
-            rich_help_panel=_MODEL,
-            metavar="NAME",
-            autocompletion=profiles,
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    backend: Backend = None,
+    tokenizer: Tokenizer = None,
+    profile: Profile = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(help="Sequences generated at the same time. Default: by memory.", rich_help_panel=_MODEL),
+        typer.Option(help="Sequences generated at the same time. Default: by memory.", rich_help_panel=MODEL),
     ] = None,
     token_budget: Annotated[
         int | None,
         typer.Option(
             help="Tokens in one step; lower it if long prompts make streams stutter. Default: 512.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     max_queue: Annotated[
         int | None,
-        typer.Option(help="Sequences that may wait before new ones get 429. Default: 4096.", rich_help_panel=_MODEL),
+        typer.Option(help="Sequences that may wait before new ones get 429. Default: 4096.", rich_help_panel=MODEL),
     ] = None,
     default_max_tokens: Annotated[
         int | None,
         typer.Option(
             help="The longest answer to a request that sets no limit itself. Default: 32768 tokens.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     host: Annotated[

@@ -1,0 +1,53 @@
+"""The flags that say how a model is loaded, the same for every command that takes them from the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wingbeat.cli.common import choices_of, files, profiles
+
+MODEL = "Model"
+"""The panel of the help in which they stand."""
+
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, int8 (smallest and fastest) or auto.",
+        rich_help_panel=MODEL,
+        metavar="TYPE",
+        autocompletion=choices_of("dtype"),
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads. Default: the physical cores.", metavar="N", rich_help_panel=MODEL)
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu (C++), reference (NumPy, slow) or auto.",
+        rich_help_panel=MODEL,
+        metavar="NAME",
+        autocompletion=choices_of("backend"),
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        help="Vocabulary file in World format. Default: found from the model.",
+        rich_help_panel=MODEL,
+        metavar="FILE",
+        autocompletion=files(".txt"),
+    ),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="How to chat with the model: world, g1 or demo. Default: found from the model.",
+        rich_help_panel=MODEL,
+        metavar="NAME",
+        autocompletion=profiles,
+    ),
+]
