@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
+import sys; sys.path.insert(0,"/work/main/src")
 
 from wingbeat.engine.backlog import Backlog, QueueFull
 from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap
@@ -214,18 +215,22 @@ class EngineClient:
         now = time.monotonic()
         self._restarts.served()
         self._stats = step.stats
-        by_request: dict[int, list[RowOutput]] = {}
+        others: dict[Generation, list[RowOutput]] = {}
         for output in step.rows:
-            by_request.setdefault(output.request, []).append(output)
-        for request_id, outputs in by_request.items():
-            if generation := self._generations.get(request_id):
-                if ended := generation.feed(outputs, now):
-                    self._backlog.leave(ended)
-                if generation.finished:
-                    del self._generations[request_id]
-                elif generation.overrun:
-                    self._drop(generation)
-                    generation.end("error", OVERRUN)
+            generation = self._generations.get(output.request)
+            if generation is not None and not generation.feed_text(output, now):
+                others.setdefault(generation, []).append(output)
+        for generation, outputs in others.items():
+            self._feed(generation, outputs, now)
+
+    def _feed(self, generation: Generation, outputs: list[RowOutput], now: float) -> None:
+        if ended := generation.feed(outputs, now):
+            self._backlog.leave(ended)
+        if generation.finished:
+            del self._generations[generation.request.id]
+        elif generation.overrun:
+            self._drop(generation)
+            generation.end("error", OVERRUN)
 
     def _cancel(self, generation: Generation) -> None:
         self._drop(generation)

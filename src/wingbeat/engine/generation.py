@@ -24,12 +24,13 @@ class Generation:
 
     A reader may set ``taker`` to be called with the outputs of each step while it waits in the iteration, which then
     need not wake up for them. What it refuses by returning False, and all that comes before that is read, goes the
-    long way. It must not raise.
+    long way. It must not raise. ``text_taker`` is the same for outputs of the only row that bring a token and go on, and
+    gets no more than their text; what it refuses goes to ``taker``.
     """
 
     __slots__ = (
-        *("first_token", "finish_reason", "generated_tokens", "request", "submitted", "taker"),
-        *("_last_token", "_latencies", "_max_unread", "_news", "_on_cancel", "_unfinished"),
+        *("finish_reason", "first_token", "generated_tokens", "overrun", "request", "submitted", "taker", "text_taker"),
+        *("_last_token", "_latencies", "_max_unread", "_news", "_observe", "_on_cancel", "_unfinished"),
         *("_unread", "_unread_tokens"),
     )
 
@@ -38,16 +39,19 @@ class Generation:
     ) -> None:
         self.request = request  # as sent: with its id, and a seed even where the caller gave none
         self.taker: Callable[[list[RowOutput]], bool] | None = None
+        self.text_taker: Callable[[str], bool] | None = None
         self.submitted = time.monotonic()
         self.first_token: float | None = None  # seconds from submission
         self.generated_tokens = 0  # by all rows so far
         self.finish_reason: FinishReason | None = None  # of the row that ended last
         self._on_cancel = on_cancel
         self._latencies = latencies or Latencies()
-        self._last_token: dict[int, float] = {}  # row -> when its newest token came
+        self._observe = self._latencies.inter_token.observe
+        self._last_token: list[float | None] = [None] * len(request.rows)  # when the newest token of each row came
         self._unfinished = set(range(len(request.rows)))
         self._unread: list[RowOutput] = []
         self._unread_tokens = 0
+        self.overrun = False  # the reader has fallen too far behind
         wanted = max(MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW * len(request.rows))
         self._max_unread = min(wanted, MOST_UNREAD_TOKENS)
         self._news = asyncio.Event()
@@ -61,10 +65,6 @@ class Generation:
     def unfinished_rows(self) -> int:
         return len(self._unfinished)
 
-    @property
-    def overrun(self) -> bool:
-        return self._unread_tokens > self._max_unread
-
     def __aiter__(self) -> Generation:
         return self
 
@@ -74,7 +74,7 @@ class Generation:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        outputs, self._unread, self._unread_tokens = self._unread, [], 0
+        outputs, self._unread, self._unread_tokens, self.overrun = self._unread, [], 0, False
         return merge(outputs)
 
     def cancel(self) -> None:
@@ -102,17 +102,26 @@ class Generation:
         if self._unread or self.taker is None or not self.taker(taken):
             self._unread += taken
             self._unread_tokens += sum(map(_weight, taken))
+            self.overrun = self._unread_tokens > self._max_unread
             self._news.set()
         elif not unfinished:
             self._news.set()
         return ended
 
+    def feed_text(self, output: RowOutput, now: float) -> bool:
+        """``feed`` for most outputs: of the only row, to which they bring text. False: not taken."""
+        taker = self.text_taker
+        if taker is None or self._unread or output.finish_reason is not None or not taker(output.text):
+            return False
+        self._count(output, now)
+        return True
+
     def _count(self, output: RowOutput, now: float) -> None:
         self.generated_tokens += len(output.token_ids)
-        last = self._last_token.get(output.row)
+        last = self._last_token[output.row]
         self._last_token[output.row] = now
         if last is not None:
-            self._latencies.inter_token.observe(now - last)
+            self._observe(now - last)
             return
         seconds = now - self.submitted
         self._latencies.first_token.observe(seconds)

@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from wingbeat.server.errors import ApiError, openai_response
-from wingbeat.server.piece_writer import PieceWriter
+from wingbeat.server.step_writer import CYCLE
 
 MAX_TARGET = 8 * 1024
 """Bytes of a request's path and query."""
@@ -143,7 +143,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._fail(ApiError(400, f"More than {MAX_PIPELINE} requests wait on this connection.", code="bad_http"))
         self._in_body = True
         super().on_headers_complete()
-        self.cycle.scope.setdefault("state", {})["piece_writer"] = PieceWriter(self.cycle)
+        self.cycle.scope.setdefault("state", {})[CYCLE] = self.cycle
         if not self.pipeline:
             self._answered = self.cycle
 

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from wingbeat.engine.client import Generation
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.errors import ApiError
-from wingbeat.server.piece_writer import PieceWriter
+from wingbeat.server.step_writer import StepWriter, TextEvents
 
 CLIENT_GONE = 499
 
@@ -39,6 +39,10 @@ class StreamedReply(Protocol):
 
     def step(self, rows: Sequence[RowOutput]) -> bytes:
         """The events of one engine step. Raises ApiError for a row that failed."""
+        ...
+
+    def text_events(self) -> TextEvents | None:
+        """What stands for `step` from now on, for each output of the only row but its last. None: nothing does."""
         ...
 
     def end(self) -> bytes:
@@ -69,18 +73,16 @@ class EventStream(Response):
         self._reply = reply
         self._send: Send
         self._gone: asyncio.Event
-        self._writer: PieceWriter | None = None
-        self._direct = False  # whether steps may be written as they come; not while this stream's task is sending
-        self._failure: Exception | None = None
-        self._clock = asyncio.get_running_loop().time
-        self._last_sent = self._clock()
+        self._writer = StepWriter(reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
-        self._writer = scope.get("state", {}).get("piece_writer")
         async with cancelled_when_gone(receive, self._generation) as self._gone:
             with contextlib.suppress(OSError):  # how some ASGI servers answer a send to a client that just left
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                if self._writer.connect(scope):
+                    self._generation.taker = self._writer.take
+                    self._generation.text_taker = self._writer.take_text
                 last = await self._stream()
                 if not self._gone.is_set():
                     await send({"type": "http.response.body", "body": last, "more_body": False})
@@ -90,8 +92,6 @@ class EventStream(Response):
         generation, reply = self._generation, self._reply
         try:
             await self._put(reply.begin())
-            if self._writer is not None and self._writer.usable:
-                generation.taker = self._take
             async for rows in self._steps():
                 await self._put(WAITING if rows is None else reply.step(rows))
             return reply.end()
@@ -106,43 +106,30 @@ class EventStream(Response):
 
     async def _steps(self) -> AsyncIterator[list[RowOutput] | None]:
         """The steps that were not written directly, and None for each `PAUSE_SECONDS` in which nothing was sent."""
+        writer = self._writer
         while not self._gone.is_set():
-            self._direct = True
+            writer.open = True  # but not while this stream's task is sending
             try:
-                async with asyncio.timeout_at(self._last_sent + PAUSE_SECONDS):  # safe: nothing that came is lost
+                async with asyncio.timeout_at(writer.last_sent + PAUSE_SECONDS):  # safe: nothing that came is lost
                     rows = await anext(self._generation)
             except TimeoutError:
                 rows = None
             except StopAsyncIteration:
                 break
             finally:
-                self._direct = False
-            if self._failure is not None:
+                writer.open = False
+            if writer.failure is not None:
                 break
-            now = self._clock()
-            if rows is not None or now >= self._last_sent + PAUSE_SECONDS:
-                self._last_sent = now
+            now = writer.clock()
+            if rows is not None or now >= writer.last_sent + PAUSE_SECONDS:
+                writer.last_sent = now
                 yield rows
-        if self._failure is not None:
-            raise self._failure
+        if writer.failure is not None:
+            raise writer.failure
 
     async def _put(self, chunk: bytes) -> None:
         if chunk and not self._gone.is_set():
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    def _take(self, rows: list[RowOutput]) -> bool:
-        """Write a step at once. False leaves it to the stream's task."""
-        writer = self._writer
-        if not self._direct or writer is None or not writer.ready or self._failure is not None:
-            return False
-        try:
-            if chunk := self._reply.step(rows):
-                self._last_sent = self._clock()
-                writer.write(chunk)
-        except Exception as error:
-            self._failure = error
-            return False
-        return True
 
 
 async def collect(request: Request, generation: Generation, take: Callable[[list[RowOutput]], None]) -> None:
@@ -191,4 +178,4 @@ async def cancelled_when_gone(receive: Receive, generation: Generation) -> Async
     finally:
         watcher.cancel()
         generation.cancel()
-        generation.taker = None  # it holds on to the reply, which holds on to the generation
+        generation.taker = generation.text_taker = None  # they hold on to the reply, which holds on to the generation

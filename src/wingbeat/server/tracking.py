@@ -13,6 +13,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wingbeat.engine.client import Generation
+from wingbeat.server.step_writer import CYCLE
 
 if TYPE_CHECKING:
     from wingbeat.server.auth import Key
@@ -98,7 +99,7 @@ class Traffic:
 class RequestTracker:
     """The outermost ASGI middleware. A request's id is the client's `X-Request-Id`, if that is fit for one, else made.
 
-    A chunk of a body passes through one plain call, and a stream's pieces not even through that (see `PieceWriter`).
+    A chunk of a body passes through one plain call, and a stream's pieces not even through that (see `StepWriter`).
     The rest is done once a request.
 
     HEAD is answered as GET is: the body is left out where the reply is sent.
@@ -132,7 +133,7 @@ class RequestTracker:
             log.exception("a request failed", method=scope["method"], path=_path(scope))
         finally:
             traffic.active.discard(record)
-            scope["state"].pop("piece_writer", None)  # it holds on to what holds the scope
+            scope["state"].pop(CYCLE, None)  # it holds the scope
             self._close(scope, record, _route(asked))
             structlog.contextvars.reset_contextvars(**names)
             _current.reset(token)

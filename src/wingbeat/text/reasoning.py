@@ -32,7 +32,11 @@ class ReasoningSplitter:
     @property
     def answering(self) -> bool:
         """Whether all that is still to come is part of the answer."""
-        return not (self._reasoning or self._undecided)
+        return not (self._reasoning or self._undecided or self._tag_open)
+
+    def push_answer(self, text: str) -> str:
+        """`push` for a text of which is known that it is part of the answer."""
+        return self._answer_trimmer.push(text)
 
     def push(self, text: str) -> tuple[str, str]:
         """The reasoning and the answer that this piece of text adds, either possibly empty."""

@@ -13,6 +13,7 @@ from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_logprobs import Columns
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
+from wingbeat.server.step_writer import TextEvents
 
 encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -34,8 +35,9 @@ class Choice(Protocol):
     """One row of a request in its dialect. The methods that render give the fields of `choices[i]` without `index`."""
 
     @property
-    def wants_logprobs(self) -> bool:
-        """Without, chunks of the same kind of piece differ in the piece alone."""
+    def shown(self) -> Callable[[str], str] | None:
+        """From an output's text to what is shown of it, where all chunks to come, but the last, differ in that alone.
+        It does for those outputs what `push` does. None while chunks may differ in more."""
         ...
 
     @property
@@ -92,6 +94,11 @@ class Answer:
     `gate` passes on the outputs that may be shown by now.
     """
 
+    __slots__ = (
+        *("_choices", "_common", "_completion_tokens", "_gate", "_head", "_identity", "_include_usage", "_model"),
+        *("_names", "_per_prompt", "_pieces", "_prompt_tokens", "_tail", "_text_events", "_unfinished"),
+    )
+
     def __init__(
         self,
         model: ServedModel,
@@ -116,7 +123,7 @@ class Answer:
         }
         self._head = encode({**self._identity, "object": names.chunk, **self._common})[:-1]
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._frames: dict[int, tuple[bytes, bytes]] = {}  # of each choice's text events
+        self._text_events: list[TextEvents | None] = [None] * len(choices)
         self._pieces: list[list[Piece]] = [[] for _ in choices]
         self._unfinished = set(range(len(choices)))
         self._prompt_tokens = self._completion_tokens = 0
@@ -128,14 +135,19 @@ class Answer:
         return b"".join(self._event(index, opening) for index, opening in openings if opening is not None)
 
     def step(self, rows: Sequence[RowOutput]) -> bytes:
-        events = bytearray()
+        events: list[bytes] = []
         for row in self._gate(rows):
-            piece = self._piece(row)
-            if piece.finish_reason or piece.reasoning or piece.logprobs:
-                events += self._event(row.row, self._choices[row.row].chunk(piece))
-            elif piece.text:
-                events += self._text_event(row.row, piece)
-        return bytes(events)
+            plain = self._text_events[row.row]
+            if plain is None or row.finish_reason is not None:
+                events.append(self._any_event(row))
+                continue
+            shown, before, after = plain
+            if text := shown(row.text):
+                events.append(b"".join((before, encode(text), after)))
+        return b"".join(events)
+
+    def text_events(self) -> TextEvents | None:
+        return self._text_events[0] if len(self._choices) == 1 else None
 
     def end(self) -> bytes:
         self._check_complete()
@@ -176,16 +188,14 @@ class Answer:
         if self._unfinished:
             raise ended_early()
 
-    def _text_event(self, index: int, piece: Piece) -> bytes:
-        """The event of a piece that is text alone, as most are: all but the text is rendered once."""
-        choice = self._choices[index]
-        if choice.wants_logprobs:
-            return self._event(index, choice.chunk(piece))
-        frame = self._frames.get(index)
-        if frame is None:
-            before, _, after = self._event(index, choice.chunk(Piece(_ANY_TEXT))).partition(encode(_ANY_TEXT))
-            frame = self._frames[index] = before, after
-        return frame[0] + encode(piece.text) + frame[1]
+    def _any_event(self, row: RowOutput) -> bytes:
+        piece, choice = self._piece(row), self._choices[row.row]
+        shows = piece.text or piece.reasoning or piece.logprobs or piece.finish_reason
+        event = self._event(row.row, choice.chunk(piece)) if shows else b""
+        if (shown := choice.shown) is not None:
+            before, _, after = self._event(row.row, choice.chunk(Piece(_ANY_TEXT))).partition(encode(_ANY_TEXT))
+            self._text_events[row.row] = TextEvents(shown, before, after)
+        return event
 
     def _event(self, index: int, fields: dict[str, Any]) -> bytes:
         return b"data: " + self._head + b',"choices":[' + encode({"index": index, **fields}) + b"]" + self._tail

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from wingbeat.engine.messages import RowOutput
@@ -67,8 +67,8 @@ class ChatChoice:
         self._reasoned = False
 
     @property
-    def wants_logprobs(self) -> bool:
-        return self._logprobs is not None
+    def shown(self) -> Callable[[str], str] | None:
+        return self._splitter.push_answer if self._splitter.answering and self._logprobs is None else None
 
     @property
     def reasoning_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from wingbeat.engine.messages import RowOutput
@@ -41,8 +41,9 @@ class CompletionChoice:
         self._sum, self._count = 0.0, 0  # of the log-probabilities of all tokens
 
     @property
-    def wants_logprobs(self) -> bool:
-        return self._logprobs is not None
+    def shown(self) -> Callable[[str], str] | None:
+        echoed = self._echo is None or self._begun
+        return str if echoed and self._logprobs is None else None
 
     @property
     def reasoning_tokens(self) -> int:

@@ -61,6 +61,10 @@ class ResponseAnswer:
                 events += self._streamed(addition)
         return bytes(events)
 
+    def text_events(self) -> None:
+        """Events are numbered."""
+        return
+
     def end(self) -> bytes:
         ending = self._ending()
         response = self._finished(ending)
