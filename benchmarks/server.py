@@ -1,6 +1,6 @@
 """Concurrent streams over HTTP: rate, smoothness, what the API's process costs, and short prompts beside long ones.
 
-    python benchmarks/server.py [MODEL] [--dtype int8] [--streams 32] [--tokens 200]
+    python benchmarks/server.py [MODEL] [--dtype int8] [--streams 32] [--tokens 500]
 
 Measures the engine in this process first, then starts `wingbeat serve` and reads all streams at once through plain
 sockets. What the server and this client take from the cores that the engine computes on is part of the figures. Without
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=200, help="tokens of each stream")
+    parser.add_argument("--tokens", type=int, default=500, help="tokens of each stream")
     parser.add_argument("--rounds", type=int, default=3, help="each is printed: the machine may be shared")
     args = parser.parse_args()
     model = args.model or demo_model_path()

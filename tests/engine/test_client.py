@@ -200,6 +200,21 @@ async def test_a_reader_that_is_far_behind_loses_its_request_only(
     assert client._backlog._rows == 1
 
 
+async def test_the_outputs_of_a_step_stay_in_order_when_a_reader_takes_texts(
+    config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
+) -> None:
+    client = make_client(config)
+    client._send = lambda frame: None  # type: ignore[method-assign]
+    client._dispatch(Ready({"fingerprint": ""}, Stats(slots=4)))
+    running = submit(client, 1, ENDLESS)
+    seen: list[str] = []
+    running.taker = lambda outputs: not seen.extend(o.text for o in outputs)
+    running.text_taker = lambda text: text != "b" and not seen.append(text)
+    texts = [RowOutput(1, 0, text, [5]) for text in "abc"]
+    client._dispatch(StepOutput([*texts, RowOutput(1, 0, "d", finish_reason="stop")], Stats(slots=4)))
+    assert (seen, running.finished, client._backlog._rows) == (["a", "b", "c", "d"], True, 0)
+
+
 async def test_readers_get_their_turn_between_frames_that_are_here_already(
     config: EngineConfig, make_client: Callable[[EngineConfig], EngineClient]
 ) -> None:

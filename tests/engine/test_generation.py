@@ -65,6 +65,25 @@ async def test_a_taker_gets_steps_until_it_refuses() -> None:
         await anext(running)
 
 
+async def test_a_text_taker_gets_the_text_of_all_but_the_last_output_until_it_refuses() -> None:
+    running = generation()
+    texts: list[str] = []
+    whole: list[str] = []
+    running.taker = lambda outputs: not whole.extend(o.text for o in outputs)
+    assert not running.feed_text(piece(0, "a", 1), 1.0)
+    running.text_taker = lambda text: text != "stop" and not texts.append(text)
+    assert running.feed_text(piece(0, "b", 2), 1.0)
+    assert not running.feed_text(piece(0, "stop", 3), 2.0)
+    assert not running.feed_text(piece(0, "d", 4, finish_reason="stop"), 3.0)
+    assert (texts, running.generated_tokens) == (["b"], 1)
+    running.taker = None
+    running.feed([piece(0, "e", 5)], 4.0)  # waits for the reader, and so must what follows
+    assert not running.feed_text(piece(0, "f", 6), 5.0)
+    running.feed([piece(0, "f", 6)], 5.0)
+    assert [o.text for o in await anext(running)] == ["ef"]
+    assert (texts, whole, running.generated_tokens) == (["b"], [], 3)
+
+
 def test_latencies_are_from_submission_to_a_rows_first_token_then_from_token_to_token() -> None:
     latencies = Latencies()
     request = GenerationRequest(id=1, fingerprint="", prompts=[[1]], rows=[Row(0)] * 2, sampling=SamplingParams())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -69,6 +70,26 @@ def test_reasoning(prompt_end: str, ids: list[int], reasoning: str, content: str
     message = choice.whole(pieces)["message"]
     assert (message.get("reasoning_content", ""), message["content"]) == (reasoning, content)
     assert choice.reasoning_tokens == counted
+
+
+@pytest.mark.parametrize("prompt_end", [" <think", " <think>\n</think", "Assistant:", " It is"])
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_shown_of_texts_is_what_they_add(prompt_end: str, thinking: bool, seed: int) -> None:
+    rng = random.Random(seed)
+    rows = [RowOutput(1, 0, rng.choice([" ", "\n", "so", " be ", "", "</think>", ">"])) for _ in range(40)]
+    plain, short = (ChatChoice(ReasoningSplitter(prompt_end, thinking=thinking), TEXTS, logprobs=False) for _ in "ab")
+    shortened = 0
+    for row in rows:
+        piece, shown = plain.push(row), short.shown
+        if shown is None:
+            short.push(row)
+            continue
+        shortened += 1
+        assert (shown(row.text), "") == (piece.text, piece.reasoning)
+    assert shortened
+    last = RowOutput(1, 0, " end", finish_reason="stop")
+    assert plain.push(last) == short.push(last)
 
 
 @pytest.mark.parametrize("reason", [None, 7])

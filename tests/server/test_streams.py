@@ -16,6 +16,8 @@ from tests.live import LiveServer
 from wingbeat.engine.generation import Generation
 from wingbeat.engine.messages import GenerationRequest, RowOutput
 from wingbeat.server import streaming
+from wingbeat.server.dialects.openai_answer import Answer
+from wingbeat.server.step_writer import TextEvents
 
 ENDLESS = {"prompt": "the ", "max_tokens": 1_000_000, "ignore_eos": True, "seed": 1}
 
@@ -134,6 +136,27 @@ def test_a_failed_generation_is_never_a_success(
     assert streamed.status_code == 200
     final = json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))
     assert final == plain.json()
+
+
+@pytest.mark.parametrize("stage", ["step", "text_events"])
+def test_a_defect_in_the_rendering_ends_its_stream_only(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def broken(text: str) -> str:
+        raise ZeroDivisionError
+
+    client = server.registry.models[0].client
+    restarts = client.restarts
+    with monkeypatch.context() as patch:
+        if stage == "step":
+            patch.setattr(Answer, "step", lambda self, rows: 1 / 0)
+        else:
+            patch.setattr(Answer, "text_events", lambda self: TextEvents(broken, b"", b""))
+        reply = server.http.post("/v1/completions", json={**ENDLESS, "max_tokens": 50, "stream": True})
+    last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "internal_error"
+    assert server.http.post("/v1/completions", json={"prompt": "x"}).status_code == 200
+    assert client.restarts == restarts
 
 
 class _Patient(_Failing):

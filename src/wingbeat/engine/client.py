@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
-import sys; sys.path.insert(0,"/work/main/src")
 
 from wingbeat.engine.backlog import Backlog, QueueFull
 from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap
@@ -218,7 +217,9 @@ class EngineClient:
         others: dict[Generation, list[RowOutput]] = {}
         for output in step.rows:
             generation = self._generations.get(output.request)
-            if generation is not None and not generation.feed_text(output, now):
+            if generation is None:
+                continue
+            if generation in others or not generation.feed_text(output, now):
                 others.setdefault(generation, []).append(output)
         for generation, outputs in others.items():
             self._feed(generation, outputs, now)

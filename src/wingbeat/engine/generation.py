@@ -24,8 +24,8 @@ class Generation:
 
     A reader may set ``taker`` to be called with the outputs of each step while it waits in the iteration, which then
     need not wake up for them. What it refuses by returning False, and all that comes before that is read, goes the
-    long way. It must not raise. ``text_taker`` is the same for outputs of the only row that bring a token and go on, and
-    gets no more than their text; what it refuses goes to ``taker``.
+    long way. A reader of one row may set ``text_taker`` too, to be called with the text alone of each output but the
+    last; what that refuses goes to ``taker``. Neither may raise.
     """
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Generation:
         return ended
 
     def feed_text(self, output: RowOutput, now: float) -> bool:
-        """``feed`` for most outputs: of the only row, to which they bring text. False: not taken."""
+        """Give one output, received at ``now``, to ``text_taker``. False when it must be fed instead."""
         taker = self.text_taker
         if taker is None or self._unread or output.finish_reason is not None or not taker(output.text):
             return False

@@ -63,11 +63,15 @@ class StepWriter:
         if events is None or not self.open or self._flow.write_paused:
             return False
         shown, before, after = events
-        if (text := shown(text)) and not self._transport.is_closing():
-            string = encode(text)
-            self.last_sent = self.clock()
-            size = len(before) + len(string) + len(after)
-            self._transport.write(b"%x\r\n%b%b%b\r\n" % (size, before, string, after))
+        try:
+            if (text := shown(text)) and not self._transport.is_closing():
+                string = encode(text)
+                size = len(before) + len(string) + len(after)
+                self.last_sent = self.clock()
+                self._transport.write(b"%x\r\n%b%b%b\r\n" % (size, before, string, after))
+        except Exception as error:
+            self.failure, self.open = error, False
+            return False
         return True
 
     def take(self, rows: list[RowOutput]) -> bool:

@@ -89,7 +89,7 @@ class EventStream(Response):
 
     async def _stream(self) -> bytes:
         """Send all but the last of the reply, which is returned."""
-        generation, reply = self._generation, self._reply
+        reply = self._reply
         try:
             await self._put(reply.begin())
             async for rows in self._steps():
