@@ -126,6 +126,8 @@ struct KernelTable {
   // Multiply-adds as `linear` issues them, on data that stays in the first-level cache: what the machine could do at
   // best. Adds to `sink` and returns the number of multiply-adds of the 16 lanes together.
   double (*peak)(Format format, int iterations, float* sink);
+  // A thread calls it when it has no unit to run for now.
+  void (*leave)();
 };
 
 const KernelTable& portable_kernels();
@@ -133,6 +135,7 @@ const KernelTable& portable_kernels();
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
 const KernelTable& avx512_bf16_kernels();
+const KernelTable& amx_kernels();
 #endif
 
 }  // namespace wingbeat

@@ -173,7 +173,7 @@ double probe_read(const std::string& level, int threads, std::size_t bytes) {
 double probe_peak(const std::string& level, int threads, const std::string& format) {
   const KernelTable& kernels = kernels_by_name(level);
   Format f = format_of(format);
-  ThreadPool pool(threads);
+  ThreadPool pool(threads, kernels.leave);
   std::vector<double> macs((std::size_t)pool.threads() * 8);
   std::vector<float> sink((std::size_t)pool.threads() * 16);
   constexpr int units = 64, iterations = 2000;

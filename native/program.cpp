@@ -43,7 +43,7 @@ void commit_shift(const CommitShiftOp& op, const Step& step, int unit) {
 }  // namespace
 
 Program::Program(const KernelTable& kernels, int threads, int vocab_size, std::size_t slot_floats)
-    : kernels_(kernels), pool_(threads), vocab_size_(vocab_size), slot_floats_(slot_floats) {}
+    : kernels_(kernels), pool_(threads, kernels.leave), vocab_size_(vocab_size), slot_floats_(slot_floats) {}
 
 int Program::add_buffer(BufferSpec spec) {
   Buffer b{};

@@ -43,7 +43,7 @@ class FloatMode {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
+ThreadPool::ThreadPool(int threads, void (*leave)()) : threads_(threads < 1 ? 1 : threads), leave_(leave) {
   for (int i = 0; i <= threads_; ++i) runs_.push_back(std::make_unique<Run>());
   try {
     for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
@@ -78,6 +78,7 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work) {
   if (threads_ == 1) {
     for (std::size_t s = 0; s < units.size(); ++s)
       for (int u = 0; u < units[s]; ++u) work((int)s, u, 0);
+    leave_();
     return;
   }
   Run& run = free_run(units.size());
@@ -109,6 +110,7 @@ void ThreadPool::take_part(Run& run, int thread) noexcept {
       done = stage.done.load(std::memory_order_acquire);
     }
   }
+  leave_();
 }
 
 void ThreadPool::worker(int thread) {

@@ -16,7 +16,8 @@ class ThreadPool {
   // Runs a unit: (stage, unit, thread).
   using Work = std::function<void(int, int, int)>;
 
-  explicit ThreadPool(int threads);
+  // `leave` is called by each thread that has run units and has none for now.
+  explicit ThreadPool(int threads, void (*leave)() = [] {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -48,6 +49,7 @@ class ThreadPool {
   Run& free_run(std::size_t stages);
 
   int threads_;
+  void (*leave_)();
   std::vector<std::unique_ptr<Run>> runs_;
   std::atomic<Run*> current_{nullptr};
   std::atomic<std::uint32_t> epoch_{0};

@@ -1,0 +1,204 @@
+// Matrix products: tiles of a few rows by 64 columns, and what finishes a row. Part of kernels.inl.hpp.
+
+struct Tile {  // R rows by 64 columns of a product
+  const std::uint8_t* panels;  // the first of four
+  std::size_t panel_bytes;
+  const std::uint8_t* acts;
+  std::size_t act_stride;
+  int k;  // padded
+  float* out;  // [R][64]
+  // int8 only
+  const std::uint16_t* scales;  // [4][k / 64][16]
+  const float* act_scales;      // row stride k / 64
+  const std::int32_t* act_offsets;
+};
+
+// Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
+template <int R>
+struct RowCursor {
+  const std::uint8_t* base[(R + 2) / 3];
+  std::size_t stride;
+  RowCursor(const std::uint8_t* acts, std::size_t act_stride) : stride(act_stride) {
+    for (int i = 0; i < (R + 2) / 3; ++i) base[i] = acts + (std::size_t)(3 * i) * act_stride;
+  }
+  const std::uint8_t* row(int r) const { return base[r / 3] + (std::size_t)(r % 3) * stride; }
+  void advance(int bytes) {
+    for (int i = 0; i < (R + 2) / 3; ++i) base[i] += bytes;
+  }
+};
+
+template <class Fmt, int R, int P>
+inline void float_tile(const Tile& t, int panel) {
+  F16 acc[R][P];
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  RowCursor<R> a(t.acts, t.act_stride);
+  for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
+#pragma GCC unroll 2
+    for (int phase = 0; phase < Fmt::phases; ++phase) {
+      typename Fmt::Weight weight[P];
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        if (R == 1 && phase == 0) __builtin_prefetch(w + p * t.panel_bytes + 1024);
+        weight[p] = Fmt::weight(w + p * t.panel_bytes, phase);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) acc[r][p] = Fmt::mac(acc[r][p], weight[p], a.row(r), phase);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, acc[r][p]);
+}
+
+template <int R, int P>
+inline void int8_tile(const Tile& t, int panel) {
+  int blocks = t.k / kBlock;
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  RowCursor<R> a(t.acts, t.act_stride);
+  float* out = t.out + panel * kLanes;
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
+  for (int block = 0; block < blocks; ++block) {
+    I16 acc[R][P];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * blocks + block]);
+    for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
+#pragma GCC unroll 2
+      for (int phase = 0; phase < Int8Format::phases; ++phase) {
+        Int8Format::Weight weight[P];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          if (R == 1 && phase == 0) __builtin_prefetch(w + p * t.panel_bytes + 1024);
+          weight[p] = Int8Format::weight(w + p * t.panel_bytes, phase);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p) acc[r][p] = Int8Format::mac(acc[r][p], weight[p], a.row(r), phase);
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      F16 scale = load_bf16(t.scales + ((std::size_t)(panel + p) * blocks + block) * kLanes);
+      for (int r = 0; r < R; ++r) {
+        float* o = out + r * kBlock + p * kLanes;
+        store(o, fma(to_float(acc[r][p]), mul(scale, set1(t.act_scales[r * blocks + block])), load(o)));
+      }
+    }
+  }
+}
+
+template <class Fmt, int R>
+inline void float_rows(const Tile& t) {
+  constexpr int P = FloatPanels<R>::value;
+  for (int panel = 0; panel < 4; panel += P) float_tile<Fmt, R, P>(t, panel);
+}
+
+template <int R>
+inline void int8_rows(const Tile& t) {
+  constexpr int P = Int8Panels<R>::value;
+  for (int panel = 0; panel < 4; panel += P) int8_tile<R, P>(t, panel);
+}
+
+template <class Fmt, int R>
+inline void float_rows_of(int rows, const Tile& t) {
+  if constexpr (R > 0) {
+    if (rows == R) return float_rows<Fmt, R>(t);
+    float_rows_of<Fmt, R - 1>(rows, t);
+  }
+}
+
+template <int R>
+inline void int8_rows_of(int rows, const Tile& t) {
+  if constexpr (R > 0) {
+    if (rows == R) return int8_rows<R>(t);
+    int8_rows_of<R - 1>(rows, t);
+  }
+}
+
+#if defined(WINGBEAT_AMX)
+#include "amx.inl.hpp"
+constexpr int kBf16RowsAtOnce = kTileRows, kInt8RowsAtOnce = kTileRows;
+#else
+constexpr int kBf16RowsAtOnce = kFloatRows, kInt8RowsAtOnce = kInt8Rows;
+inline void bf16_tile_rows(int rows, const Tile& t) { float_rows_of<Bf16Format, kFloatRows>(rows, t); }
+inline void int8_tile_rows(int rows, const Tile& t) { int8_rows_of<kInt8Rows>(rows, t); }
+void leave() {}
+#endif
+
+inline int rows_at_once(Format format) {
+  return format == Format::kInt8 ? kInt8RowsAtOnce : format == Format::kBfloat16 ? kBf16RowsAtOnce : kFloatRows;
+}
+
+// The product of `rows` rows, at most rows_at_once(), by 64 columns.
+inline void multiply(Format format, int rows, const Tile& t) {
+  switch (format) {
+    case Format::kFloat32: return float_rows_of<F32Format, kFloatRows>(rows, t);
+    case Format::kBfloat16: return bf16_tile_rows(rows, t);
+    case Format::kInt8: return int8_tile_rows(rows, t);
+  }
+}
+
+// Bias, activation, residual; then out in the forms its readers want.
+inline void finish_row(const LinearOp& op, std::size_t row, int column, const float* product) {
+  const Buffer& out = *op.out;
+  F16 v[4];
+  for (int i = 0; i < 4; ++i) {
+    v[i] = load(product + i * kLanes);
+    if (op.bias) v[i] = add(v[i], load(op.bias + column + i * kLanes));
+    v[i] = activate(op.activation, v[i]);
+    if (op.add) v[i] = add(v[i], load(out.f32 + row * out.f32_stride + column + i * kLanes));
+  }
+  if (column + kBlock > out.width) {  // keep the padding zero: it must not reach a block's scale or a norm's sum
+    float lane[kBlock];
+    for (int i = 0; i < 4; ++i) store(lane + i * kLanes, v[i]);
+    for (int i = out.width - column; i < kBlock; ++i) lane[i] = 0.0f;
+    for (int i = 0; i < 4; ++i) v[i] = load(lane + i * kLanes);
+  }
+  emit(out, row, column, v);
+}
+
+void linear(const LinearOp& op, int rows, int unit) {
+  const PackedWeight& w = *op.weight;
+  const Buffer& x = *op.x;
+  int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
+  int column = unit / row_units * kBlock;
+  int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
+  int tiles = ceil_div(count, rows_at_once(w.format));
+  int blocks = w.k_padded / kBlock;
+  constexpr int tallest = kFloatRows > kInt8RowsAtOnce ? kFloatRows : kInt8RowsAtOnce;
+  static_assert(tallest >= kBf16RowsAtOnce);
+  alignas(64) float product[tallest * kBlock];
+  Tile t{};
+  t.panels = w.data + (std::size_t)(column / kLanes) * w.panel_bytes;
+  t.panel_bytes = w.panel_bytes;
+  t.k = w.k_padded;
+  t.out = product;
+  if (w.format == Format::kInt8) t.scales = w.scales + (std::size_t)(column / kLanes) * blocks * kLanes;
+  for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
+    int begin = first + (int)((long)count * tile / tiles), end = first + (int)((long)count * (tile + 1) / tiles);
+    std::size_t row = (std::size_t)begin;
+    switch (w.format) {
+      case Format::kFloat32:
+        t.acts = (const std::uint8_t*)(x.f32 + row * x.f32_stride);
+        t.act_stride = x.f32_stride * sizeof(float);
+        break;
+      case Format::kBfloat16:
+        t.acts = x.bf16 + row * x.bf16_stride;
+        t.act_stride = x.bf16_stride;
+        break;
+      case Format::kInt8:
+        t.acts = x.int8 + row * x.int8_stride;
+        t.act_stride = x.int8_stride;
+        t.act_scales = x.scales + row * blocks;
+        t.act_offsets = x.offsets + row * blocks;
+        break;
+    }
+    multiply(w.format, end - begin, t);
+    for (int r = begin; r < end; ++r) finish_row(op, (std::size_t)r, column, product + (r - begin) * kBlock);
+  }
+}
