@@ -120,6 +120,7 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   throw std::invalid_argument("the native kernels have no op '" + name + "'");
 }
 
+template <bool profiled>
 nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& slots, const Ints& starts, const Ints& wanted,
                                   const Pool& pool) {
   if (starts.shape(0) != slots.shape(0) + 1) throw std::invalid_argument("seq_starts must be one longer than slots");
@@ -135,7 +136,7 @@ nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& sl
   Program::Logits logits;
   {
     nb::gil_scoped_release release;
-    logits = p.run(step, pool.shape(0), pool.shape(1));
+    logits = p.run(step, pool.shape(0), pool.shape(1), profiled);
   }
   const Buffer& rows = logits.rows;
   std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)rows.width};
@@ -143,6 +144,17 @@ nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& sl
   using Owner = std::shared_ptr<Memory>;
   nb::capsule owner(new Owner(std::move(logits.memory)), [](void* p) noexcept { delete static_cast<Owner*>(p); });
   return nb::ndarray<nb::numpy, float>(rows.f32, 2, shape, owner, strides);
+}
+
+// [(seconds of the stage, [(seconds inside the units of an op, over all threads; their number)])]
+nb::list profile(Program& p) {
+  nb::list stages;
+  for (const StageTimes& stage : p.profile()) {
+    nb::list ops;
+    for (const OpTimes& op : stage.ops) ops.append(nb::make_tuple(op.seconds, op.units));
+    stages.append(nb::make_tuple(stage.seconds, ops));
+  }
+  return stages;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -225,9 +237,13 @@ NB_MODULE(_kernels, m) {
            "ops"_a)
       .def("set_logits", &Program::set_logits, "buffer"_a)
       .def_prop_ro("weight_bytes", &Program::weight_bytes)
+      .def("matrix_bytes", &Program::matrix_bytes, "weight"_a)
       // Never converted: a pool that nanobind copied would lose the new states.
-      .def("run", run, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "pool"_a.noconvert());
+      .def("run", run<false>, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
+           "logit_rows"_a.noconvert(), "pool"_a.noconvert())
+      .def("run_profiled", run<true>, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
+           "logit_rows"_a.noconvert(), "pool"_a.noconvert())
+      .def("profile", profile);
   m.def("levels", [] {
     std::vector<std::string> names;
     for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);

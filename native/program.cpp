@@ -152,10 +152,15 @@ int Program::units(const OpBody& op, const Step& step) const {
                     op);
 }
 
-void Program::run_unit(int stage, int unit, int thread) {
+// The op of a stage that a unit belongs to; `unit` becomes its number within the op.
+std::size_t Program::find_op(int stage, int& unit) const {
   const std::vector<int>& counts = op_units_[(std::size_t)stage];
   std::size_t i = 0;
   while (unit >= counts[i]) unit -= counts[i++];
+  return i;
+}
+
+void Program::run_unit(const OpBody& op, int unit, int thread) {
   float* scratch = scratch_[(std::size_t)thread].as<float>();
   std::visit(Overloaded{
                  [&](const EmbedOp& o) { kernels_.embed(o, step_, unit, scratch); },
@@ -165,16 +170,47 @@ void Program::run_unit(int stage, int unit, int thread) {
                  [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
                  [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
              },
-             stages_[(std::size_t)stage][i]);
+             op);
+}
+
+// The choice is made once a run: a unit that nobody profiles does not pay for it.
+void Program::run_stages(bool profiled) {
+  if (!profiled) {
+    pool_.run(stage_units_, [this](int stage, int unit, int thread) {
+      std::size_t op = find_op(stage, unit);
+      run_unit(stages_[(std::size_t)stage][op], unit, thread);
+    });
+    return;
+  }
+  std::vector<std::size_t> ops;
+  for (const std::vector<OpBody>& stage : stages_) ops.push_back(stage.size());
+  Profile& profile = profile_.emplace(pool_.threads(), ops);
+  profile.start();
+  pool_.run(stage_units_, [&](int stage, int unit, int thread) {
+    std::size_t op = find_op(stage, unit);
+    profile.time(stage, op, thread, [&] { run_unit(stages_[(std::size_t)stage][op], unit, thread); });
+  });
+  profile.finish();
+}
+
+std::vector<StageTimes> Program::profile() {
+  std::scoped_lock lock(running_);
+  if (!profile_) throw std::logic_error("no run of this program was profiled");
+  return profile_->stages();
+}
+
+std::size_t Program::matrix_bytes(int weight) const {
+  const Weight& w = weights_.at((std::size_t)weight);
+  return w.packed.data ? w.data.bytes() + w.scales.bytes() : 0;
 }
 
 std::size_t Program::weight_bytes() const {
   std::size_t total = 0;
-  for (const Weight& w : weights_) total += w.packed.data ? w.data.bytes() + w.scales.bytes() : 0;
+  for (std::size_t i = 0; i < weights_.size(); ++i) total += matrix_bytes((int)i);
   return total;
 }
 
-Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats) {
+Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled) {
   std::scoped_lock lock(running_);
   if (logits_ < 0) throw std::logic_error("set_logits comes before the first run");
   if (slot_floats != slot_floats_) throw std::invalid_argument("the pool's slots have another size than this model's state");
@@ -191,7 +227,7 @@ Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot
     for (std::size_t i = 0; i < stages_[s].size(); ++i)
       stage_units_[s] += op_units_[s][i] = units(stages_[s][i], step_);
   }
-  pool_.run(stage_units_, [this](int stage, int unit, int thread) { run_unit(stage, unit, thread); });
+  run_stages(profiled);
   return {*buffer(logits_), storage_[(std::size_t)logits_]};
 }
 

@@ -5,12 +5,14 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "kernels.hpp"
 #include "memory.hpp"
+#include "profile.hpp"
 #include "thread_pool.hpp"
 
 namespace wingbeat {
@@ -57,17 +59,24 @@ class Program {
   };
 
   // Checks the step (throws std::invalid_argument before anything is written) and runs it. One run at a time: others
-  // wait.
-  Logits run(Step step, std::size_t pool_slots, std::size_t slot_floats);
+  // wait. A profiled run gives the same results.
+  Logits run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled = false);
+
+  // The times of the last profiled run. Throws std::logic_error when there was none.
+  std::vector<StageTimes> profile();
 
   // Bytes of all weights but the tables, which a step reads a row of: what a decode step must read.
   std::size_t weight_bytes() const;
+  // Of one packed matrix; 0 for tables and vectors.
+  std::size_t matrix_bytes(int weight) const;
 
  private:
   void check(const Step& step, std::size_t pool_slots);
   void reserve(const Step& step);
   int units(const OpBody& op, const Step& step) const;
-  void run_unit(int stage, int unit, int thread);
+  void run_stages(bool profiled);
+  std::size_t find_op(int stage, int& unit) const;
+  void run_unit(const OpBody& op, int unit, int thread);
 
   const KernelTable& kernels_;
   ThreadPool pool_;
@@ -89,6 +98,7 @@ class Program {
   std::vector<int> stage_units_;
   std::vector<std::vector<int>> op_units_;
   std::vector<std::uint8_t> slot_seen_;
+  std::optional<Profile> profile_;  // of the last run that was profiled
 };
 
 }  // namespace wingbeat

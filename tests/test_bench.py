@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 from tests.random_models import random_rwkv7, write_safetensors
 from wingbeat.bench import command, measure
 from wingbeat.bench.measure import CASES, Case, choose_cases, decode, load_subject, prefill, time_steps
+from wingbeat.bench.profile import GROUPS, REST, WAITING, WKV, parts, profile
 from wingbeat.bench.random_model import SHAPES, ModelShape, save_random_model, tensor_specs
 from wingbeat.cli import app
 from wingbeat.llm import LLM
 from wingbeat.models import Model
 from wingbeat.ops import cpu
+from wingbeat.ops.profile import OpProfile, StepProfile
 from wingbeat.ops.table import FloatArray, StepBatch
 
 BASE = Path(__file__).parent.parent
@@ -129,6 +131,79 @@ def test_steps_get_fresh_tokens_and_go_on_or_begin_anew(model: Path, case: Case,
         assert batch.seq_starts[-1] == case.rows
     assert len({batch.tokens.tobytes() for batch in recording.batches}) == len(recording.batches)
     assert recording.fresh == [True] + [case.tokens > 1] * len(times)
+
+
+@needs_kernels
+def test_a_profile_divides_the_whole_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "read_bandwidth", lambda threads, level: cpu.read_bandwidth(threads, level, 1))
+    rows = bench("--model", model, "--dtype", "int8", "--profile", "--what", "decode b3", "--what", "prefill 20")
+    for what in ("decode b3", "prefill 20"):
+        of_case = {row["op"]: row for row in rows if row["what"] == what}
+        assert list(of_case) == [*GROUPS, WAITING, REST]
+        assert sum(row["share"] for row in of_case.values()) == pytest.approx(1, abs=1e-2)
+        for name, row in of_case.items():
+            assert row["seconds"] == pytest.approx(row["share"] * row["step_seconds"], rel=1e-2)
+            moves, multiplies = name not in (WAITING, REST), "linear" in GROUPS.get(name, "")
+            assert (row["gb_s"] is not None, row["gflop_s"] is not None) == (moves, multiplies)
+            assert (row["steps"], row["model"], row["plain_seconds"] > 0) == (3, "tiny", True)
+
+
+def test_the_rows_of_a_profile() -> None:
+    """Two steps on two threads; an op that no row is meant for keeps its name."""
+
+    def step(seconds: float, *busy: float) -> StepProfile:
+        names = ("linear", "wkv7", "linear", "new_op")
+        weights = (("blocks.0.att.key", "bias"), ("blocks.0.att.k_k",), ("blocks.1.att.value",), ())
+        ops = [OpProfile(0, name, w, "", 1, s, 7, 0) for name, w, s in zip(names, weights, busy, strict=True)]
+        return StepProfile(2, seconds, (4.0, 2.0), tuple(ops))
+
+    found = {label: (seconds, len(ops)) for label, seconds, ops in parts([step(7, 1, 2, 3, 4), step(9, 2, 2, 2, 2)])}
+    assert found == {
+        "r, k, v projections": (2.0, 2),
+        WKV: (1.0, 1),
+        "new_op": (1.5, 1),
+        WAITING: (1.5, 0),
+        REST: (2.0, 0),
+    }
+
+
+@needs_kernels
+def test_the_shares_of_a_profile_follow_their_definition(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of 1e6 bytes/s, 1e6 multiply-adds/s in bfloat16 and 4e6 in int8."""
+    peaks = {"int8": 4e6, "bfloat16": 1e6}
+    monkeypatch.setattr(measure, "read_bandwidth", lambda threads, level: 1e6)
+    monkeypatch.setattr(measure, "multiply_add_peak", lambda threads, dtype, level: peaks[dtype])
+    subject = load_subject(model, dtype="int8")
+    rows = {row.op: row for row in profile(subject, decode(2), 0, "1.0")}
+    state = 2 * 2 * 2 * WIDTH * 64 * 4  # in and out, of two layers and two sequences
+    assert rows[WKV].bandwidth_share == pytest.approx(state / rows[WKV].seconds / 1e6, rel=2e-3)
+    assert rows[WKV].gb_s == pytest.approx(state / rows[WKV].seconds / 1e9, rel=2e-3)
+    head, low = rows["head"], rows["low-rank pairs"]
+    assert head.gflop_s == pytest.approx(2 * 2 * VOCAB * WIDTH / head.seconds / 1e9, rel=2e-3)
+    assert head.gemm_share == pytest.approx(2 * VOCAB * WIDTH / head.seconds / 4e6, rel=2e-3)
+    assert low.gflop_s is not None
+    assert low.gemm_share == pytest.approx(low.gflop_s * 1e9 / 2 / 1e6, rel=2e-3)
+
+
+def test_the_reference_cannot_be_profiled(model: Path) -> None:
+    flags = ["bench", "--model", str(model), "--backend", "reference", "--profile"]
+    result = CliRunner().invoke(app, flags)
+    assert result.exit_code == 1
+    assert "only the C++ kernels can be profiled" in result.output
+
+
+@needs_kernels
+def test_a_profile_fits_a_terminal(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "read_bandwidth", lambda threads, level: 1e10)
+    flags = ["bench", "--model", str(model), "--profile", "--what", "decode b2", "--seconds", "0"]
+    result = CliRunner().invoke(app, flags, env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    for label in (*GROUPS, WAITING, REST):
+        assert any(line.strip().startswith(label) and "%" in line for line in lines), label
+    assert "tiny, bfloat16" in result.stdout
+    assert "times the time that reading their bytes takes" in result.stdout
+    assert "…" not in result.stdout
 
 
 def test_choosing_figures() -> None:

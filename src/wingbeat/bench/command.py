@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
-from wingbeat.bench.measure import Figure, Subject, choose_cases, load_subject, measure
+from wingbeat.bench.measure import Case, Figure, Subject, choose_cases, load_subject, measure
+from wingbeat.bench.profile import native_executable, profile
 from wingbeat.bench.random_model import SHAPES, save_random_model
+from wingbeat.bench.tables import profile_table, speed_table
 from wingbeat.config import version
 from wingbeat.demo import demo_model_path
 from wingbeat.progress import progress_bar
@@ -27,8 +28,11 @@ def run(
     what: Sequence[str] = (),
     seconds: float = 1.5,
     as_json: bool = False,
+    profiled: bool = False,
 ) -> None:
     """Measure the model in a file, a random one at a published shape, or without either the bundled demo.
+
+    ``profiled``: tell for each kind of op its share of a step, instead of the speed.
 
     Raises ValueError or OSError with a message for the user when a flag or the model is of no use.
     """
@@ -38,15 +42,38 @@ def run(
         raise ValueError(f"there is no shape {shape!r}: choose {', '.join(SHAPES)}")
     cases = choose_cases(what)
     subject = _load(model, shape, dtype, threads, backend)
+    if profiled:
+        _profile(subject, cases, seconds, as_json)
+    else:
+        _measure(subject, cases, seconds, as_json)
+
+
+def _measure(subject: Subject, cases: Sequence[Case], seconds: float, as_json: bool) -> None:
     figures: list[Figure] = []
     for number, case in enumerate(cases, 1):
         with progress_bar(f"{case.what} ({number} of {len(cases)})"):
             figure = measure(subject, case, seconds, version())
         if as_json:
-            print(msgspec.json.encode(figure).decode(), flush=True)
+            _print_json(figure)
         figures.append(figure)
     if not as_json:
-        Console().print(_table(figures))
+        Console().print(speed_table(figures))
+
+
+def _profile(subject: Subject, cases: Sequence[Case], seconds: float, as_json: bool) -> None:
+    native_executable(subject)
+    for number, case in enumerate(cases, 1):
+        with progress_bar(f"{case.what} ({number} of {len(cases)})"):
+            rows = profile(subject, case, seconds, version())
+        if as_json:
+            for row in rows:
+                _print_json(row)
+        else:
+            Console().print(profile_table(rows))
+
+
+def _print_json(line: msgspec.Struct) -> None:
+    print(msgspec.json.encode(line).decode(), flush=True)
 
 
 def _load(model: Path | None, shape: str | None, dtype: str, threads: int | None, backend: str) -> Subject:
@@ -59,28 +86,3 @@ def _load(model: Path | None, shape: str | None, dtype: str, threads: int | None
                 save_random_model(SHAPES[shape], path, progress=progress)
         with progress_bar(f"Loading {path.stem}", in_bytes=True) as progress:
             return load_subject(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
-
-
-def _table(figures: Sequence[Figure]) -> Table:
-    first = figures[0]
-    kernels = f"{first.level} kernels, {first.threads} threads" if first.level else "NumPy reference"
-    table = Table(
-        title=f"{first.model}, {first.dtype}, {kernels}",
-        caption=f"Shares of what this machine reached beside each figure: reading, multiplying in {first.dtype}.",
-    )
-    table.add_column("", no_wrap=True)
-    for heading in ("tokens/s", "ms a step", "share of bandwidth", "share of peak"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for figure in figures:
-        table.add_row(
-            figure.what,
-            f"{figure.tok_s:,.1f}",
-            f"{figure.seconds * 1000:,.2f}",
-            _share(figure.bandwidth_share, figure.bandwidth_gb_s, "GB/s"),
-            _share(figure.gemm_share, figure.peak_gflop_s, "GFLOP/s"),
-        )
-    return table
-
-
-def _share(share: float | None, limit: float | None, unit: str) -> str:
-    return "-" if share is None or limit is None else f"{share:.0%} of {limit:,.0f} {unit}"

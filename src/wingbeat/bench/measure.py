@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from wingbeat.models import Model, Progress, load_model, rwkv7
 from wingbeat.models.loader import load_checkpoint
 from wingbeat.ops.cpu import CpuExecutable, multiply_add_peak, read_bandwidth
 from wingbeat.ops.program import Program
-from wingbeat.ops.table import IntArray, StepBatch
+from wingbeat.ops.table import Executable, FloatArray, IntArray, StepBatch
 
 MIN_STEPS = 5
 PROBES = 2  # on each side of a figure: one alone may lose its core to another program
@@ -132,20 +132,20 @@ def measure(subject: Subject, case: Case, seconds: float, version: str) -> Figur
     """Time a case for about ``seconds``, at least ``MIN_STEPS`` steps, between probes of the machine."""
     executable, info = subject.model.executable, subject.model.info
     native = executable if isinstance(executable, CpuExecutable) else None
-    before = _probe(native, info.dtype)
+    before = probe(native, info.dtype)
     times = time_steps(subject.model, case, seconds)
-    bandwidth, peak = map(max, before, _probe(native, info.dtype))
+    bandwidth, peak = map(max, before, probe(native, info.dtype))
     step = median(times)
     moved = (native.weight_bytes if native else 0) + 2 * case.sequences * executable.layout.slot_bytes
     return Figure(
         what=case.what,
-        tok_s=_round(case.rows / step),
-        bandwidth_share=_round(moved / step / bandwidth) if native else None,
-        gemm_share=_round(subject.multiply_adds(case) / step / peak) if native else None,
-        seconds=_round(step),
+        tok_s=rounded(case.rows / step),
+        bandwidth_share=rounded(moved / step / bandwidth) if native else None,
+        gemm_share=rounded(subject.multiply_adds(case) / step / peak) if native else None,
+        seconds=rounded(step),
         steps=len(times),
-        bandwidth_gb_s=_round(bandwidth / 1e9) if native else None,
-        peak_gflop_s=_round(2 * peak / 1e9) if native else None,
+        bandwidth_gb_s=rounded(bandwidth / 1e9) if native else None,
+        peak_gflop_s=rounded(2 * peak / 1e9) if native else None,
         model=info.name,
         dtype=info.dtype,
         backend=info.backend,
@@ -156,23 +156,29 @@ def measure(subject: Subject, case: Case, seconds: float, version: str) -> Figur
 
 
 def time_steps(model: Model, case: Case, seconds: float) -> list[float]:
-    """Seconds of each step after a first one that is not counted.
-
-    Every step gets other tokens. Sequences that decode go on from their last state, a prompt begins anew.
-    """
+    """Seconds of each step after a first one that is not counted."""
     executable = model.executable
-    pool = executable.layout.allocate(case.sequences)
-    batches = itertools.cycle(_batches(case, executable.vocab_size))
-    executable.run(next(batches), pool)
+    steps = prepared_steps(executable, case)
+    executable.run(*next(steps))
     times: list[float] = []
     while len(times) < MIN_STEPS or sum(times) < seconds:
-        batch = next(batches)
-        if case.tokens > 1:
-            executable.layout.reset(pool, 0)
+        batch, pool = next(steps)
         start = time.perf_counter()
         executable.run(batch, pool)
         times.append(time.perf_counter() - start)
     return times
+
+
+def prepared_steps(executable: Executable, case: Case) -> Iterator[tuple[StepBatch, FloatArray]]:
+    """Endless steps to run, each to be run before the next is taken.
+
+    Every step gets other tokens. Sequences that decode go on from their last state, a prompt begins anew.
+    """
+    pool = executable.layout.allocate(case.sequences)
+    for batch in itertools.cycle(_batches(case, executable.vocab_size)):
+        if case.tokens > 1:
+            executable.layout.reset(pool, 0)
+        yield batch, pool
 
 
 def _batches(case: Case, vocab_size: int, count: int = 32) -> list[StepBatch]:
@@ -189,7 +195,7 @@ def _tokens(rng: np.random.Generator, rows: int, vocab_size: int) -> IntArray:
     return tokens.astype(np.int32)
 
 
-def _probe(executable: CpuExecutable | None, dtype: str) -> tuple[float, float]:
+def probe(executable: CpuExecutable | None, dtype: str) -> tuple[float, float]:
     """Bytes and multiply-adds a second that the machine reaches now with the executable's threads and kernels."""
     if executable is None:
         return 0.0, 0.0
@@ -200,6 +206,6 @@ def _probe(executable: CpuExecutable | None, dtype: str) -> tuple[float, float]:
     )
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Four digits: more would be noise."""
     return float(f"{value:.4g}")

@@ -14,6 +14,7 @@ Examples:
   wingbeat bench
   wingbeat bench --model /models/rwkv7-g1-0.4b.pth --dtype int8
   wingbeat bench --shape 0.1B --what "decode b1" --what "prefill 512"
+  wingbeat bench --shape 0.1B --what "decode b32" --profile
 """
 
 
@@ -52,7 +53,13 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time for each figure.")] = 1.5,
     as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print one line of JSON for each figure.")
+        bool, typer.Option("--json", metavar="", help="Print one line of JSON for each figure, or row of a profile.")
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", metavar="", help="Tell where the time of a step goes, by kinds of op. C++ kernels only."
+        ),
     ] = False,
 ) -> None:
     """Measure a model's speed, beside the limits of this machine.
@@ -66,6 +73,9 @@ def bench(
     Peak (gemm_share in JSON): two operations for each multiply-add of the
     matrices of a step, each second, over the rate of the kernels on data in
     the first-level cache.
+
+    With --profile, the same for each kind of op of a step, and its share of
+    the step's time.
     """
     from wingbeat.bench.command import run
 
@@ -79,6 +89,7 @@ def bench(
             what=what or (),
             seconds=seconds,
             as_json=as_json,
+            profiled=profile,
         )
     except (ValueError, OSError, MemoryError) as error:
         fail(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from wingbeat.ops.lowering import Lowered, lower
+from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
 from wingbeat.ops.table import BFLOAT16, FloatArray, StepBatch, Weight, WeightKind, storage_dtype
 
@@ -37,7 +39,8 @@ class CpuExecutable:
     """A program bound to packed weights.
 
     ``threads``: None takes ``default_threads()``. ``level``: a kernel level; None takes ``WINGBEAT_KERNELS`` from the
-    environment, else the best. Raises ValueError for a level this machine cannot run.
+    environment, else the best. Raises ValueError for a level this machine cannot run. ``matrix_formats``: those in
+    which the matrices of the program are stored.
     """
 
     def __init__(
@@ -60,7 +63,10 @@ class CpuExecutable:
         for weight in weights:
             formats[weight.name] = storage_dtype(weight.kind, dtype)
             ids[weight.name] = self._add(weight, formats[weight.name])
-        self._add_ops(lower(program, formats), ids)
+        lowered = lower(program, formats)
+        self.matrix_formats = frozenset(formats[op.weights[0]] for op in program.ops if op.name == "linear")
+        self._add_ops(lowered, ids)
+        self._costs = Costs(lowered, formats, {name: self._program.matrix_bytes(id) for name, id in ids.items()})
 
     @property
     def level(self) -> str:
@@ -78,6 +84,13 @@ class CpuExecutable:
 
     def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
         return self._program.run(*batch, pool)
+
+    def run_profiled(self, batch: StepBatch, pool: FloatArray) -> tuple[FloatArray, StepProfile]:
+        """What ``run`` does, to the last bit, and where its time went; two looks at the clock make a unit slower."""
+        start = time.perf_counter()
+        logits = self._program.run_profiled(*batch, pool)
+        seconds = time.perf_counter() - start
+        return logits, self._costs.profile(batch, self.threads, seconds, self._program.profile())
 
     def _add(self, weight: Weight, storage: str) -> int:
         array = _native_array(weight.array)
