@@ -13,19 +13,19 @@ struct alignas(64) TileShapes {
 };
 
 // Registers 0 and 1 hold the sums of the first 16 rows by two panels, 2 and 3 those of the others; 4 and 5 activations,
-// 6 and 7 weights.
-inline void shape_tiles(int rows) {
+// 6 and 7 weights: 64 bytes of K, or 32.
+inline void shape_tiles(int rows, int k_bytes) {
   static thread_local int shaped = 0;
-  if (rows == 0) _tile_release();
-  if (rows == shaped) return;
-  shaped = rows;
-  if (rows == 0) return;
+  int key = rows * 128 + k_bytes;
+  if (key == shaped) return;
+  shaped = key;
+  if (key == 0) return _tile_release();
   TileShapes shapes;
   int first = rows < kLanes ? rows : kLanes, second = rows - first;
   for (int i = 0; i < 8; ++i) {
-    bool weights = i >= 6, others = i == 2 || i == 3 || i == 5;
-    shapes.rows[i] = (std::uint8_t)(weights ? kLanes : others ? second : first);
-    shapes.bytes[i] = shapes.rows[i] ? 64 : 0;
+    bool weights = i >= 6, acts = i == 4 || i == 5, others = i == 2 || i == 3 || i == 5;
+    shapes.rows[i] = (std::uint8_t)(weights ? k_bytes / 4 : others ? second : first);
+    shapes.bytes[i] = (std::uint16_t)(!shapes.rows[i] ? 0 : acts ? k_bytes : 64);
   }
   _tile_loadconfig(&shapes);
 }
@@ -69,64 +69,92 @@ inline void bf16_tiles(const Tile& t, int panel) {
 }
 
 inline void bf16_tile_rows(int rows, const Tile& t) {
-  shape_tiles(rows);
+  shape_tiles(rows, 64);
   for (int panel = 0; panel < 4; panel += 2) rows > kLanes ? bf16_tiles<true>(t, panel) : bf16_tiles<false>(t, panel);
 }
 
-// Adds a block's integer sums [rows][16] of one panel, times its scales, to the product.
-inline void add_int8_sums(const std::int32_t* sums, int first, int rows, const Tile& t, int panel, int block, F16 scale) {
-  int blocks = t.k / kBlock;
+// Adds the integer sums of a block of K, [rows][16] of one panel, times their scales, to the product.
+inline void add_sums(const std::int32_t* sums, int first, int rows, const Tile& t, int panel, int block, int k_block, F16 scale) {
+  int blocks = t.k / k_block, scales = t.k / kBlock;
   float* out = t.out + first * kBlock + panel * kLanes;
-  for (int r = 0; r < rows; ++r, sums += kLanes, out += kBlock) {
-    int side = (first + r) * blocks + block;
-    I16 sum = _mm512_add_epi32(_mm512_load_si512((const void*)sums), set1i(t.act_offsets[side]));
-    store(out, fma(to_float(sum), mul(scale, set1(t.act_scales[side])), load(out)));
+  for (int r = first; r < first + rows; ++r, sums += kLanes, out += kBlock) {
+    I16 sum = _mm512_add_epi32(_mm512_load_si512((const void*)sums), set1i(t.act_offsets[r * blocks + block]));
+    store(out, fma(to_float(sum), mul(scale, set1(t.act_scales[r * scales + block * k_block / kBlock])), load(out)));
   }
 }
 
+// The sums of one block of K: its activations lie at `a`, its weights at `w` and, of the next panel, `w2`.
 template <bool Second>
-inline void int8_tiles(int rows, const Tile& t, int panel) {
+inline void block_sums(const std::uint8_t* w, const std::uint8_t* w2, const std::uint8_t* a, std::size_t stride,
+                       std::int32_t (*sums)[kLanes * kLanes]) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_loadd(6, w, 64);
+  _tile_loadd(7, w2, 64);
+  _tile_loadd(4, a, stride);
+  _tile_dpbsud(0, 4, 6);
+  _tile_dpbsud(1, 4, 7);
+  if (Second) {
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(5, a + kLanes * stride, stride);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+  }
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[1], 64);
+}
+
+// A block of int4 weights as bytes, in the order of int8: eight groups of four K.
+inline void widen_block(const std::uint8_t* w, std::uint8_t* bytes) {
+  for (int g = 0; g < kInt4Block / 8; ++g)
+    for (int phase = 0; phase < 2; ++phase)
+      _mm512_store_si512((void*)(bytes + (2 * g + phase) * kGroupBytes), nibbles(w + g * kGroupBytes, phase));
+}
+
+template <Format F, bool Second>
+inline void integer_tiles(int rows, const Tile& t, int panel) {
+  constexpr int k_block = F == Format::kInt4 ? kInt4Block : kBlock, block_bytes = kGroupBytes * k_block / group_k(F);
   alignas(64) std::int32_t sums[4][kLanes * kLanes];
-  int blocks = t.k / kBlock, first = rows < kLanes ? rows : kLanes;
+  alignas(64) std::uint8_t wide[2][kInt4Block * kLanes];
+  int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
   const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
-  const std::uint8_t* a2 = a + kLanes * t.act_stride;
   const std::uint16_t* scales = t.scales + (std::size_t)panel * blocks * kLanes;
   for (int r = 0; r < rows; ++r)
     for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
-  for (int block = 0; block < blocks; ++block, w += 1024, a += 64, a2 += 64) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_loadd(6, w, 64);
-    _tile_loadd(7, w + t.panel_bytes, 64);
-    _tile_loadd(4, a, t.act_stride);
-    _tile_dpbsud(0, 4, 6);
-    _tile_dpbsud(1, 4, 7);
-    if (Second) {
-      _tile_zero(2);
-      _tile_zero(3);
-      _tile_loadd(5, a2, t.act_stride);
-      _tile_dpbsud(2, 5, 6);
-      _tile_dpbsud(3, 5, 7);
-    }
-    _tile_stored(0, sums[0], 64);
-    _tile_stored(1, sums[1], 64);
-    if (Second) {
-      _tile_stored(2, sums[2], 64);
-      _tile_stored(3, sums[3], 64);
+  for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
+    if constexpr (F == Format::kInt4) {
+      widen_block(w, wide[0]);
+      widen_block(w + t.panel_bytes, wide[1]);
+      block_sums<Second>(wide[0], wide[1], a, t.act_stride, sums);
+    } else {
+      block_sums<Second>(w, w + t.panel_bytes, a, t.act_stride, sums);
     }
     for (int p = 0; p < 2; ++p) {
       F16 scale = load_bf16(scales + ((std::size_t)p * blocks + block) * kLanes);
-      add_int8_sums(sums[p], 0, first, t, panel + p, block, scale);
-      if (Second) add_int8_sums(sums[2 + p], first, rows - first, t, panel + p, block, scale);
+      add_sums(sums[p], 0, first, t, panel + p, block, k_block, scale);
+      if (Second) add_sums(sums[2 + p], first, rows - first, t, panel + p, block, k_block, scale);
     }
   }
 }
 
+template <Format F>
+inline void integer_tile_rows(int rows, const Tile& t) {
+  shape_tiles(rows, F == Format::kInt4 ? kInt4Block : kBlock);
+  for (int panel = 0; panel < 4; panel += 2)
+    rows > kLanes ? integer_tiles<F, true>(rows, t, panel) : integer_tiles<F, false>(rows, t, panel);
+}
+
+// A few rows are as fast without tiles.
 inline void int8_tile_rows(int rows, const Tile& t) {
-  if (rows <= kInt8Rows / 2) return int8_rows_of<kInt8Rows>(rows, t);
-  shape_tiles(rows);
-  for (int panel = 0; panel < 4; panel += 2) rows > kLanes ? int8_tiles<true>(rows, t, panel) : int8_tiles<false>(rows, t, panel);
+  rows <= kInt8Rows / 2 ? int8_rows_of<kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt8>(rows, t);
+}
+
+inline void int4_tile_rows(int rows, const Tile& t) {
+  rows <= kInt8Rows / 2 ? int4_rows_of<kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt4>(rows, t);
 }
 
 // Gives the tiles up: a thread that sleeps with them in use keeps its core from resting.
-void leave() { shape_tiles(0); }
+void leave() { shape_tiles(0, 0); }

@@ -10,22 +10,24 @@
 namespace wingbeat {
 
 constexpr int kLanes = 16;       // output rows of a panel
-constexpr int kBlock = 64;       // columns a unit produces together; an int8 block along K
-constexpr int kGroupBytes = 64;  // one K group of a panel: 1 x 16 float32, 2 x 16 bfloat16 or 4 x 16 bytes
+constexpr int kBlock = 64;       // columns a unit produces together; a block of int8 along K
+constexpr int kInt4Block = 32;   // a block of int4 weights along K
+constexpr int kGroupBytes = 64;  // one K group of a panel: 1 x 16 float32, 2 x 16 bfloat16, 4 x 16 bytes or 8 x 16 nibbles
 constexpr int kRowsPerUnit = 16;
 
-enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8 };
+enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8, kInt4 };
 enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kDecay7 };
 
 // A weight [out, in], packed in panels of 16 output rows by groups of K, both padded to 64 with zeros.
-// int8 values are stored plus 128 (the multiply-add instructions want one unsigned factor).
+// int8 values are stored plus 128, int4 values plus 8 (the multiply-add instructions want one unsigned factor). A byte of
+// int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper.
 struct PackedWeight {
   Format format;
   int out, in;
   int k_padded;               // in, rounded up to 64
   const std::uint8_t* data;   // [panels][k_padded / group][64 bytes], 64-byte aligned
   std::size_t panel_bytes;
-  const std::uint16_t* scales;  // int8: bfloat16 [panels][k_padded / 64][16]
+  const std::uint16_t* scales;  // bfloat16 [panels][k_padded / block][16]: int8 in blocks of 64, int4 of 32
 };
 
 // Rows of [rows, width] in every form its readers want. Widths are padded to 64 and the padding holds zeros.
@@ -37,8 +39,11 @@ struct Buffer {
   std::size_t bf16_stride;  // in bytes
   std::uint8_t* int8;       // or null: the unit's own form of an int8 activation
   std::size_t int8_stride;  // in bytes
-  float* scales;            // int8: [rows][padded / 64]
+  std::uint8_t* int4;       // or null: what int4 weights meet, an int8 activation as plain bytes
+  std::size_t int4_stride;  // in bytes
+  float* scales;            // int8 and int4: [rows][padded / 64]
   std::int32_t* offsets;    // int8: [rows][padded / 64], -128 * sum of the block: undoes the weights' plus 128
+  std::int32_t* offsets4;   // int4: [rows][padded / 32], -8 * sum of the half block
 };
 
 struct Step {
@@ -100,6 +105,11 @@ struct GatherNormOp {
 // Static: a function that the linker shares between units might be taken from one this machine cannot run.
 [[maybe_unused]] static constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 [[maybe_unused]] static constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// K in one group of a panel.
+[[maybe_unused]] static constexpr int group_k(Format format) {
+  return format == Format::kFloat32 ? 1 : format == Format::kBfloat16 ? 2 : format == Format::kInt8 ? 4 : 8;
+}
 
 // Heads that one wkv unit computes: whole 64-column blocks of the output.
 [[maybe_unused]] static constexpr int heads_per_unit(int heads, int size) {

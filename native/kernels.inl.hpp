@@ -91,22 +91,29 @@ inline F16 activate(Activation activation, F16 x) {
 
 // ---- activations in the forms that `linear` reads ----
 
+// For int8 weights, int4 weights or both.
 inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v) {
   F16 top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   float scale = largest(top) * (1.0f / 127.0f);
   // The reciprocal of a denormal scale overflows: such a block is zero to every purpose.
   F16 poison = set1(0.0f);  // becomes NaN beside a NaN or an infinity, which the maximum may pass over
-  F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f), total = set1(0.0f);
-  std::uint8_t* dst = b.int8 + row * b.int8_stride + (std::size_t)column * Int8Format::act_bytes;
+  F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f), total[2] = {set1(0.0f), set1(0.0f)};
   for (int i = 0; i < 4; ++i) {
     F16 q = max(min(round(mul(v[i], inverse)), limit), sub(set1(0.0f), limit));
     poison = fma(v[i], set1(0.0f), poison);
-    total = add(total, q);  // whole numbers below 2^24: exact in any order
-    Int8Format::store_act(dst + i * kLanes * Int8Format::act_bytes, to_int(q));
+    total[i / 2] = add(total[i / 2], q);  // whole numbers below 2^24: exact in any order
+    std::size_t at = (std::size_t)(column + i * kLanes);
+    if (b.int8) Int8Format::store_act(b.int8 + row * b.int8_stride + at * Int8Format::act_bytes, to_int(q));
+    if (b.int4) store_bytes(b.int4 + row * b.int4_stride + at, to_int(q));
   }
   std::size_t block = row * (b.padded / kBlock) + column / kBlock;
   b.scales[block] = scale + sum(poison);
-  b.offsets[block] = -128 * (std::int32_t)sum(total);
+  std::int32_t first = (std::int32_t)sum(total[0]), second = (std::int32_t)sum(total[1]);
+  if (b.int8) b.offsets[block] = -128 * (first + second);
+  if (b.int4) {
+    b.offsets4[2 * block] = -8 * first;
+    b.offsets4[2 * block + 1] = -8 * second;
+  }
 }
 
 // Writes 64 columns of a row, from `column` on, in every form the buffer keeps.
@@ -116,7 +123,7 @@ inline void emit(const Buffer& b, std::size_t row, int column, const F16* v) {
   if (b.bf16)
     for (int i = 0; i < 4; ++i)
       Bf16Format::store_act(b.bf16 + row * b.bf16_stride + (std::size_t)(column + i * kLanes) * Bf16Format::act_bytes, v[i]);
-  if (b.int8) emit_int8(b, row, column, v);
+  if (b.int8 || b.int4) emit_int8(b, row, column, v);
 }
 
 inline void emit_row(const Buffer& b, std::size_t row, const float* values) {
@@ -225,16 +232,21 @@ float read_bytes(const std::uint8_t* data, std::size_t bytes) {
 
 // One call of a format's tiles on data that stays in the first-level cache: rows_at_once() rows by 64 columns.
 double peak(Format format, int iterations, float* sink) {
-  constexpr int k = 128, rows = 32, blocks = k / kBlock;
+  constexpr int k = 128, rows = 32, blocks = k / kInt4Block;
   static_assert(rows >= kFloatRows && rows >= kBf16RowsAtOnce && rows >= kInt8RowsAtOnce);
   alignas(64) std::uint8_t panels[kBlock * k * 4] = {}, acts[rows * k * 4] = {};
   alignas(64) float out[rows * kBlock], act_scales[rows * blocks] = {};
   std::uint16_t scales[kBlock * blocks] = {};
   std::int32_t offsets[rows * blocks] = {};
-  Tile t{panels, (std::size_t)kLanes * k, acts, k, k, out, scales, act_scales, offsets};
-  int count = rows_at_once(format), width = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1;
-  t.panel_bytes *= (std::size_t)width;
-  t.act_stride *= (std::size_t)(width == 4 ? 4 : width == 2 ? Bf16Format::act_bytes : Int8Format::act_bytes);
+  Tile t{panels, 0, acts, k, k, out, scales, act_scales, offsets};
+  int count = rows_at_once(format);
+  t.panel_bytes = kGroupBytes * k / (std::size_t)group_k(format);
+  switch (format) {
+    case Format::kFloat32: t.act_stride *= sizeof(float); break;
+    case Format::kBfloat16: t.act_stride *= Bf16Format::act_bytes; break;
+    case Format::kInt8: t.act_stride *= Int8Format::act_bytes; break;
+    case Format::kInt4: break;
+  }
   for (int i = 0; i < iterations; ++i) {
     multiply(format, count, t);
     asm volatile("" ::"r"(panels), "r"(acts), "r"(out) : "memory");  // the data is not known to be zero

@@ -7,10 +7,10 @@ struct Tile {  // R rows by 64 columns of a product
   std::size_t act_stride;
   int k;  // padded
   float* out;  // [R][64]
-  // int8 only
-  const std::uint16_t* scales;  // [4][k / 64][16]
-  const float* act_scales;      // row stride k / 64
-  const std::int32_t* act_offsets;
+  // int8 and int4, whose block is 64 or 32
+  const std::uint16_t* scales;      // [4][k / block][16]
+  const float* act_scales;          // row stride k / 64
+  const std::int32_t* act_offsets;  // row stride k / block
 };
 
 // Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
@@ -92,6 +92,43 @@ inline void int8_tile(const Tile& t, int panel) {
   }
 }
 
+template <int R, int P>
+inline void int4_tile(const Tile& t, int panel) {
+  int blocks = t.k / kInt4Block;
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  RowCursor<R> a(t.acts, t.act_stride);
+  float* out = t.out + panel * kLanes;
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
+  for (int block = 0; block < blocks; ++block) {
+    I16 acc[R][P];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[r * blocks + block]);
+    for (int k = 0; k < kInt4Block; k += 8, w += kGroupBytes, a.advance(8)) {
+      if (R == 1)
+        for (int p = 0; p < P; ++p) __builtin_prefetch(w + p * t.panel_bytes + 1024);
+#pragma GCC unroll 2
+      for (int phase = 0; phase < 2; ++phase)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          auto weight = nibbles(w + p * t.panel_bytes, phase);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[r][p] = Int4Format::mac(acc[r][p], weight, a.row(r) + 4 * phase);
+        }
+    }
+    for (int p = 0; p < P; ++p) {
+      F16 scale = load_bf16(t.scales + ((std::size_t)(panel + p) * blocks + block) * kLanes);
+      for (int r = 0; r < R; ++r) {
+        float* o = out + r * kBlock + p * kLanes;
+        F16 sums = to_float(Int4Format::finish(acc[r][p], t.act_offsets[r * blocks + block]));
+        store(o, fma(sums, mul(scale, set1(t.act_scales[r * (blocks / 2) + block / 2])), load(o)));
+      }
+    }
+  }
+}
+
 template <class Fmt, int R>
 inline void float_rows(const Tile& t) {
   constexpr int P = FloatPanels<R>::value;
@@ -102,6 +139,12 @@ template <int R>
 inline void int8_rows(const Tile& t) {
   constexpr int P = Int8Panels<R>::value;
   for (int panel = 0; panel < 4; panel += P) int8_tile<R, P>(t, panel);
+}
+
+template <int R>
+inline void int4_rows(const Tile& t) {
+  constexpr int P = Int8Panels<R>::value;
+  for (int panel = 0; panel < 4; panel += P) int4_tile<R, P>(t, panel);
 }
 
 template <class Fmt, int R>
@@ -120,6 +163,14 @@ inline void int8_rows_of(int rows, const Tile& t) {
   }
 }
 
+template <int R>
+inline void int4_rows_of(int rows, const Tile& t) {
+  if constexpr (R > 0) {
+    if (rows == R) return int4_rows<R>(t);
+    int4_rows_of<R - 1>(rows, t);
+  }
+}
+
 #if defined(WINGBEAT_AMX)
 #include "amx.inl.hpp"
 constexpr int kBf16RowsAtOnce = kTileRows, kInt8RowsAtOnce = kTileRows;
@@ -127,11 +178,13 @@ constexpr int kBf16RowsAtOnce = kTileRows, kInt8RowsAtOnce = kTileRows;
 constexpr int kBf16RowsAtOnce = kFloatRows, kInt8RowsAtOnce = kInt8Rows;
 inline void bf16_tile_rows(int rows, const Tile& t) { float_rows_of<Bf16Format, kFloatRows>(rows, t); }
 inline void int8_tile_rows(int rows, const Tile& t) { int8_rows_of<kInt8Rows>(rows, t); }
+inline void int4_tile_rows(int rows, const Tile& t) { int4_rows_of<kInt8Rows>(rows, t); }
 void leave() {}
 #endif
 
 inline int rows_at_once(Format format) {
-  return format == Format::kInt8 ? kInt8RowsAtOnce : format == Format::kBfloat16 ? kBf16RowsAtOnce : kFloatRows;
+  if (format == Format::kFloat32) return kFloatRows;
+  return format == Format::kBfloat16 ? kBf16RowsAtOnce : kInt8RowsAtOnce;
 }
 
 // The product of `rows` rows, at most rows_at_once(), by 64 columns.
@@ -140,6 +193,7 @@ inline void multiply(Format format, int rows, const Tile& t) {
     case Format::kFloat32: return float_rows_of<F32Format, kFloatRows>(rows, t);
     case Format::kBfloat16: return bf16_tile_rows(rows, t);
     case Format::kInt8: return int8_tile_rows(rows, t);
+    case Format::kInt4: return int4_tile_rows(rows, t);
   }
 }
 
@@ -169,7 +223,7 @@ void linear(const LinearOp& op, int rows, int unit) {
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   int tiles = ceil_div(count, rows_at_once(w.format));
-  int blocks = w.k_padded / kBlock;
+  int blocks = w.k_padded / (w.format == Format::kInt4 ? kInt4Block : kBlock);
   constexpr int tallest = kFloatRows > kInt8RowsAtOnce ? kFloatRows : kInt8RowsAtOnce;
   static_assert(tallest >= kBf16RowsAtOnce);
   alignas(64) float product[tallest * kBlock];
@@ -178,7 +232,7 @@ void linear(const LinearOp& op, int rows, int unit) {
   t.panel_bytes = w.panel_bytes;
   t.k = w.k_padded;
   t.out = product;
-  if (w.format == Format::kInt8) t.scales = w.scales + (std::size_t)(column / kLanes) * blocks * kLanes;
+  if (w.scales) t.scales = w.scales + (std::size_t)(column / kLanes) * blocks * kLanes;
   for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
     int begin = first + (int)((long)count * tile / tiles), end = first + (int)((long)count * (tile + 1) / tiles);
     std::size_t row = (std::size_t)begin;
@@ -196,6 +250,12 @@ void linear(const LinearOp& op, int rows, int unit) {
         t.act_stride = x.int8_stride;
         t.act_scales = x.scales + row * blocks;
         t.act_offsets = x.offsets + row * blocks;
+        break;
+      case Format::kInt4:
+        t.acts = x.int4 + row * x.int4_stride;
+        t.act_stride = x.int4_stride;
+        t.act_scales = x.scales + row * (blocks / 2);
+        t.act_offsets = x.offsets4 + row * blocks;
         break;
     }
     multiply(w.format, end - begin, t);

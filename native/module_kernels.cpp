@@ -26,6 +26,7 @@ Format format_of(const std::string& name) {
   if (name == "float32") return Format::kFloat32;
   if (name == "bfloat16") return Format::kBfloat16;
   if (name == "int8") return Format::kInt8;
+  if (name == "int4") return Format::kInt4;
   throw std::invalid_argument("unknown format '" + name + "'");
 }
 
@@ -215,10 +216,14 @@ NB_MODULE(_kernels, m) {
       .def_prop_ro("threads", [](Program& p) { return p.pool().threads(); })
       .def("add_buffer",
            [](Program& p, int width, const std::string& rows, const std::vector<std::string>& formats) {
-             BufferSpec spec{width, rows_of(rows), false, false, false};
+             BufferSpec spec{width, rows_of(rows), false, false, false, false};
              for (const std::string& f : formats) {
-               Format format = format_of(f);
-               (format == Format::kFloat32 ? spec.f32 : format == Format::kBfloat16 ? spec.bf16 : spec.int8) = true;
+               switch (format_of(f)) {
+                 case Format::kFloat32: spec.f32 = true; break;
+                 case Format::kBfloat16: spec.bf16 = true; break;
+                 case Format::kInt8: spec.int8 = true; break;
+                 case Format::kInt4: spec.int4 = true; break;
+               }
              }
              return p.add_buffer(spec);
            },

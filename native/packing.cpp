@@ -76,6 +76,77 @@ void pack_int8_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, st
       pack_int8_block(m, first + r, block * kBlock, panel + block * kBlock * kLanes, r, scales + block * kLanes + r);
 }
 
+// int4: of some scales for a block, each tried as it is and refitted to the values it gave by least squares, the one
+// with the smallest error. What ops/quantize.py does, in the same order.
+constexpr double kInt4Steps[] = {-8.5, -8.0, -7.5, 7.0, 7.5};
+
+struct Int4Block {
+  std::uint16_t scale = 0;
+  double error = -1.0;
+  int q[kInt4Block] = {};
+};
+
+void quantize_int4(const float* x, float scale, Int4Block& out) {
+  std::uint16_t half = nearest_bf16(scale);
+  float step = from_bf16(half), inverse = std::fabs(step) > 1e-35f ? 1.0f / step : 0.0f;
+  Int4Block tried;
+  tried.scale = half;
+  tried.error = 0.0;
+  for (int k = 0; k < kInt4Block; ++k) {
+    tried.q[k] = (int)std::clamp(std::nearbyint(x[k] * inverse), -8.0f, 7.0f);
+    double miss = (double)tried.q[k] * step - x[k];
+    tried.error += miss * miss;
+  }
+  if (out.error < 0.0 || tried.error < out.error) out = tried;
+}
+
+Int4Block best_int4(const float* x) {
+  float top = 0.0f;
+  for (int k = 0; k < kInt4Block; ++k)
+    if (std::fabs(x[k]) > std::fabs(top)) top = x[k];
+  Int4Block best;
+  for (double steps : kInt4Steps) {
+    Int4Block first;
+    quantize_int4(x, (float)(top / steps), first);
+    double product = 0.0, squares = 0.0;
+    for (int k = 0; k < kInt4Block; ++k) {
+      product += (double)first.q[k] * x[k];
+      squares += (double)first.q[k] * first.q[k];
+    }
+    if (best.error < 0.0 || first.error < best.error) best = first;
+    if (squares > 0.0) quantize_int4(x, (float)(product / squares), best);
+  }
+  return best;
+}
+
+void pack_int4_block(const Matrix& m, std::size_t row, std::size_t begin, std::uint8_t* group, std::size_t lane,
+                     std::uint16_t* scale_out) {
+  float x[kInt4Block] = {};
+  bool finite = true;
+  for (std::size_t k = begin; k < std::min<std::size_t>(begin + kInt4Block, (std::size_t)m.columns); ++k) {
+    x[k - begin] = m.at(row, k);
+    finite &= std::isfinite(x[k - begin]);
+  }
+  if (!finite) {
+    *scale_out = 0x7fc0;  // NaN, as for int8
+    return;
+  }
+  Int4Block block = best_int4(x);
+  for (std::size_t i = 0; i < kInt4Block / 2; ++i) {
+    std::size_t low = i / 4 * 8 + i % 4;
+    group[i / 4 * kGroupBytes + lane * 4 + i % 4] = (std::uint8_t)((block.q[low] + 8) | (block.q[low + 4] + 8) << 4);
+  }
+  *scale_out = block.scale;
+}
+
+void pack_int4_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, std::uint16_t* scales, std::size_t k_padded) {
+  std::memset(panel, 0x88, k_padded * kLanes / 2);  // two zeros, plus 8
+  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
+  for (std::size_t block = 0; block * kInt4Block < (std::size_t)m.columns; ++block)
+    for (std::size_t r = 0; r < rows; ++r)
+      pack_int4_block(m, first + r, block * kInt4Block, panel + block * kInt4Block * kLanes / 2, r, scales + block * kLanes + r);
+}
+
 constexpr int kTableRows = 1024;  // rows that a thread takes at a time
 
 void copy_row(const Matrix& m, std::size_t row, Weight& table) {
@@ -94,17 +165,20 @@ void copy_row(const Matrix& m, std::size_t row, Weight& table) {
 Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool) {
   Weight w;
   std::size_t k_padded = (std::size_t)round_up(m.columns, kBlock);
-  std::size_t value_bytes = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1;
-  std::size_t panels = (std::size_t)round_up(m.rows, kBlock) / kLanes, panel_bytes = k_padded * kLanes * value_bytes;
+  std::size_t panels = (std::size_t)round_up(m.rows, kBlock) / kLanes;
+  std::size_t panel_bytes = k_padded / (std::size_t)group_k(format) * kGroupBytes;
   w.data = Memory(panels * panel_bytes);
-  std::size_t blocks = k_padded / kBlock;
-  if (format == Format::kInt8) w.scales = Memory(panels * blocks * kLanes * sizeof(std::uint16_t));
+  std::size_t blocks = k_padded / (format == Format::kInt4 ? kInt4Block : kBlock);
+  if (format == Format::kInt8 || format == Format::kInt4) w.scales = Memory(panels * blocks * kLanes * sizeof(std::uint16_t));
   pool.run({ceil_div(m.rows, kLanes)}, [&](int, int unit, int) {
     std::size_t p = (std::size_t)unit;
     std::uint8_t* panel = w.data.as<std::uint8_t>() + p * panel_bytes;
     if (format == Format::kFloat32) pack_float_panel(m, p * kLanes, panel);
     else if (format == Format::kBfloat16) pack_bf16_panel(m, p * kLanes, panel);
-    else pack_int8_panel(m, p * kLanes, panel, w.scales.as<std::uint16_t>() + p * blocks * kLanes, k_padded);
+    else {
+      std::uint16_t* scales = w.scales.as<std::uint16_t>() + p * blocks * kLanes;
+      (format == Format::kInt8 ? pack_int8_panel : pack_int4_panel)(m, p * kLanes, panel, scales, k_padded);
+    }
   });
   w.packed = {format, m.rows, m.columns, (int)k_padded, w.data.as<std::uint8_t>(), panel_bytes, w.scales.as<std::uint16_t>()};
   return w;

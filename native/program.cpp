@@ -122,16 +122,25 @@ void Program::reserve(const Step& step) {
       b.bf16_stride = padded * (std::size_t)kernels_.bf16_act_bytes + 64;
       b.int8_stride = padded * (std::size_t)kernels_.int8_act_bytes + 64;
       std::size_t f32 = spec.f32 ? rows * b.f32_stride * sizeof(float) : 0;
+      b.int4_stride = padded + 64;
       std::size_t bf16 = spec.bf16 ? rows * b.bf16_stride : 0, int8 = spec.int8 ? rows * b.int8_stride : 0;
-      std::size_t side = spec.int8 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
+      std::size_t int4 = spec.int4 ? rows * b.int4_stride : 0;
+      std::size_t side = spec.int8 || spec.int4 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
       storage_[i] = nullptr;
-      storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + 2 * side);
+      storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + int4 + 4 * side);
       std::uint8_t* p = storage_[i]->as<std::uint8_t>();
-      b.f32 = spec.f32 ? (float*)p : nullptr;
-      b.bf16 = spec.bf16 ? p + f32 : nullptr;
-      b.int8 = spec.int8 ? p + f32 + bf16 : nullptr;
-      b.scales = (float*)(p + f32 + bf16 + int8);
-      b.offsets = (std::int32_t*)(p + f32 + bf16 + int8 + side);
+      auto take = [&p](bool wanted, std::size_t bytes) {
+        std::uint8_t* part = wanted ? p : nullptr;
+        p += bytes;
+        return part;
+      };
+      b.f32 = (float*)take(spec.f32, f32);
+      b.bf16 = take(spec.bf16, bf16);
+      b.int8 = take(spec.int8, int8);
+      b.int4 = take(spec.int4, int4);
+      b.scales = (float*)take(side, side);
+      b.offsets = (std::int32_t*)take(spec.int8, side);
+      b.offsets4 = (std::int32_t*)take(spec.int4, 2 * side);
     }
     capacity_[kind] = (int)rows;
   }

@@ -24,7 +24,7 @@ enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
 struct BufferSpec {
   int width;
   Rows rows;
-  bool f32, bf16, int8;  // the forms its readers want
+  bool f32, bf16, int8, int4;  // the forms its readers want
 };
 
 // A weight as it is looked up or multiplied: a packed matrix, a table of rows, or float32 vectors (rows padded to 64).

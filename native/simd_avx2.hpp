@@ -91,6 +91,30 @@ struct Int8Format {
   }
 };
 
+inline void store_bytes(std::uint8_t* dst, I16 v) {
+  __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0xd8);
+  _mm_storeu_si128((__m128i*)dst, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+inline I16 nibbles(const std::uint8_t* p, int phase) {
+  __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
+  if (phase) lo = _mm256_srli_epi16(lo, 4), hi = _mm256_srli_epi16(hi, 4);
+  __m256i low = _mm256_set1_epi8(0x0f);
+  return {_mm256_and_si256(lo, low), _mm256_and_si256(hi, low)};
+}
+
+struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 127
+  static I16 start(std::int32_t) { return set1i(0); }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act) {
+    __m256i a = _mm256_set1_epi32(load_int32(act));
+    return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, a)), _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, a))};
+  }
+  static I16 finish(I16 acc, std::int32_t offset) {
+    __m256i ones = _mm256_set1_epi16(1), o = _mm256_set1_epi32(offset);
+    return {_mm256_add_epi32(_mm256_madd_epi16(acc.lo, ones), o), _mm256_add_epi32(_mm256_madd_epi16(acc.hi, ones), o)};
+  }
+};
+
 constexpr int kFloatRows = 6, kInt8Rows = 4;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
 template <int R> struct Int8Panels { static constexpr int value = R <= 2 ? 2 : 1; };

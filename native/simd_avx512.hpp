@@ -66,6 +66,31 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
 };
 #endif
 
+inline void store_bytes(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
+
+inline I16 nibbles(const std::uint8_t* p, int phase) {
+  __m512i w = _mm512_load_si512((const void*)p);
+  return _mm512_and_si512(phase ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(0x0f));
+}
+
+#if defined(WINGBEAT_BF16_VNNI)
+struct Int4Format {
+  static I16 start(std::int32_t offset) { return set1i(offset); }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act))); }
+  static I16 finish(I16 acc, std::int32_t) { return acc; }
+};
+#else
+struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 127
+  static I16 start(std::int32_t) { return set1i(0); }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act) {
+    return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, _mm512_set1_epi32(load_int32(act))));
+  }
+  static I16 finish(I16 acc, std::int32_t offset) {
+    return _mm512_add_epi32(_mm512_madd_epi16(acc, _mm512_set1_epi16(1)), set1i(offset));
+  }
+};
+#endif
+
 #if defined(WINGBEAT_BF16_VNNI)
 struct Int8Format {
   static constexpr int phases = 1;
@@ -75,7 +100,7 @@ struct Int8Format {
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act)));
   }
-  static void store_act(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
+  static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
 };
 #else
 struct Int8Format {  // int16 pairs: see store_pairs

@@ -52,6 +52,10 @@ struct Bf16Format {
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, round_to_bf16(v)); }
 };
 
+inline void store_bytes(std::uint8_t* dst, I16 v) {
+  for (int i = 0; i < 16; ++i) dst[i] = (std::uint8_t)(std::int8_t)v[i];
+}
+
 // int8 activations stay bytes, in K order; weights are bytes plus 128.
 struct Int8Format {
   static constexpr int phases = 1;
@@ -66,9 +70,21 @@ struct Int8Format {
     }
     return acc;
   }
-  static void store_act(std::uint8_t* dst, I16 v) {
-    for (int i = 0; i < 16; ++i) dst[i] = (std::uint8_t)(std::int8_t)v[i];
+  static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
+};
+
+struct Nibbles { const std::uint8_t* p; int shift; };
+inline Nibbles nibbles(const std::uint8_t* p, int phase) { return {p, 4 * phase}; }
+
+struct Int4Format {
+  static I16 start(std::int32_t offset) { return set1i(offset); }
+  static I16 mac(I16 acc, Nibbles w, const std::uint8_t* act) {
+    const std::int8_t* a = (const std::int8_t*)act;
+    for (int i = 0; i < 16; ++i)
+      for (int j = 0; j < 4; ++j) acc[i] += a[j] * ((w.p[4 * i + j] >> w.shift) & 15);
+    return acc;
   }
+  static I16 finish(I16 acc, std::int32_t) { return acc; }
 };
 
 // Rows and panels of a register tile.

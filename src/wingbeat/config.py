@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     model: str = DEMO
     tokenizer: Path | None = None
     profile: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
     backend: Literal["auto", "cpu", "reference"] = "auto"
     threads: int | None = Field(None, ge=1)
     max_batch: int | None = Field(None, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 

@@ -107,7 +107,7 @@ class LLM:
 
         Args:
             path: a ``.pth`` or ``.safetensors`` file; None: the demo model that comes with wingbeat.
-            dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", or "auto" for the backend's usual one.
+            dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", or "auto" for the backend's usual one.
             tokenizer: a World vocabulary file; None: the one beside the model or the standard one, where it fits.
             threads: None: the physical cores this process may use.
             max_batch: sequences that run at once; None: up to 64, as memory allows.

@@ -15,7 +15,7 @@ from wingbeat.text.world import WorldTokenizer
 
 CHOICES = [("reference", "float32")]
 if cpu.available():
-    CHOICES += [("cpu", "float32"), ("cpu", "bfloat16"), ("cpu", "int8")]
+    CHOICES += [("cpu", "float32"), ("cpu", "bfloat16"), ("cpu", "int8"), ("cpu", "int4")]
 VOCAB = 300
 
 

@@ -14,7 +14,7 @@ from wingbeat.ops.cpu import CpuExecutable
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable, StepBatch
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MODEL = "Model"
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="float32, bfloat16, int8 (smallest and fastest) or auto.",
+        help="float32, bfloat16, int8 (half the memory), int4 (a quarter, less exact) or auto.",
         rich_help_panel=MODEL,
         metavar="TYPE",
         autocompletion=choices_of("dtype"),

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from wingbeat.config import version
 from wingbeat.doctor.finding import Finding
+from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory
 from wingbeat.ops import cpu
 
@@ -90,7 +91,7 @@ def _speed(level: str) -> Finding:
     threads = cpu.default_threads()
     megabytes = max(1, min(PROBED_MEGABYTES, available_memory() // _MEMORY_SHARE >> 20))
     bandwidth = cpu.read_bandwidth(threads, level, megabytes)
-    peaks = {dtype: 2 * cpu.multiply_add_peak(threads, dtype, level) for dtype in ("float32", "bfloat16", "int8")}
+    peaks = {dtype: 2 * cpu.multiply_add_peak(threads, dtype, level) for dtype in DTYPES}
     shown = ", ".join(f"{peak / 1e9:,.0f} in {dtype}" for dtype, peak in peaks.items())
     return Finding(
         "speed",

@@ -13,13 +13,13 @@ from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.ops import cpu
 from wingbeat.ops.program import Program
-from wingbeat.ops.quantize import BLOCK
+from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
 from wingbeat.ops.table import WeightKind, storage_dtype
 from wingbeat.text.profile import choose_profile
 from wingbeat.text.world import tokenizer_for
 
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK}
-"""Of one weight as stored; int8 has a bfloat16 scale for each block."""
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
+"""Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
 
 _LOW_RANK = re.compile(r"att\.[wavg][12]$")
 

@@ -42,7 +42,7 @@ class Lowered:
 
 
 def lower(program: Program, weight_formats: Mapping[str, str]) -> Lowered:
-    """``weight_formats`` says how each weight is stored: "float32", "bfloat16" or "int8"."""
+    """``weight_formats`` says how each weight is stored: one of ``DTYPES``."""
     widths = {b.id: (b.width, str(b.rows)) for b in program.buffers}
     ops = _split_shifts(program, widths)
     formats = _formats(ops, weight_formats)

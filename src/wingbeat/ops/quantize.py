@@ -6,6 +6,9 @@
   weight rounded up to a bfloat16, for an activation a float32; ``q = round(x / scale)``. The scale of a block that
   holds a NaN or an infinity is NaN, so that a broken weight shows in the logits. A block's products are
   summed exactly in integers, then ``sum += block * (weight_scale * activation_scale)`` in float32, in K order.
+- int4: weights in blocks of 32 along K, ``q`` from -8 to 7 times a bfloat16 scale, which may be negative; activations
+  and sums as in int8. Of the scales ``m / c``, where ``m`` is the block's largest value by size, and of each of these
+  refitted by least squares to the ``q`` it gave, a block takes the one with the smallest squared error.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from numpy.typing import NDArray
 from wingbeat.ops.table import BFLOAT16, FloatArray, round_up
 
 BLOCK = 64
+INT4_BLOCK = 32
+INT4_STEPS = (-8.5, -8.0, -7.5, 7.0, 7.5)
+"""What ``c`` above may be: where the largest value falls."""
 
 
 def round_bfloat16(x: FloatArray) -> FloatArray:
@@ -23,12 +29,12 @@ def round_bfloat16(x: FloatArray) -> FloatArray:
     return x.astype(BFLOAT16).astype(np.float32)
 
 
-def _blocks(x: FloatArray) -> FloatArray:
-    """[rows, K] -> [rows, blocks, 64], zero padded."""
+def _blocks(x: FloatArray, size: int = BLOCK) -> FloatArray:
+    """[rows, K] -> [rows, blocks, size], zero padded."""
     rows, k = x.shape
-    padded = np.zeros((rows, round_up(k, BLOCK)), np.float32)
+    padded = np.zeros((rows, round_up(k, size)), np.float32)
     padded[:, :k] = x
-    return padded.reshape(rows, -1, BLOCK)
+    return padded.reshape(rows, -1, size)
 
 
 def _round_scale_up(scale: FloatArray) -> FloatArray:
@@ -60,6 +66,41 @@ def quantize_activation(x: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     blocks = _blocks(x)
     scale = _scale(blocks)
     return _quantize(blocks, scale), scale
+
+
+def quantize_weight_int4(w: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+    """int4 blocks of a weight [O, K]: values [O, blocks, 32] and scales float32 [O, blocks]."""
+    blocks = _blocks(w, INT4_BLOCK)
+    broken = ~np.isfinite(blocks).all(axis=2)
+    x = np.where(broken[..., None], np.float32(0), blocks)
+    top = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)[..., 0]
+    best_scale, best_q = np.zeros_like(top), np.zeros(x.shape, np.int8)
+    least = np.full(top.shape, np.inf)
+    for steps in INT4_STEPS:
+        scale = round_bfloat16((top.astype(np.float64) / steps).astype(np.float32))
+        q, error = _try_int4(x, scale)
+        refitted = round_bfloat16(_refit(x, q, scale))
+        for tried_scale, (tried_q, tried_error) in ((scale, (q, error)), (refitted, _try_int4(x, refitted))):
+            better = tried_error < least
+            least = np.where(better, tried_error, least)
+            best_scale = np.where(better, tried_scale, best_scale)
+            best_q = np.where(better[..., None], tried_q, best_q)
+    return best_q, np.where(broken, np.float32(np.nan), best_scale)
+
+
+def _try_int4(x: FloatArray, scale: FloatArray) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """The nearest values that a scale allows, and their squared error."""
+    usable = np.abs(scale) > 1e-35
+    inverse = np.where(usable, np.float32(1) / np.where(usable, scale, np.float32(1)), np.float32(0))
+    q = np.clip(np.rint(x * inverse[..., None]), -8, 7)
+    return q.astype(np.int8), ((q.astype(np.float64) * scale[..., None] - x) ** 2).sum(axis=2)
+
+
+def _refit(x: FloatArray, q: NDArray[np.int8], scale: FloatArray) -> FloatArray:
+    """The scale with the least squared error for these values; the given one where all of them are zero."""
+    wide = q.astype(np.float64)
+    squares = (wide**2).sum(axis=2)
+    return np.where(squares > 0, (wide * x).sum(axis=2) / np.maximum(squares, 1), scale).astype(np.float32)
 
 
 def dequantize(q: NDArray[np.int8], scale: FloatArray, k: int) -> FloatArray:

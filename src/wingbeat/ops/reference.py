@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.ops.program import Op, Program
-from wingbeat.ops.quantize import dequantize, quantize_activation, quantize_weight, round_bfloat16
+from wingbeat.ops.quantize import (
+    dequantize,
+    quantize_activation,
+    quantize_weight,
+    quantize_weight_int4,
+    round_bfloat16,
+)
 from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, check_batch, storage_dtype
 
 Floats = NDArray[np.floating]  # float32 throughout; NumPy's type stubs lose that on the way
@@ -64,14 +70,17 @@ class _Step:
 def _round_weight(w: FloatArray, storage: str) -> FloatArray:
     if storage == "bfloat16":
         return round_bfloat16(w)
-    return dequantize(*quantize_weight(w), k=w.shape[1]) if storage == "int8" else w
+    if storage == "float32":
+        return w
+    quantize = quantize_weight if storage == "int8" else quantize_weight_int4
+    return dequantize(*quantize(w), k=w.shape[1])
 
 
 def _round_activation(buffer: Floats, storage: str) -> FloatArray:
     x = np.asarray(buffer, np.float32)
     if storage == "bfloat16":
         return round_bfloat16(x)
-    return dequantize(*quantize_activation(x), k=x.shape[1]) if storage == "int8" else x
+    return dequantize(*quantize_activation(x), k=x.shape[1]) if storage in ("int8", "int4") else x
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -27,7 +27,7 @@ IntArray = NDArray[np.int32]
 class WeightKind(StrEnum):
     """What a weight is for; decides how a backend may store it."""
 
-    MATRIX = "matrix"  # [out, in], stored in the model's dtype (float32, bfloat16, int8)
+    MATRIX = "matrix"  # [out, in], stored in the model's dtype (float32, bfloat16, int8, int4)
     LOW_RANK = "low_rank"  # [out, in], never quantised: float32 in a float32 model, else bfloat16
     TABLE = "table"  # [vocabulary, width], rows are looked up: float32 in a float32 model, else bfloat16
     VECTOR = "vector"  # any shape, always float32
@@ -86,7 +86,8 @@ _SPECS = (
     OpSpec(
         "linear",
         "out = activation(x @ W^T + bias), or out += x @ W^T with add=1. The factors are rounded to the weight's "
-        "activation format first (see ops/quantize.py): float32 as it is, bfloat16, or int8 in blocks of 64.",
+        "activation format first (see ops/quantize.py): float32 as it is, bfloat16, or int8 in blocks of 64 "
+        "(which int4 weights, in blocks of 32, meet too).",
         reads=("x [M, K]",),
         writes=("out [M, O]",),
         weights=("W [O, K]", "bias [O] (optional)"),
@@ -254,7 +255,7 @@ def check_batch(batch: StepBatch, vocab_size: int, slots: int) -> None:
 
 
 def storage_dtype(kind: WeightKind, dtype: str) -> str:
-    """How a weight of ``kind`` is stored in a model of ``dtype``: "float32", "bfloat16" or "int8"."""
+    """How a weight of ``kind`` is stored in a model of ``dtype``: one of ``DTYPES``."""
     if kind is WeightKind.VECTOR or dtype == "float32":
         return "float32"
     return dtype if kind is WeightKind.MATRIX else "bfloat16"
