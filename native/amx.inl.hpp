@@ -12,16 +12,16 @@ struct alignas(64) TileShapes {
   std::uint8_t rows[16] = {};
 };
 
-// Registers 0 and 1 hold the sums of the first 16 rows by two panels, 2 and 3 those of the others; 4 and 5 activations,
-// 6 and 7 weights: 64 bytes of K, or 32.
-inline void shape_tiles(int rows, int k_bytes) {
+// Registers 0 and 1 hold the sums of the first 16 rows by two panels, 2 and 3 those of `second` rows more (or of the same
+// rows by two panels more); 4 and 5 activations, 6 and 7 weights: 64 bytes of K, or 32.
+inline void shape_tiles(int rows, int k_bytes, int second) {
   static thread_local int shaped = 0;
-  int key = rows * 128 + k_bytes;
+  int key = (rows * 128 + k_bytes) * 64 + second;
   if (key == shaped) return;
   shaped = key;
   if (key == 0) return _tile_release();
   TileShapes shapes;
-  int first = rows < kLanes ? rows : kLanes, second = rows - first;
+  int first = rows < kLanes ? rows : kLanes;
   for (int i = 0; i < 8; ++i) {
     bool weights = i >= 6, acts = i == 4 || i == 5, others = i == 2 || i == 3 || i == 5;
     shapes.rows[i] = (std::uint8_t)(weights ? k_bytes / 4 : others ? second : first);
@@ -30,47 +30,64 @@ inline void shape_tiles(int rows, int k_bytes) {
   _tile_loadconfig(&shapes);
 }
 
-// Sums of R rows, more than 16 or not, by two panels over all of K, in bfloat16.
-template <bool Second>
+constexpr int kOutStride = kBlock * sizeof(float);
+// Sums of more than 16 rows by two panels over all of K, in bfloat16.
 inline void bf16_tiles(const Tile& t, int panel) {
-  const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
+  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
   const std::uint8_t* a2 = a + kLanes * t.act_stride;
   _tile_zero(0);
   _tile_zero(1);
-  if (Second) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  _tile_zero(2);
+  _tile_zero(3);
   for (int k = 0; k < t.k; k += 32, w += 1024, a += 64, a2 += 64) {
-    if (!Second)
-      for (int line = 0; line < 1024; line += 64) {
-        __builtin_prefetch(w + 4096 + line);
-        __builtin_prefetch(w + t.panel_bytes + 4096 + line);
-      }
+    if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), 1024);
     _tile_loadd(6, w, 64);
     _tile_loadd(7, w + t.panel_bytes, 64);
     _tile_loadd(4, a, t.act_stride);
+    _tile_loadd(5, a2, t.act_stride);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
-    if (Second) {
-      _tile_loadd(5, a2, t.act_stride);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
   }
   float *out = t.out + panel * kLanes, *out2 = out + kLanes * kBlock;
-  constexpr int stride = kBlock * sizeof(float);
-  _tile_stored(0, out, stride);
-  _tile_stored(1, out + kLanes, stride);
-  if (Second) {
-    _tile_stored(2, out2, stride);
-    _tile_stored(3, out2 + kLanes, stride);
+  _tile_stored(0, out, kOutStride);
+  _tile_stored(1, out + kLanes, kOutStride);
+  _tile_stored(2, out2, kOutStride);
+  _tile_stored(3, out2 + kLanes, kOutStride);
+}
+
+// Sums of up to 16 rows by four panels.
+inline void bf16_flat_tiles(const Tile& t) {
+  const std::uint8_t *w0 = t.panels, *w = w0, *a = t.acts;
+  std::size_t next = t.panel_bytes;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int k = 0; k < t.k; k += 32, w += 1024, a += 64) {
+    if (t.fresh) prefetch_panels<4>(t, w0, (std::size_t)(w - w0), 1024);
+    _tile_loadd(4, a, t.act_stride);
+    _tile_loadd(6, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, w + next, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, w + 2 * next, 64);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, w + 3 * next, 64);
+    _tile_dpbf16ps(3, 4, 7);
   }
+  _tile_stored(0, t.out, kOutStride);
+  _tile_stored(1, t.out + kLanes, kOutStride);
+  _tile_stored(2, t.out + 2 * kLanes, kOutStride);
+  _tile_stored(3, t.out + 3 * kLanes, kOutStride);
 }
 
 inline void bf16_tile_rows(int rows, const Tile& t) {
-  shape_tiles(rows, 64);
-  for (int panel = 0; panel < 4; panel += 2) rows > kLanes ? bf16_tiles<true>(t, panel) : bf16_tiles<false>(t, panel);
+  bool flat = rows <= kLanes;
+  shape_tiles(rows, 64, flat ? rows : rows - kLanes);
+  if (flat) return bf16_flat_tiles(t);
+  for (int panel = 0; panel < 4; panel += 2) bf16_tiles(t, panel);
 }
 
 // Adds the integer sums of a block of K, [rows][16] of one panel, times their scales, to the product.
@@ -120,11 +137,12 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
   alignas(64) std::int32_t sums[4][kLanes * kLanes];
   alignas(64) std::uint8_t wide[2][kInt4Block * kLanes];
   int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
-  const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
+  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
   const std::uint16_t* scales = t.scales + (std::size_t)panel * blocks * kLanes;
   for (int r = 0; r < rows; ++r)
     for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
+    if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), block_bytes);
     if constexpr (F == Format::kInt4) {
       widen_block(w, wide[0]);
       widen_block(w + t.panel_bytes, wide[1]);
@@ -142,7 +160,7 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
 
 template <Format F>
 inline void integer_tile_rows(int rows, const Tile& t) {
-  shape_tiles(rows, F == Format::kInt4 ? kInt4Block : kBlock);
+  shape_tiles(rows, F == Format::kInt4 ? kInt4Block : kBlock, rows > kLanes ? rows - kLanes : 0);
   for (int panel = 0; panel < 4; panel += 2)
     rows > kLanes ? integer_tiles<F, true>(rows, t, panel) : integer_tiles<F, false>(rows, t, panel);
 }
@@ -157,4 +175,4 @@ inline void int4_tile_rows(int rows, const Tile& t) {
 }
 
 // Gives the tiles up: a thread that sleeps with them in use keeps its core from resting.
-void leave() { shape_tiles(0, 0); }
+void leave() { shape_tiles(0, 0, 0); }

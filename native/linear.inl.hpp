@@ -5,13 +5,25 @@ struct Tile {  // R rows by 64 columns of a product
   std::size_t panel_bytes;
   const std::uint8_t* acts;
   std::size_t act_stride;
-  int k;  // padded
+  int k;       // padded
+  bool fresh;  // the weights are not in the caches yet
   float* out;  // [R][64]
   // int8 and int4, whose block is 64 or 32
   const std::uint16_t* scales;      // [4][k / block][16]
   const float* act_scales;          // row stride k / 64
   const std::int32_t* act_offsets;  // row stride k / block
 };
+
+// Asks for the weights that the panels of a tile need in a moment: `at` bytes into them. Past a panel's end these are the
+// beginnings of those that come after the tile's, for a thread's units follow each other.
+template <int P>
+inline void prefetch_panels(const Tile& t, const std::uint8_t* panels, std::size_t at, int bytes = kGroupBytes) {
+  constexpr std::size_t ahead = 2048;
+  at += ahead;
+  if (at >= t.panel_bytes) at += (P - 1) * t.panel_bytes;
+  for (int p = 0; p < P; ++p)
+    for (int line = 0; line < bytes; line += kGroupBytes) __builtin_prefetch(panels + p * t.panel_bytes + at + line);
+}
 
 // Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
 template <int R>
@@ -32,15 +44,15 @@ inline void float_tile(const Tile& t, int panel) {
   F16 acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
-  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
+    if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
 #pragma GCC unroll 2
     for (int phase = 0; phase < Fmt::phases; ++phase) {
       typename Fmt::Weight weight[P];
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        if (R == 1 && phase == 0) __builtin_prefetch(w + p * t.panel_bytes + 1024);
         weight[p] = Fmt::weight(w + p * t.panel_bytes, phase);
       }
 #pragma GCC unroll 12
@@ -56,7 +68,7 @@ inline void float_tile(const Tile& t, int panel) {
 template <int R, int P>
 inline void int8_tile(const Tile& t, int panel) {
   int blocks = t.k / kBlock;
-  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
   for (int r = 0; r < R; ++r)
@@ -68,13 +80,13 @@ inline void int8_tile(const Tile& t, int panel) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * blocks + block]);
     for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
+      if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
 #pragma GCC unroll 2
       for (int phase = 0; phase < Int8Format::phases; ++phase) {
         Int8Format::Weight weight[P];
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
-          if (R == 1 && phase == 0) __builtin_prefetch(w + p * t.panel_bytes + 1024);
-          weight[p] = Int8Format::weight(w + p * t.panel_bytes, phase);
+            weight[p] = Int8Format::weight(w + p * t.panel_bytes, phase);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
@@ -95,7 +107,7 @@ inline void int8_tile(const Tile& t, int panel) {
 template <int R, int P>
 inline void int4_tile(const Tile& t, int panel) {
   int blocks = t.k / kInt4Block;
-  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
   for (int r = 0; r < R; ++r)
@@ -107,8 +119,7 @@ inline void int4_tile(const Tile& t, int panel) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[r * blocks + block]);
     for (int k = 0; k < kInt4Block; k += 8, w += kGroupBytes, a.advance(8)) {
-      if (R == 1)
-        for (int p = 0; p < P; ++p) __builtin_prefetch(w + p * t.panel_bytes + 1024);
+      if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
 #pragma GCC unroll 2
       for (int phase = 0; phase < 2; ++phase)
 #pragma GCC unroll 4
@@ -236,6 +247,7 @@ void linear(const LinearOp& op, int rows, int unit) {
   for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
     int begin = first + (int)((long)count * tile / tiles), end = first + (int)((long)count * (tile + 1) / tiles);
     std::size_t row = (std::size_t)begin;
+    t.fresh = tile == 0;
     switch (w.format) {
       case Format::kFloat32:
         t.acts = (const std::uint8_t*)(x.f32 + row * x.f32_stride);

@@ -66,7 +66,10 @@ ThreadPool::Run& ThreadPool::free_run(std::size_t stages) {
   for (;;) {
     for (auto& run : runs_) {
       if (run->inside.load() != 0) continue;
-      if (run->stages.size() < stages) run->stages = std::vector<Stage>(stages);
+      if (run->stages.size() < stages) {
+        run->stages = std::vector<Stage>(stages);
+        for (Stage& stage : run->stages) stage.shares = std::make_unique<Share[]>((std::size_t)threads_);
+      }
       return *run;
     }
     relax();
@@ -84,9 +87,12 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work) {
   Run& run = free_run(units.size());
   for (std::size_t s = 0; s < run.stages.size(); ++s) {
     Stage& stage = run.stages[s];
-    stage.next.store(0, std::memory_order_relaxed);
     stage.done.store(0, std::memory_order_relaxed);
     stage.units = s < units.size() ? units[s] : 0;
+    for (int t = 0; t < threads_; ++t) {
+      stage.shares[t].next.store((int)((long)stage.units * t / threads_), std::memory_order_relaxed);
+      stage.shares[t].end = (int)((long)stage.units * (t + 1) / threads_);
+    }
   }
   run.work = &work;
   run.open.store(true);
@@ -97,11 +103,19 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work) {
   run.open.store(false);
 }
 
+int ThreadPool::run_units(Run& run, int stage, int thread) noexcept {
+  int count = 0;
+  for (int i = 0; i < threads_; ++i) {
+    Share& share = run.stages[(std::size_t)stage].shares[(thread + i) % threads_];
+    for (int u; (u = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end; ++count) (*run.work)(stage, u, thread);
+  }
+  return count;
+}
+
 void ThreadPool::take_part(Run& run, int thread) noexcept {
   for (std::size_t s = 0; s < run.stages.size(); ++s) {
     Stage& stage = run.stages[s];
-    int units = stage.units, mine = 0;
-    for (int u; (u = stage.next.fetch_add(1, std::memory_order_relaxed)) < units; ++mine) (*run.work)((int)s, u, thread);
+    int units = stage.units, mine = run_units(run, (int)s, thread);
     int done = stage.done.fetch_add(mine, std::memory_order_acq_rel) + mine;
     if (mine && done == units) stage.done.notify_all();
     for (int spins = 0; done < units; ++spins) {

@@ -1,5 +1,6 @@
-// Threads that share a step's stages. Units are claimed one by one from an atomic counter, so a thread that loses its
-// core to another process delays only the unit it holds. Threads spin briefly between stages, then sleep.
+// Threads that share a step's stages. Each begins with a share of a stage's units that lie side by side, as its weights
+// do in memory, and then helps others with theirs. Units are claimed one by one, so a thread that loses its core to
+// another process delays only the unit it holds. Threads spin briefly between stages, then sleep.
 #pragma once
 
 #include <atomic>
@@ -29,8 +30,12 @@ class ThreadPool {
   void run(const std::vector<int>& units, const Work& work);
 
  private:
-  struct Stage {  // on two cache lines: a claim must not disturb those who wait for the end
+  struct Share {  // on a cache line of its own: a claim must not disturb others
     alignas(64) std::atomic<int> next{0};
+    int end = 0;
+  };
+  struct Stage {
+    std::unique_ptr<Share[]> shares;  // one for each thread
     int units = 0;
     alignas(64) std::atomic<int> done{0};
   };
@@ -45,6 +50,7 @@ class ThreadPool {
 
   void worker(int thread);
   void take_part(Run& run, int thread) noexcept;  // a unit that throws ends the process
+  int run_units(Run& run, int stage, int thread) noexcept;  // returns how many
   void shut_down();
   Run& free_run(std::size_t stages);
 
