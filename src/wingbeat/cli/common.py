@@ -23,7 +23,7 @@ def fail(error: object) -> NoReturn:
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough: nothing went wrong
         raise error
     if isinstance(error, MemoryError):
-        error = "the model does not fit in memory: try --dtype int8 or int4; `wingbeat doctor FILE` tells what each dtype needs"
+        error = "the model does not fit in memory: try --dtype int4; `wingbeat doctor FILE` tells what each dtype needs"
     elif isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}"
     typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)

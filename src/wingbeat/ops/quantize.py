@@ -71,8 +71,8 @@ def quantize_activation(x: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
 def quantize_weight_int4(w: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     """int4 blocks of a weight [O, K]: values [O, blocks, 32] and scales float32 [O, blocks]."""
     blocks = _blocks(w, INT4_BLOCK)
-    broken = ~np.isfinite(blocks).all(axis=2)
-    x = np.where(broken[..., None], np.float32(0), blocks)
+    broken = np.logical_not(np.isfinite(blocks).all(axis=2, keepdims=True))
+    x = np.where(broken, np.float32(0), blocks)
     top = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)[..., 0]
     best_scale, best_q = np.zeros_like(top), np.zeros(x.shape, np.int8)
     least = np.full(top.shape, np.inf)
@@ -85,7 +85,7 @@ def quantize_weight_int4(w: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
             least = np.where(better, tried_error, least)
             best_scale = np.where(better, tried_scale, best_scale)
             best_q = np.where(better[..., None], tried_q, best_q)
-    return best_q, np.where(broken, np.float32(np.nan), best_scale)
+    return best_q, np.where(broken[..., 0], np.float32(np.nan), best_scale)
 
 
 def _try_int4(x: FloatArray, scale: FloatArray) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
