@@ -161,7 +161,7 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     ("error", "told"),
     [
         (ValueError("choose another"), "Error: choose another\n"),
-        (MemoryError(), "Error: the model does not fit in memory: try --dtype int8;"),
+        (MemoryError(), "Error: the model does not fit in memory: try --dtype int4;"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), "Error: a.txt: No such file or directory\n"),
     ],
 )
