@@ -24,7 +24,7 @@ from pathlib import Path
 
 from light_client import HOST, get, open_stream, read_all
 
-from engine import PROMPT, TEMPERATURE, TOP_P, engine_rate, make_engine
+from engine import PROMPT, SAMPLING, engine_rate, make_engine
 from wingbeat.llm import demo_model_path
 
 LONG_PROMPT = 4000
@@ -136,10 +136,9 @@ def _body(prompt: list[int], tokens: int, seed: int) -> dict[str, object]:
     return {
         "prompt": prompt,
         "max_tokens": tokens,
-        "temperature": TEMPERATURE,
-        "top_p": TOP_P,
         "seed": seed,
         "ignore_eos": True,
+        **SAMPLING,
     }
 
 
