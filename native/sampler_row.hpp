@@ -32,6 +32,13 @@ WINGBEAT_CLONES static void weigh(const float* logits, size_t size, Scale scale,
     }
 }
 
+// Whether a block has a token in a bucket.
+static inline bool holds(const uint16_t* buckets, size_t size, uint16_t bucket) {
+    uint16_t found = 0;
+    for (size_t i = 0; i < size; ++i) found |= static_cast<uint16_t>(buckets[i] == bucket);
+    return found != 0;
+}
+
 WINGBEAT_CLONES static void drop_beyond(const float* logits, size_t size, Border border, float* weights) {
     for (size_t i = 0; i < size; ++i) {
         const bool kept = (logits[i] > border.logit) |
@@ -70,12 +77,11 @@ class RowSampler {
 
     // The token drawn; -1 when there is none to draw.
     int32_t sample(const float* logits, size_t vocab, Sequence& sequence, uint64_t position, const Report& out) {
-        raw_.look_at(logits, vocab);
-        if (raw_.nan) return -1;
-        if (sequence.edits())
-            edited_.look_at_edited(logits, vocab, [&](float* row) { sequence.edit(row); });
-        const Row& row = sequence.edits() ? edited_ : raw_;
-        if (row.peak == -infinity) return -1;
+        const bool edits = sequence.edits();
+        if (!edits || sequence.logprobs >= 0) raw_.look_at(logits, vocab);
+        if (edits) edited_.look_at_edited(logits, vocab, [&](float* row) { sequence.edit(row); });
+        const Row& row = edits ? edited_ : raw_;
+        if (row.nan || row.peak == -infinity) return -1;  // an edit leaves a NaN what it is
         const double random = uniform(sequence.seed, sequence.choice, position);
         const int32_t token = sequence.greedy() ? row.arg_max() : draw(row, sequence, random);
         sequence.remember(token);
@@ -91,7 +97,7 @@ class RowSampler {
     }
 
    private:
-    int32_t draw(const Row& row, const Sequence& sequence, double random) {
+    int32_t draw(const Row& row, Sequence& sequence, double random) {
         const Scale scale{row.peak, static_cast<float>(log2_e / sequence.temperature), rounder_};
         const bool top_k = sequence.top_k > 0 && static_cast<size_t>(sequence.top_k) < row.size;
         const bool top_p = sequence.top_p < 1;
@@ -100,11 +106,15 @@ class RowSampler {
             most_likely(row, static_cast<size_t>(sequence.top_k), floats_, list_);
             return draw_from_list(scale, sequence, top_p ? sequence.top_p * weigh_list(scale) : -1, random);
         }
-        if (!top_k && top_p) {
+        if (!top_k && top_p && !sequence.wide) {
             const double target = sequence.top_p * sum_block_masses(row, scale);
             if (list_mass(row, scale, target)) return draw_from_list(scale, sequence, target, random);
         }
-        return draw_from_row(row, scale, sequence, top_k, top_p, random);
+        const int32_t token = draw_from_row(row, scale, sequence, top_k, top_p, random);
+        // Neighbouring steps are alike: where a list did not do, none is tried until few blocks have a part in the set.
+        const auto idle = static_cast<size_t>(std::count(sums_.begin(), sums_.end(), 0.0));
+        sequence.wide = idle < sums_.size() - sums_.size() / 4;
+        return token;
     }
 
     double sum_block_masses(const Row& row, const Scale& scale) {
@@ -186,14 +196,27 @@ class RowSampler {
     // The token at which the sum of `weight` over the most likely tokens reaches `target`.
     template <class Weight>
     Border find_border(const Row& row, const Weight& weight, double target) {
-        histogram_.fill(0);
-        for (size_t i = 0; i < row.size; ++i) histogram_[buckets_[i]] += weight(i);
+        // Several, so that an addition need not wait for the one before it: neighbours often share a bucket.
+        for (auto& histogram : histograms_) histogram.fill(0);
+        size_t i = 0;
+        for (; i + histograms_.size() <= row.size; i += histograms_.size())
+            for (size_t h = 0; h < histograms_.size(); ++h) histograms_[h][buckets_[i + h]] += weight(i + h);
+        for (; i < row.size; ++i) histograms_[0][buckets_[i]] += weight(i);
         size_t b = 0;
-        for (; b < last_bucket && histogram_[b] < target; ++b) target -= histogram_[b];
+        for (; b < last_bucket; ++b) {
+            double mass = 0;
+            for (const auto& histogram : histograms_) mass += histogram[b];
+            if (mass >= target) break;
+            target -= mass;
+        }
         if (b == last_bucket) return {};  // only tokens without mass remain: nothing to cut
         list_.clear();
-        for (size_t i = 0; i < row.size; ++i)
-            if (buckets_[i] == b) list_.push_back({row.logits[i], static_cast<int32_t>(i), weight(i)});
+        for (size_t begin = 0; begin < row.size; begin += block) {
+            const size_t end = std::min(row.size, begin + block);
+            if (!holds(buckets_.data() + begin, end - begin, static_cast<uint16_t>(b))) continue;
+            for (i = begin; i < end; ++i)
+                if (buckets_[i] == b) list_.push_back({row.logits[i], static_cast<int32_t>(i), weight(i)});
+        }
         const Candidate& last = list_[partition_by_mass(list_, target) - 1];
         return {last.logit, last.id};
     }
@@ -223,7 +246,7 @@ class RowSampler {
     std::vector<double> sums_;
     std::vector<uint16_t> buckets_;
     std::vector<Candidate> list_;
-    std::array<double, last_bucket + 1> histogram_{};
+    std::array<std::array<double, last_bucket + 1>, 4> histograms_{};
 };
 
 }  // namespace wingbeat::sampler
