@@ -31,14 +31,26 @@ inline void shape_tiles(int rows, int k_bytes, int second) {
 }
 
 constexpr int kOutStride = kBlock * sizeof(float);
-// Sums of more than 16 rows by two panels over all of K, in bfloat16.
+inline void begin_sums(const Tile& t, const float* sum0, const float* sum1, const float* sum2, const float* sum3) {
+  if (t.first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    return;
+  }
+  _tile_loadd(0, sum0, kOutStride);
+  _tile_loadd(1, sum1, kOutStride);
+  _tile_loadd(2, sum2, kOutStride);
+  _tile_loadd(3, sum3, kOutStride);
+}
+
+// Sums of more than 16 rows by two panels, in bfloat16.
 inline void bf16_tiles(const Tile& t, int panel) {
   const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
   const std::uint8_t* a2 = a + kLanes * t.act_stride;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  float *out = t.out + panel * kLanes, *out2 = out + kLanes * kBlock;
+  begin_sums(t, out, out + kLanes, out2, out2 + kLanes);
   for (int k = 0; k < t.k; k += 32, w += 1024, a += 64, a2 += 64) {
     if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), 1024);
     _tile_loadd(6, w, 64);
@@ -50,7 +62,6 @@ inline void bf16_tiles(const Tile& t, int panel) {
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  float *out = t.out + panel * kLanes, *out2 = out + kLanes * kBlock;
   _tile_stored(0, out, kOutStride);
   _tile_stored(1, out + kLanes, kOutStride);
   _tile_stored(2, out2, kOutStride);
@@ -61,10 +72,7 @@ inline void bf16_tiles(const Tile& t, int panel) {
 inline void bf16_flat_tiles(const Tile& t) {
   const std::uint8_t *w0 = t.panels, *w = w0, *a = t.acts;
   std::size_t next = t.panel_bytes;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  begin_sums(t, t.out, t.out + kLanes, t.out + 2 * kLanes, t.out + 3 * kLanes);
   for (int k = 0; k < t.k; k += 32, w += 1024, a += 64) {
     if (t.fresh) prefetch_panels<4>(t, w0, (std::size_t)(w - w0), 1024);
     _tile_loadd(4, a, t.act_stride);
@@ -88,7 +96,8 @@ inline void bf16_flat_tiles(const Tile& t) {
 inline void bf16_row(const Tile& t) {
   const std::uint8_t *panels = t.panels, *w = panels, *a = t.acts;
   const __m512i odd_half = set1i((int)0xffff0000);
-  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  F16 acc[4];
+  for (int p = 0; p < 4; ++p) acc[p] = t.first ? set1(0.0f) : load(t.out + p * kLanes);
   for (int k = 0; k < t.k; k += 32) {
     F16 even[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)}, odd[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
     for (int pair = 0; pair < 16; ++pair, w += kGroupBytes, a += 4) {
@@ -117,11 +126,11 @@ inline void bf16_tile_rows(int rows, const Tile& t) {
 
 // Adds the integer sums of a block of K, [rows][16] of one panel, times their scales, to the product.
 inline void add_sums(const std::int32_t* sums, int first, int rows, const Tile& t, int panel, int block, int k_block, F16 scale) {
-  int blocks = t.k / k_block, scales = t.k / kBlock;
+  int offsets = t.blocks * (kBlock / k_block);
   float* out = t.out + first * kBlock + panel * kLanes;
   for (int r = first; r < first + rows; ++r, sums += kLanes, out += kBlock) {
-    I16 sum = _mm512_add_epi32(_mm512_load_si512((const void*)sums), set1i(t.act_offsets[r * blocks + block]));
-    store(out, fma(to_float(sum), mul(scale, set1(t.act_scales[r * scales + block * k_block / kBlock])), load(out)));
+    I16 sum = _mm512_add_epi32(_mm512_load_si512((const void*)sums), set1i(t.act_offsets[r * offsets + block]));
+    store(out, fma(to_float(sum), mul(scale, set1(t.act_scales[r * t.blocks + block * k_block / kBlock])), load(out)));
   }
 }
 
@@ -163,8 +172,8 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
   alignas(64) std::uint8_t wide[2][kInt4Block * kLanes];
   int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
   const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
-  const std::uint16_t* scales = t.scales + (std::size_t)panel * blocks * kLanes;
-  for (int r = 0; r < rows; ++r)
+  const std::uint16_t* scales = t.scales + (std::size_t)panel * t.scale_stride;
+  for (int r = 0; t.first && r < rows; ++r)
     for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
     if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), block_bytes);
@@ -176,7 +185,7 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
       block_sums<Second>(w, w + t.panel_bytes, a, t.act_stride, sums);
     }
     for (int p = 0; p < 2; ++p) {
-      F16 scale = load_bf16(scales + ((std::size_t)p * blocks + block) * kLanes);
+      F16 scale = load_bf16(scales + (std::size_t)p * t.scale_stride + (std::size_t)block * kLanes);
       add_sums(sums[p], 0, first, t, panel + p, block, k_block, scale);
       if (Second) add_sums(sums[2 + p], first, rows - first, t, panel + p, block, k_block, scale);
     }

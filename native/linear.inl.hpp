@@ -1,26 +1,31 @@
 // Matrix products: tiles of a few rows by 64 columns, and what finishes a row. Part of kernels.inl.hpp.
 
-struct Tile {  // R rows by 64 columns of a product
-  const std::uint8_t* panels;  // the first of four
+// R rows by 64 columns of a product over some K: all of it, or a piece after others.
+struct Tile {
+  const std::uint8_t* panels;  // the first of four, at the piece's first K
   std::size_t panel_bytes;
+  std::size_t at;  // bytes of a panel before the piece
   const std::uint8_t* acts;
   std::size_t act_stride;
-  int k;       // padded
+  int k;       // of the piece, padded
+  bool first;  // the sums begin here; else they go on from `out`
   bool fresh;  // the weights are not in the caches yet
   float* out;  // [R][64]
-  // int8 and int4, whose block is 64 or 32
-  const std::uint16_t* scales;      // [4][k / block][16]
-  const float* act_scales;          // row stride k / 64
-  const std::int32_t* act_offsets;  // row stride k / block
+  // int8 and int4, whose block is 64 or 32; a row has `blocks` blocks of 64
+  int blocks;
+  const std::uint16_t* scales;      // [16] for each block; `scale_stride` from panel to panel
+  std::size_t scale_stride;
+  const float* act_scales;          // row stride blocks
+  const std::int32_t* act_offsets;  // row stride blocks, or twice that
 };
 
-// Asks for the weights that the panels of a tile need in a moment: `at` bytes into them. Past a panel's end these are the
-// beginnings of those that come after the tile's, for a thread's units follow each other.
+// Asks for the weights that the panels of a tile need in a moment: `at` bytes into the piece. Past a panel's end these are
+// the beginnings of those that come after the tile's, for a thread's units follow each other.
 template <int P>
 inline void prefetch_panels(const Tile& t, const std::uint8_t* panels, std::size_t at, int bytes = kGroupBytes) {
   constexpr std::size_t ahead = 2048;
   at += ahead;
-  if (at >= t.panel_bytes) at += (P - 1) * t.panel_bytes;
+  if (t.at + at >= t.panel_bytes) at += (P - 1) * t.panel_bytes;
   for (int p = 0; p < P; ++p)
     for (int line = 0; line < bytes; line += kGroupBytes) __builtin_prefetch(panels + p * t.panel_bytes + at + line);
 }
@@ -43,7 +48,7 @@ template <class Fmt, int R, int P>
 inline void float_tile(const Tile& t, int panel) {
   F16 acc[R][P];
   for (int r = 0; r < R; ++r)
-    for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
+    for (int p = 0; p < P; ++p) acc[r][p] = t.first ? set1(0.0f) : load(t.out + r * kBlock + (panel + p) * kLanes);
   const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
@@ -71,14 +76,15 @@ inline void int8_tile(const Tile& t, int panel) {
   const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
+  if (t.first)
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block) {
     I16 acc[R][P];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * blocks + block]);
+      for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * t.blocks + block]);
     for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
       if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
 #pragma GCC unroll 2
@@ -95,10 +101,10 @@ inline void int8_tile(const Tile& t, int panel) {
       }
     }
     for (int p = 0; p < P; ++p) {
-      F16 scale = load_bf16(t.scales + ((std::size_t)(panel + p) * blocks + block) * kLanes);
+      F16 scale = load_bf16(t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes);
       for (int r = 0; r < R; ++r) {
         float* o = out + r * kBlock + p * kLanes;
-        store(o, fma(to_float(acc[r][p]), mul(scale, set1(t.act_scales[r * blocks + block])), load(o)));
+        store(o, fma(to_float(acc[r][p]), mul(scale, set1(t.act_scales[r * t.blocks + block])), load(o)));
       }
     }
   }
@@ -110,14 +116,15 @@ inline void int4_tile(const Tile& t, int panel) {
   const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
+  if (t.first)
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block) {
     I16 acc[R][P];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[r * blocks + block]);
+      for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[2 * r * t.blocks + block]);
     for (int k = 0; k < kInt4Block; k += 8, w += kGroupBytes, a.advance(8)) {
       if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
 #pragma GCC unroll 2
@@ -130,11 +137,11 @@ inline void int4_tile(const Tile& t, int panel) {
         }
     }
     for (int p = 0; p < P; ++p) {
-      F16 scale = load_bf16(t.scales + ((std::size_t)(panel + p) * blocks + block) * kLanes);
+      F16 scale = load_bf16(t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes);
       for (int r = 0; r < R; ++r) {
         float* o = out + r * kBlock + p * kLanes;
-        F16 sums = to_float(Int4Format::finish(acc[r][p], t.act_offsets[r * blocks + block]));
-        store(o, fma(sums, mul(scale, set1(t.act_scales[r * (blocks / 2) + block / 2])), load(o)));
+        F16 sums = to_float(Int4Format::finish(acc[r][p], t.act_offsets[2 * r * t.blocks + block]));
+        store(o, fma(sums, mul(scale, set1(t.act_scales[r * t.blocks + block / 2])), load(o)));
       }
     }
   }
@@ -227,50 +234,68 @@ inline void finish_row(const LinearOp& op, std::size_t row, int column, const fl
   emit(out, row, column, v);
 }
 
+// The weights of 64 columns from `k` on.
+inline void place_weights(const PackedWeight& w, int column, int k, Tile& t) {
+  std::size_t panel = (std::size_t)(column / kLanes);
+  t.at = (std::size_t)(k / group_k(w.format)) * kGroupBytes;
+  t.panels = w.data + panel * w.panel_bytes + t.at;
+  t.panel_bytes = w.panel_bytes;
+  t.blocks = w.k_padded / kBlock;
+  if (!w.scales) return;
+  int k_block = w.format == Format::kInt4 ? kInt4Block : kBlock;
+  t.scale_stride = (std::size_t)(w.k_padded / k_block) * kLanes;
+  t.scales = w.scales + panel * t.scale_stride + (std::size_t)(k / k_block) * kLanes;
+}
+
+// The activations that they meet, of the rows from `row` on.
+inline void place_activations(const Buffer& x, Format format, std::size_t row, int k, Tile& t) {
+  std::size_t from = (std::size_t)k;
+  switch (format) {
+    case Format::kFloat32:
+      t.acts = (const std::uint8_t*)(x.f32 + row * x.f32_stride + from);
+      t.act_stride = x.f32_stride * sizeof(float);
+      break;
+    case Format::kBfloat16:
+      t.acts = x.bf16 + row * x.bf16_stride + from * Bf16Format::act_bytes;
+      t.act_stride = x.bf16_stride;
+      break;
+    case Format::kInt8:
+      t.acts = x.int8 + row * x.int8_stride + from * Int8Format::act_bytes;
+      t.act_stride = x.int8_stride;
+      t.act_offsets = x.offsets + row * t.blocks + from / kBlock;
+      break;
+    case Format::kInt4:
+      t.acts = x.int4 + row * x.int4_stride + from;
+      t.act_stride = x.int4_stride;
+      t.act_offsets = x.offsets4 + 2 * row * t.blocks + from / kInt4Block;
+      break;
+  }
+  t.act_scales = x.scales + row * t.blocks + from / kBlock;
+}
+
+// Several tiles of rows share their weights piece by piece: a piece stays in the first-level cache.
+constexpr int kPieceBytes = 32 * 1024;
+
 void linear(const LinearOp& op, int rows, int unit) {
   const PackedWeight& w = *op.weight;
-  const Buffer& x = *op.x;
   int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   int tiles = ceil_div(count, rows_at_once(w.format));
-  int blocks = w.k_padded / (w.format == Format::kInt4 ? kInt4Block : kBlock);
-  constexpr int tallest = kFloatRows > kInt8RowsAtOnce ? kFloatRows : kInt8RowsAtOnce;
-  static_assert(tallest >= kBf16RowsAtOnce);
-  alignas(64) float product[tallest * kBlock];
+  int piece = tiles == 1 ? w.k_padded : kPieceBytes / (4 * kGroupBytes) * group_k(w.format);
+  alignas(64) float product[kLinearRows * kBlock];
   Tile t{};
-  t.panels = w.data + (std::size_t)(column / kLanes) * w.panel_bytes;
-  t.panel_bytes = w.panel_bytes;
-  t.k = w.k_padded;
-  t.out = product;
-  if (w.scales) t.scales = w.scales + (std::size_t)(column / kLanes) * blocks * kLanes;
-  for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
-    int begin = first + (int)((long)count * tile / tiles), end = first + (int)((long)count * (tile + 1) / tiles);
-    std::size_t row = (std::size_t)begin;
-    t.fresh = tile == 0;
-    switch (w.format) {
-      case Format::kFloat32:
-        t.acts = (const std::uint8_t*)(x.f32 + row * x.f32_stride);
-        t.act_stride = x.f32_stride * sizeof(float);
-        break;
-      case Format::kBfloat16:
-        t.acts = x.bf16 + row * x.bf16_stride;
-        t.act_stride = x.bf16_stride;
-        break;
-      case Format::kInt8:
-        t.acts = x.int8 + row * x.int8_stride;
-        t.act_stride = x.int8_stride;
-        t.act_scales = x.scales + row * blocks;
-        t.act_offsets = x.offsets + row * blocks;
-        break;
-      case Format::kInt4:
-        t.acts = x.int4 + row * x.int4_stride;
-        t.act_stride = x.int4_stride;
-        t.act_scales = x.scales + row * (blocks / 2);
-        t.act_offsets = x.offsets4 + row * blocks;
-        break;
+  for (int k = 0; k < w.k_padded; k += piece) {
+    place_weights(w, column, k, t);
+    t.k = min_int(piece, w.k_padded - k);
+    t.first = k == 0;
+    for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
+      int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
+      place_activations(*op.x, w.format, (std::size_t)(first + begin), k, t);
+      t.fresh = tile == 0;
+      t.out = product + begin * kBlock;
+      multiply(w.format, end - begin, t);
     }
-    multiply(w.format, end - begin, t);
-    for (int r = begin; r < end; ++r) finish_row(op, (std::size_t)r, column, product + (r - begin) * kBlock);
   }
+  for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }
