@@ -97,6 +97,8 @@ class RowSampler {
     }
 
    private:
+    static constexpr std::array<size_t, 2> list_sizes{32, 256};  // most likely tokens that top_p lists at least
+
     int32_t draw(const Row& row, Sequence& sequence, double random) {
         const Scale scale{row.peak, static_cast<float>(log2_e / sequence.temperature), rounder_};
         const bool top_k = sequence.top_k > 0 && static_cast<size_t>(sequence.top_k) < row.size;
@@ -106,14 +108,12 @@ class RowSampler {
             most_likely(row, static_cast<size_t>(sequence.top_k), floats_, list_);
             return draw_from_list(scale, sequence, top_p ? sequence.top_p * weigh_list(scale) : -1, random);
         }
-        if (!top_k && top_p && !sequence.wide) {
+        if (!top_k && top_p && sequence.kept <= list_sizes.back()) {
             const double target = sequence.top_p * sum_block_masses(row, scale);
-            if (list_mass(row, scale, target)) return draw_from_list(scale, sequence, target, random);
+            if (list_mass(row, scale, target, sequence.kept)) return draw_from_list(scale, sequence, target, random);
         }
         const int32_t token = draw_from_row(row, scale, sequence, top_k, top_p, random);
-        // Neighbouring steps are alike: where a list did not do, none is tried until few blocks have a part in the set.
-        const auto idle = static_cast<size_t>(std::count(sums_.begin(), sums_.end(), 0.0));
-        sequence.wide = idle < sums_.size() - sums_.size() / 4;
+        sequence.kept = sums_.size() - static_cast<size_t>(std::count(sums_.begin(), sums_.end(), 0.0));  // or more
         return token;
     }
 
@@ -144,9 +144,11 @@ class RowSampler {
         return total;
     }
 
-    // Whether few tokens hold the mass `target`; they are listed then.
-    bool list_mass(const Row& row, const Scale& scale, double target) {
-        for (size_t count : {size_t{32}, size_t{256}}) {
+    // Whether few tokens hold the mass `target`; they are listed then. Neighbouring steps are alike: what would have been
+    // too short for the `kept` tokens of the last one is not tried.
+    bool list_mass(const Row& row, const Scale& scale, double target, size_t kept) {
+        for (size_t count : list_sizes) {
+            if (count < kept) continue;
             if (count > row.peaks.size() / 2) break;
             gather_top_blocks(row, count, floats_, list_);
             if (weigh_list(scale) >= target) return true;
@@ -155,9 +157,9 @@ class RowSampler {
     }
 
     // Applies top_p (`target` >= 0) and min_p to the list and draws from it.
-    int32_t draw_from_list(const Scale& scale, const Sequence& sequence, double target, double random) {
+    int32_t draw_from_list(const Scale& scale, Sequence& sequence, double target, double random) {
         if (target >= 0) {
-            list_.resize(partition_by_mass(list_, target));
+            list_.resize(sequence.kept = partition_by_mass(list_, target));
         } else {
             weigh_list(scale);
         }

@@ -25,7 +25,7 @@ struct Sequence {
     uint64_t seed = 0;
     uint32_t choice = 0;
     std::vector<Bias> bias;
-    bool wide = false;       // the last top_p kept too many tokens to list them; decides about the way, not the result
+    size_t kept = 0;         // by the last top_p, about: it tells how to look for the next set, not what is found
     std::vector<Seen> seen;  // ascending tokens; a short list, never a row of the vocabulary
 
     bool greedy() const { return temperature < 1e-6; }

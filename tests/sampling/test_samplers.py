@@ -86,6 +86,18 @@ def test_native_and_twin_agree_at_full_size():
         assert_equal(results[0], results[-1])
 
 
+def test_what_top_p_kept_before_never_changes_what_is_drawn():
+    """How many tokens the last set had tells the native sampler how to look for the next one."""
+    one, other = (Sampler(1, 65536, native=native) for native in (IMPLEMENTATIONS[0], IMPLEMENTATIONS[-1]))
+    for sampler in (one, other):
+        sampler.start(0, SamplingParams(top_p=0.9, presence_penalty=0.2), NOTHING, seed=3, choice=0)
+    logits = np.random.default_rng(1).normal(0, 1, (1, 65536)).astype(np.float32)
+    for position, sharpness in enumerate((0.3, 9, 6, 2, 0.3, 4, 30, 1)):  # sets of 1 to 50,000 tokens
+        row = logits * np.float32(sharpness)
+        results = [s.sample(row, np.array([0]), np.array([position])) for s in (one, other)]
+        assert_equal(results[0], results[1])
+
+
 def test_seeds_keep_their_tokens():
     """A change here breaks `seed` for users: the same request would be answered differently."""
     logits = ((np.arange(600) * 7919 % 1000) / 125).astype(np.float32)[None]
