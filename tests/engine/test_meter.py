@@ -50,6 +50,6 @@ def test_a_models_bytes_are_those_of_its_weights(model: Model, tokenizer: WorldT
     executable = model.executable
     assert stats.read_bandwidth == 5e9
     assert stats.bytes_moved == executable.weight_bytes + 2 * executable.layout.slot_bytes
-    width = {"float32": 4, "bfloat16": 2, "int8": 1}[model.info.dtype]
+    width = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5}[model.info.dtype]
     looked_up = 300 * 64 + 2 * 64  # the embedding table and its norm
     assert executable.weight_bytes >= width * (model.info.parameters - looked_up)
