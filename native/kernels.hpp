@@ -21,8 +21,11 @@ enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kDecay7 }
 // A weight [out, in], packed in panels of 16 output rows by groups of K, both padded to 64 with zeros.
 // int8 values are stored plus 128, int4 values plus 8 (the multiply-add instructions want one unsigned factor). A byte of
 // int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper.
+//
+// Or kept by K, for activations that are mostly zero: [out / 64][k_padded][64 values], of int4 [k_padded / 2].
 struct PackedWeight {
   Format format;
+  bool by_k;
   int out, in;
   int k_padded;               // in, rounded up to 64
   const std::uint8_t* data;   // [panels][k_padded / group][64 bytes], 64-byte aligned
@@ -44,6 +47,7 @@ struct Buffer {
   float* scales;            // int8 and int4: [rows][padded / 64]
   std::int32_t* offsets;    // int8: [rows][padded / 64], -128 * sum of the block: undoes the weights' plus 128
   std::int32_t* offsets4;   // int4: [rows][padded / 32], -8 * sum of the half block
+  std::uint64_t* mask;      // or null: [rows][padded / 64], a bit for each value that is not zero as its reader takes it
 };
 
 struct Step {
@@ -122,13 +126,18 @@ struct GatherNormOp {
 // to use the unit's weights well while they are in the cache.
 constexpr int kLinearRows = 96;
 
+// Bytes of a piece of K of a unit's weights: several tiles of rows share it while it is in the first-level cache.
+constexpr int kPieceBytes = 32 * 1024;
+// What `linear` needs: a unit's product, and a piece of weights.
+constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + kPieceBytes / sizeof(float);
+
 struct KernelTable {
   const char* name;
   int bf16_act_bytes, int8_act_bytes;  // bytes a K of an activation takes in this unit's form
   // Each runs one unit; `scratch` is 64-byte aligned, scratch_floats() long, private to the thread.
   void (*embed)(const EmbedOp&, const Step&, int unit, float* scratch);
   void (*norm_shift_mix)(const NormShiftMixOp&, const Step&, int unit, float* scratch);
-  void (*linear)(const LinearOp&, int rows, int unit);
+  void (*linear)(const LinearOp&, int rows, int unit, float* scratch);
   void (*wkv7)(const Wkv7Op&, const Step&, int unit, float* scratch);
   void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
   // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.

@@ -19,13 +19,21 @@ inline std::int32_t load_int32(const std::uint8_t* p) {
 
 // Four K of an int8 activation as the int16 pairs (0, 2) and (1, 3): where there is no instruction for bytes, the even
 // and odd bytes of a weight group, widened by a mask and a shift, meet them in one multiply-add each.
-inline void store_pairs(std::uint8_t* dst, const std::int32_t* q) {
-  std::int16_t pairs[16];
-  for (int i = 0; i < 16; i += 4) {
-    pairs[i] = (std::int16_t)q[i], pairs[i + 1] = (std::int16_t)q[i + 2];
-    pairs[i + 2] = (std::int16_t)q[i + 1], pairs[i + 3] = (std::int16_t)q[i + 3];
-  }
+[[maybe_unused]] inline void store_pair_group(std::uint8_t* dst, const std::int32_t* q) {
+  std::int16_t pairs[4] = {(std::int16_t)q[0], (std::int16_t)q[2], (std::int16_t)q[1], (std::int16_t)q[3]};
   __builtin_memcpy(dst, pairs, sizeof pairs);
+}
+
+[[maybe_unused]] inline void store_pairs(std::uint8_t* dst, const std::int32_t* q) {
+  for (int i = 0; i < 16; i += 4) store_pair_group(dst + 2 * i, q + i);
+}
+
+// The K-th value of such a row.
+[[maybe_unused]] inline std::int32_t paired_act(const std::uint8_t* row, int k) {
+  constexpr int place[4] = {0, 2, 1, 3};
+  std::int16_t value;
+  __builtin_memcpy(&value, row + 2 * (k / 4 * 4 + place[k % 4]), sizeof value);
+  return value;
 }
 
 #include WINGBEAT_SIMD
@@ -96,11 +104,13 @@ inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v
   F16 top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   float scale = largest(top) * (1.0f / 127.0f);
   // The reciprocal of a denormal scale overflows: such a block is zero to every purpose.
+  std::uint64_t mask = 0;
   F16 poison = set1(0.0f);  // becomes NaN beside a NaN or an infinity, which the maximum may pass over
   F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f), total[2] = {set1(0.0f), set1(0.0f)};
   for (int i = 0; i < 4; ++i) {
     F16 q = max(min(round(mul(v[i], inverse)), limit), sub(set1(0.0f), limit));
     poison = fma(v[i], set1(0.0f), poison);
+    mask |= (std::uint64_t)nonzero(q) << (i * kLanes);
     total[i / 2] = add(total[i / 2], q);  // whole numbers below 2^24: exact in any order
     std::size_t at = (std::size_t)(column + i * kLanes);
     if (b.int8) Int8Format::store_act(b.int8 + row * b.int8_stride + at * Int8Format::act_bytes, to_int(q));
@@ -109,6 +119,7 @@ inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v
   std::size_t block = row * (b.padded / kBlock) + column / kBlock;
   b.scales[block] = scale + sum(poison);
   std::int32_t first = (std::int32_t)sum(total[0]), second = (std::int32_t)sum(total[1]);
+  if (b.mask) b.mask[block] = mask;
   if (b.int8) b.offsets[block] = -128 * (first + second);
   if (b.int4) {
     b.offsets4[2 * block] = -8 * first;
@@ -123,7 +134,11 @@ inline void emit(const Buffer& b, std::size_t row, int column, const F16* v) {
   if (b.bf16)
     for (int i = 0; i < 4; ++i)
       Bf16Format::store_act(b.bf16 + row * b.bf16_stride + (std::size_t)(column + i * kLanes) * Bf16Format::act_bytes, v[i]);
-  if (b.int8 || b.int4) emit_int8(b, row, column, v);
+  if (b.int8 || b.int4) return emit_int8(b, row, column, v);
+  if (!b.mask) return;
+  std::uint64_t mask = 0;
+  for (int i = 0; i < 4; ++i) mask |= (std::uint64_t)nonzero(v[i]) << (i * kLanes);
+  b.mask[row * (b.padded / kBlock) + column / kBlock] = mask;
 }
 
 inline void emit_row(const Buffer& b, std::size_t row, const float* values) {

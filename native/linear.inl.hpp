@@ -215,6 +215,8 @@ inline void multiply(Format format, int rows, const Tile& t) {
   }
 }
 
+#include "sparse.inl.hpp"
+
 // Bias, activation, residual; then out in the forms its readers want.
 inline void finish_row(const LinearOp& op, std::size_t row, int column, const float* product) {
   const Buffer& out = *op.out;
@@ -273,29 +275,48 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
   t.act_scales = x.scales + row * t.blocks + from / kBlock;
 }
 
-// Several tiles of rows share their weights piece by piece: a piece stays in the first-level cache.
-constexpr int kPieceBytes = 32 * 1024;
-
-void linear(const LinearOp& op, int rows, int unit) {
+// One row of a weight that is kept by K.
+inline void multiply_sparse(const LinearOp& op, int column, float* product) {
   const PackedWeight& w = *op.weight;
-  int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
-  int column = unit / row_units * kBlock;
-  int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
+  Tile t{};
+  place_weights(w, column, 0, t);
+  place_activations(*op.x, w.format, 0, 0, t);
+  sparse_row(w.format, {t.panels, t.acts, op.x->mask, t.blocks, product, t.scales, t.scale_stride, t.act_scales});
+}
+
+// The product of `count` rows from `first` on. Where a weight is kept by K its pieces become panels in `wide`.
+inline void multiply_rows(const LinearOp& op, int column, int first, int count, float* product, std::uint8_t* wide) {
+  const PackedWeight& w = *op.weight;
   int tiles = ceil_div(count, rows_at_once(w.format));
-  int piece = tiles == 1 ? w.k_padded : kPieceBytes / (4 * kGroupBytes) * group_k(w.format);
-  alignas(64) float product[kLinearRows * kBlock];
+  int piece = tiles == 1 && !w.by_k ? w.k_padded : kPieceBytes / (4 * kGroupBytes) * group_k(w.format);
   Tile t{};
   for (int k = 0; k < w.k_padded; k += piece) {
     place_weights(w, column, k, t);
     t.k = min_int(piece, w.k_padded - k);
     t.first = k == 0;
+    if (w.by_k) {
+      std::size_t panel = (std::size_t)(t.k / group_k(w.format)) * kGroupBytes;
+      const std::uint8_t* lines = w.data + (std::size_t)(column / kLanes) * w.panel_bytes + 4 * t.at;
+      widen_lines(w.format, lines, t.k, wide, panel);
+      t.panels = wide;
+      t.panel_bytes = panel;
+    }
     for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
       int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
       place_activations(*op.x, w.format, (std::size_t)(first + begin), k, t);
-      t.fresh = tile == 0;
+      t.fresh = tile == 0 && !w.by_k;
       t.out = product + begin * kBlock;
       multiply(w.format, end - begin, t);
     }
   }
+}
+
+void linear(const LinearOp& op, int rows, int unit, float* scratch) {
+  int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
+  int column = unit / row_units * kBlock;
+  int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
+  float* product = scratch;
+  if (op.weight->by_k && rows == 1) multiply_sparse(op, column, product);
+  else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
   for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }

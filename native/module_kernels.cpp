@@ -55,10 +55,10 @@ Matrix matrix_of(const Array& a) {
 }
 
 template <class Array>
-int add_matrix(Program& p, const Array& a, const std::string& format) {
+int add_matrix(Program& p, const Array& a, const std::string& format, bool by_k) {
   Matrix m = matrix_of(a);
   nb::gil_scoped_release release;
-  return p.add_matrix(m, format_of(format));
+  return p.add_matrix(m, format_of(format), by_k);
 }
 
 template <class Array>
@@ -105,6 +105,7 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   if (name == "linear") {
     const PackedWeight& w = p.weight(weights.at(0)).packed;
     check(w.in == in(0)->width && w.out == out(0)->width, "the matrix has another shape than the buffers");
+    check(!w.by_k || p.spec(reads.at(0)).mask, "a matrix that is kept by K needs a mask of its input");
     return LinearOp{in(0), out(0), &w, weights.size() > 1 ? vec(1, w.out) : nullptr, activation_of(nb::cast<std::string>(op["activation"])),
                     nb::cast<int>(op["add"]) != 0, nb::cast<int>(op["wanted"]) != 0};
   }
@@ -216,8 +217,12 @@ NB_MODULE(_kernels, m) {
       .def_prop_ro("threads", [](Program& p) { return p.pool().threads(); })
       .def("add_buffer",
            [](Program& p, int width, const std::string& rows, const std::vector<std::string>& formats) {
-             BufferSpec spec{width, rows_of(rows), false, false, false, false};
+             BufferSpec spec{width, rows_of(rows), false, false, false, false, false};
              for (const std::string& f : formats) {
+               if (f == "mask") {
+                 spec.mask = true;
+                 continue;
+               }
                switch (format_of(f)) {
                  case Format::kFloat32: spec.f32 = true; break;
                  case Format::kBfloat16: spec.bf16 = true; break;
@@ -228,8 +233,8 @@ NB_MODULE(_kernels, m) {
              return p.add_buffer(spec);
            },
            "width"_a, "rows"_a, "formats"_a)
-      .def("add_matrix", add_matrix<F32Matrix>, "array"_a, "format"_a)
-      .def("add_matrix", add_matrix<Bf16Matrix>, "array"_a, "format"_a)
+      .def("add_matrix", add_matrix<F32Matrix>, "array"_a, "format"_a, "by_k"_a = false)
+      .def("add_matrix", add_matrix<Bf16Matrix>, "array"_a, "format"_a, "by_k"_a = false)
       .def("add_table", add_table<F32Matrix>, "array"_a, "format"_a)
       .def("add_table", add_table<Bf16Matrix>, "array"_a, "format"_a)
       .def("add_vectors", [](Program& p, const F32Matrix& a) { return p.add_weight(pack_vectors(matrix_of(a))); }, "array"_a)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 namespace wingbeat {
 namespace {
@@ -147,6 +148,28 @@ void pack_int4_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, st
       pack_int4_block(m, first + r, block * kInt4Block, panel + block * kInt4Block * kLanes / 2, r, scales + block * kLanes + r);
 }
 
+// Where a line kept by K has the value of panel p, lane l: so that instructions which interleave lines within 16 bytes
+// give panels (see interleave_words and interleave_bytes).
+std::size_t place_in_line(std::size_t value_bytes, std::size_t p, std::size_t l) {
+  if (value_bytes == 4) return p * kLanes + l;
+  if (value_bytes == 2) return p / 2 * 32 + l / 4 * 8 + p % 2 * 4 + l % 4;
+  return l / 4 * 16 + p * 4 + l % 4;
+}
+
+// The four panels of a unit, one after the other, as lines.
+void keep_by_k(std::uint8_t* unit, std::size_t panel_bytes, Format format) {
+  std::size_t value = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1, values = 4 / value;
+  std::vector<std::uint8_t> panels(unit, unit + 4 * panel_bytes);
+  for (std::size_t g = 0; g < panel_bytes / kGroupBytes; ++g)
+    for (std::size_t p = 0; p < 4; ++p)
+      for (std::size_t l = 0; l < (std::size_t)kLanes; ++l)
+        for (std::size_t j = 0; j < values; ++j) {
+          std::uint8_t* line = unit + (g * values + j) * kBlock * value;
+          const std::uint8_t* group = panels.data() + p * panel_bytes + g * kGroupBytes;
+          std::memcpy(line + place_in_line(value, p, l) * value, group + (l * values + j) * value, value);
+        }
+}
+
 constexpr int kTableRows = 1024;  // rows that a thread takes at a time
 
 void copy_row(const Matrix& m, std::size_t row, Weight& table) {
@@ -162,7 +185,7 @@ void copy_row(const Matrix& m, std::size_t row, Weight& table) {
 
 }  // namespace
 
-Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool) {
+Weight pack_matrix(const Matrix& m, Format format, bool by_k, ThreadPool& pool) {
   Weight w;
   std::size_t k_padded = (std::size_t)round_up(m.columns, kBlock);
   std::size_t panels = (std::size_t)round_up(m.rows, kBlock) / kLanes;
@@ -180,7 +203,11 @@ Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool) {
       (format == Format::kInt8 ? pack_int8_panel : pack_int4_panel)(m, p * kLanes, panel, scales, k_padded);
     }
   });
-  w.packed = {format, m.rows, m.columns, (int)k_padded, w.data.as<std::uint8_t>(), panel_bytes, w.scales.as<std::uint16_t>()};
+  if (by_k)
+    pool.run({(int)panels / 4}, [&](int, int unit, int) {
+      keep_by_k(w.data.as<std::uint8_t>() + (std::size_t)unit * 4 * panel_bytes, panel_bytes, format);
+    });
+  w.packed = {format, by_k, m.rows, m.columns, (int)k_padded, w.data.as<std::uint8_t>(), panel_bytes, w.scales.as<std::uint16_t>()};
   return w;
 }
 

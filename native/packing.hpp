@@ -23,7 +23,7 @@ struct Matrix {  // a row-major view; bf16 or f32, one of them null
 };
 
 // A matrix [out, in] for `linear`. See ops/quantize.py for what int8 means.
-Weight pack_matrix(const Matrix& m, Format format, ThreadPool& pool);
+Weight pack_matrix(const Matrix& m, Format format, bool by_k, ThreadPool& pool);
 // Rows to look up, padded to 64 columns.
 Weight pack_table(const Matrix& m, Format format, ThreadPool& pool);
 // float32 vectors, each row padded to 64 with zeros.

@@ -28,6 +28,7 @@ std::size_t scratch_floats(const OpBody& op) {
                           int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
                           return (std::size_t)(columns + 18 * round_up(o.size, kLanes));
                         },
+                        [](const LinearOp&) { return kLinearScratch; },
                         [](const auto&) { return std::size_t{0}; },
                     },
                     op);
@@ -55,9 +56,9 @@ int Program::add_buffer(BufferSpec spec) {
   return (int)buffers_.size() - 1;
 }
 
-int Program::add_matrix(const Matrix& m, Format format) {
+int Program::add_matrix(const Matrix& m, Format format, bool by_k) {
   std::scoped_lock lock(running_);
-  return add_weight(pack_matrix(m, format, pool_));
+  return add_weight(pack_matrix(m, format, by_k, pool_));
 }
 
 int Program::add_table(const Matrix& m, Format format) {
@@ -125,9 +126,10 @@ void Program::reserve(const Step& step) {
       b.int4_stride = padded + 64;
       std::size_t bf16 = spec.bf16 ? rows * b.bf16_stride : 0, int8 = spec.int8 ? rows * b.int8_stride : 0;
       std::size_t int4 = spec.int4 ? rows * b.int4_stride : 0;
+      std::size_t masks = spec.mask ? rows * blocks * 8 : 0;
       std::size_t side = spec.int8 || spec.int4 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
       storage_[i] = nullptr;
-      storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + int4 + 4 * side);
+      storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + int4 + 4 * side + masks);
       std::uint8_t* p = storage_[i]->as<std::uint8_t>();
       auto take = [&p](bool wanted, std::size_t bytes) {
         std::uint8_t* part = wanted ? p : nullptr;
@@ -141,6 +143,7 @@ void Program::reserve(const Step& step) {
       b.scales = (float*)take(side, side);
       b.offsets = (std::int32_t*)take(spec.int8, side);
       b.offsets4 = (std::int32_t*)take(spec.int4, 2 * side);
+      b.mask = (std::uint64_t*)take(spec.mask, masks);
     }
     capacity_[kind] = (int)rows;
   }
@@ -175,7 +178,7 @@ void Program::run_unit(const OpBody& op, int unit, int thread) {
                  [&](const EmbedOp& o) { kernels_.embed(o, step_, unit, scratch); },
                  [&](const NormShiftMixOp& o) { kernels_.norm_shift_mix(o, step_, unit, scratch); },
                  [&](const CommitShiftOp& o) { commit_shift(o, step_, unit); },
-                 [&](const LinearOp& o) { kernels_.linear(o, o.wanted ? step_.wanted : step_.rows, unit); },
+                 [&](const LinearOp& o) { kernels_.linear(o, o.wanted ? step_.wanted : step_.rows, unit, scratch); },
                  [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
                  [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
              },

@@ -24,7 +24,7 @@ enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
 struct BufferSpec {
   int width;
   Rows rows;
-  bool f32, bf16, int8, int4;  // the forms its readers want
+  bool f32, bf16, int8, int4, mask;  // the forms its readers want
 };
 
 // A weight as it is looked up or multiplied: a packed matrix, a table of rows, or float32 vectors (rows padded to 64).
@@ -43,12 +43,13 @@ class Program {
 
   int add_buffer(BufferSpec spec);
   int add_weight(Weight weight);
-  int add_matrix(const Matrix& m, Format format);  // packs on the program's threads
+  int add_matrix(const Matrix& m, Format format, bool by_k);  // packs on the program's threads
   int add_table(const Matrix& m, Format format);
   void add_stage(std::vector<OpBody> ops);
   void set_logits(int buffer);
 
   const Buffer* buffer(int id) const { return id < 0 ? nullptr : &buffers_.at((std::size_t)id); }
+  const BufferSpec& spec(int id) const { return specs_.at((std::size_t)id); }
   const Weight& weight(int id) const { return weights_.at((std::size_t)id); }
   const KernelTable& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }

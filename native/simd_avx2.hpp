@@ -19,6 +19,9 @@ inline F16 abs(F16 a) {
   __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
 }
+inline I16 addi(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline unsigned nonzero(__m256 v) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ)); }
+inline unsigned nonzero(F16 v) { return nonzero(v.lo) | nonzero(v.hi) << 8; }
 inline F16 to_float(I16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 
 inline F16 round(F16 x) {
@@ -89,7 +92,33 @@ struct Int8Format {
     _mm256_store_si256((__m256i*)q + 1, v.hi);
     store_pairs(dst, q);
   }
+  static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
+  static void store_group(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
 };
+
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    __m256i x = _mm256_load_si256((const __m256i*)a + quarter), y = _mm256_load_si256((const __m256i*)b + quarter);
+    std::uint8_t* at = out + quarter / 2 * 2 * stride + quarter % 2 * 32;
+    _mm256_store_si256((__m256i*)at, _mm256_unpacklo_epi16(x, y));
+    _mm256_store_si256((__m256i*)(at + stride), _mm256_unpackhi_epi16(x, y));
+  }
+}
+
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
+                             std::uint8_t* out, std::size_t stride) {
+  for (int half = 0; half < 2; ++half, out += 32) {
+    __m256i w = _mm256_load_si256((const __m256i*)a + half), x = _mm256_load_si256((const __m256i*)b + half);
+    __m256i y = _mm256_load_si256((const __m256i*)c + half), z = _mm256_load_si256((const __m256i*)d + half);
+    __m256i lo = _mm256_unpacklo_epi8(w, x), hi = _mm256_unpackhi_epi8(w, x);
+    __m256i lo2 = _mm256_unpacklo_epi8(y, z), hi2 = _mm256_unpackhi_epi8(y, z);
+    _mm256_store_si256((__m256i*)out, _mm256_unpacklo_epi16(lo, lo2));
+    _mm256_store_si256((__m256i*)(out + stride), _mm256_unpackhi_epi16(lo, lo2));
+    _mm256_store_si256((__m256i*)(out + 2 * stride), _mm256_unpacklo_epi16(hi, hi2));
+    _mm256_store_si256((__m256i*)(out + 3 * stride), _mm256_unpackhi_epi16(hi, hi2));
+  }
+}
 
 inline void store_bytes(std::uint8_t* dst, I16 v) {
   __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0xd8);

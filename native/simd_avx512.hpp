@@ -16,6 +16,8 @@ inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
 inline F16 abs(F16 a) { return _mm512_abs_ps(a); }
+inline I16 addi(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
+inline unsigned nonzero(F16 v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
 inline F16 to_float(I16 v) { return _mm512_cvtepi32_ps(v); }
 
 inline F16 round(F16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -66,6 +68,27 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
 };
 #endif
 
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
+  for (int half = 0; half < 2; ++half) {
+    __m512i x = _mm512_load_si512((const void*)(a + 64 * half)), y = _mm512_load_si512((const void*)(b + 64 * half));
+    _mm512_store_si512((void*)(out + 2 * half * stride), _mm512_unpacklo_epi16(x, y));
+    _mm512_store_si512((void*)(out + (2 * half + 1) * stride), _mm512_unpackhi_epi16(x, y));
+  }
+}
+
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
+                             std::uint8_t* out, std::size_t stride) {
+  __m512i w = _mm512_load_si512((const void*)a), x = _mm512_load_si512((const void*)b);
+  __m512i y = _mm512_load_si512((const void*)c), z = _mm512_load_si512((const void*)d);
+  __m512i lo = _mm512_unpacklo_epi8(w, x), hi = _mm512_unpackhi_epi8(w, x);
+  __m512i lo2 = _mm512_unpacklo_epi8(y, z), hi2 = _mm512_unpackhi_epi8(y, z);
+  _mm512_store_si512((void*)out, _mm512_unpacklo_epi16(lo, lo2));
+  _mm512_store_si512((void*)(out + stride), _mm512_unpackhi_epi16(lo, lo2));
+  _mm512_store_si512((void*)(out + 2 * stride), _mm512_unpacklo_epi16(hi, hi2));
+  _mm512_store_si512((void*)(out + 3 * stride), _mm512_unpackhi_epi16(hi, hi2));
+}
+
 inline void store_bytes(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
 
 inline I16 nibbles(const std::uint8_t* p, int phase) {
@@ -101,6 +124,10 @@ struct Int8Format {
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act)));
   }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
+  static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
+  static void store_group(std::uint8_t* dst, const std::int32_t* q) {
+    for (int i = 0; i < 4; ++i) dst[i] = (std::uint8_t)(std::int8_t)q[i];
+  }
 };
 #else
 struct Int8Format {  // int16 pairs: see store_pairs
@@ -119,6 +146,8 @@ struct Int8Format {  // int16 pairs: see store_pairs
     _mm512_store_si512((void*)q, v);
     store_pairs(dst, q);
   }
+  static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
+  static void store_group(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
 };
 #endif
 

@@ -17,6 +17,12 @@ inline F16 div(F16 a, F16 b) { return a / b; }
 inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
 inline F16 min(F16 a, F16 b) { return a < b ? a : b; }
 inline F16 abs(F16 a) { return (F16)((U16)a & 0x7fffffffu); }
+inline I16 addi(I16 a, I16 b) { return a + b; }
+inline unsigned nonzero(F16 v) {
+  unsigned bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= (unsigned)!(v[i] == 0.0f) << i;
+  return bits;
+}
 inline F16 to_float(I16 v) { return __builtin_convertvector(v, F16); }
 
 // Rounds to the nearest integer, ties to even; |x| < 2^22.
@@ -52,6 +58,27 @@ struct Bf16Format {
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, round_to_bf16(v)); }
 };
 
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart. Values lie in a line as
+// instructions that interleave within 16 bytes want it.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
+  for (int p = 0; p < 4; ++p)
+    for (int lane = 0; lane < 16; ++lane) {
+      int at = 2 * (p / 2 * 32 + lane / 4 * 8 + p % 2 * 4 + lane % 4);
+      __builtin_memcpy(out + p * stride + 4 * lane, a + at, 2);
+      __builtin_memcpy(out + p * stride + 4 * lane + 2, b + at, 2);
+    }
+}
+
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
+                             std::uint8_t* out, std::size_t stride) {
+  for (int p = 0; p < 4; ++p)
+    for (int lane = 0; lane < 16; ++lane) {
+      int at = lane / 4 * 16 + p * 4 + lane % 4;
+      std::uint8_t* group = out + p * stride + 4 * lane;
+      group[0] = a[at], group[1] = b[at], group[2] = c[at], group[3] = d[at];
+    }
+}
+
 inline void store_bytes(std::uint8_t* dst, I16 v) {
   for (int i = 0; i < 16; ++i) dst[i] = (std::uint8_t)(std::int8_t)v[i];
 }
@@ -71,6 +98,10 @@ struct Int8Format {
     return acc;
   }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
+  static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
+  static void store_group(std::uint8_t* dst, const std::int32_t* q) {
+    for (int i = 0; i < 4; ++i) dst[i] = (std::uint8_t)(std::int8_t)q[i];
+  }
 };
 
 struct Nibbles { const std::uint8_t* p; int shift; };

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wingbeat.ops.lowering import Lowered, lower
+from wingbeat.ops.lowering import Lowered, kept_by_k, lower
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
 from wingbeat.ops.table import BFLOAT16, FloatArray, StepBatch, Weight, WeightKind, storage_dtype
@@ -60,9 +60,10 @@ class CpuExecutable:
         )
         ids: dict[str, int] = {}
         formats: dict[str, str] = {}
+        by_k = kept_by_k(program)
         for weight in weights:
             formats[weight.name] = storage_dtype(weight.kind, dtype)
-            ids[weight.name] = self._add(weight, formats[weight.name])
+            ids[weight.name] = self._add(weight, formats[weight.name], weight.name in by_k)
         lowered = lower(program, formats)
         self.matrix_formats = frozenset(formats[op.weights[0]] for op in program.ops if op.name == "linear")
         self._add_ops(lowered, ids)
@@ -92,12 +93,13 @@ class CpuExecutable:
         seconds = time.perf_counter() - start
         return logits, self._costs.profile(batch, self.threads, seconds, self._program.profile())
 
-    def _add(self, weight: Weight, storage: str) -> int:
+    def _add(self, weight: Weight, storage: str, by_k: bool) -> int:
         array = _native_array(weight.array)
         if weight.kind is WeightKind.VECTOR:
             return self._program.add_vectors(np.atleast_2d(array))
-        add = self._program.add_table if weight.kind is WeightKind.TABLE else self._program.add_matrix
-        return add(array, storage)
+        if weight.kind is WeightKind.TABLE:
+            return self._program.add_table(array, storage)
+        return self._program.add_matrix(array, storage, by_k)
 
     def _add_ops(self, lowered: Lowered, weights: dict[str, int]) -> None:
         for buffer in lowered.buffers:
