@@ -1,14 +1,17 @@
 // Python's door to the program runner: wingbeat._kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "cpu_levels.hpp"
-#include "packing.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -18,8 +21,9 @@ namespace wingbeat {
 namespace {
 
 using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using F32Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Bf16Matrix = nb::ndarray<const std::uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pool = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Format format_of(const std::string& name) {
@@ -46,30 +50,52 @@ Rows rows_of(const std::string& name) {
   throw std::invalid_argument("unknown kind of rows '" + name + "'");
 }
 
-template <class Array>
-Matrix matrix_of(const Array& a) {
-  Matrix m{nullptr, nullptr, (int)a.shape(0), (int)a.shape(1)};
-  if constexpr (std::is_same_v<Array, F32Matrix>) m.f32 = a.data();
-  else m.bf16 = a.data();
-  return m;
+Source source_of(const std::string& name) {
+  if (name == "float32") return Source::kFloat32;
+  if (name == "bfloat16") return Source::kBfloat16;
+  if (name == "float16") return Source::kFloat16;
+  throw std::invalid_argument("unknown dtype '" + name + "' of a weight");
 }
 
-template <class Array>
-int add_matrix(Program& p, const Array& a, const std::string& format, bool by_k) {
-  Matrix m = matrix_of(a);
-  nb::gil_scoped_release release;
-  return p.add_matrix(m, format_of(format), by_k);
-}
-
-template <class Array>
-int add_table(Program& p, const Array& a, const std::string& format) {
-  Matrix m = matrix_of(a);
-  nb::gil_scoped_release release;
-  return p.add_table(m, format_of(format));
+WeightKind kind_of(const std::string& name) {
+  if (name == "matrix") return WeightKind::kMatrix;
+  if (name == "matrix by K") return WeightKind::kMatrixByK;
+  if (name == "table") return WeightKind::kTable;
+  if (name == "vectors") return WeightKind::kVectors;
+  throw std::invalid_argument("unknown kind of weight '" + name + "'");
 }
 
 void check(bool fits, const char* what) {
   if (!fits) throw std::invalid_argument(what);
+}
+
+// `source` names what the array's bits mean: 16-bit floats come as uint16.
+int add_weight(Program& p, const std::string& kind, const std::string& format, const AnyMatrix& a, const std::string& source,
+               const std::optional<std::pair<Floats, Floats>>& norm) {
+  Matrix m{source_of(source), a.data(), (int)a.shape(0), (int)a.shape(1), a.stride(0), a.stride(1)};
+  check(a.itemsize() == (m.source == Source::kFloat32 ? 4 : 2), "the array is not of the dtype that it is said to be");
+  RowNorm n;
+  if (norm) {
+    check((int)norm->first.size() == m.columns && (int)norm->second.size() == m.columns, "the norm has another width than the rows");
+    n = {norm->first.data(), norm->second.data()};
+  }
+  WeightKind k = kind_of(kind);
+  Format f = format_of(format);
+  nb::gil_scoped_release release;
+  return p.add_weight(k, f, m, n);
+}
+
+int add_packed(Program& p, const std::string& kind, const std::string& format, int rows, int columns, const Bytes& data, const Bytes& scales) {
+  return p.add_packed({kind_of(kind), format_of(format), rows, columns}, {data.data(), data.size()}, {scales.data(), scales.size()});
+}
+
+// Both blobs of a weight, as views that keep the program.
+nb::tuple packed(nb::handle_t<Program> self, int id) {
+  const Weight& w = nb::cast<Program&>(self).weight(id);
+  auto view = [&](const std::uint8_t* data, std::size_t bytes) {
+    return nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>(data, {bytes}, self);
+  };
+  return nb::make_tuple(view(w.data, w.shape.data_bytes()), view(w.scales, w.shape.scales_bytes()));
 }
 
 // One op of a stage as Python describes it: buffers and weights by id. What does not fit together is refused here,
@@ -84,15 +110,18 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   auto vec = [&](std::size_t i, int width, int rows = 1) {
     const Weight& w = p.weight(weights.at(i));
     std::size_t floats = (std::size_t)rows * (std::size_t)round_up(width, kBlock);
-    check(w.data.bytes() == floats * sizeof(float), "a vector has another width than the op's buffers");
-    return w.data.as<const float>();
+    check(w.shape.kind == WeightKind::kVectors && w.shape.data_bytes() == floats * sizeof(float),
+          "a vector has another width than the op's buffers");
+    return reinterpret_cast<const float*>(w.data);
   };
   auto constant = [&](const char* key) { return nb::cast<float>(op[key]); };
   auto offset = [&] { return nb::cast<std::size_t>(op["state_offset"]); };
   if (name == "embed") {
     const Weight& w = p.weight(weights.at(0));
-    check(w.stride == (std::size_t)out(0)->padded, "the table has another width than the buffer");
-    return EmbedOp{out(0), w.table_format, w.data.as<const void>(), w.stride};
+    check(w.shape.kind == WeightKind::kTable && w.shape.columns == out(0)->width, "the table has another width than the buffer");
+    check(w.shape.format == Format::kFloat32 || w.shape.format == Format::kBfloat16, "a table is float32 or bfloat16");
+    check(w.shape.rows == p.vocab_size(), "the table has another number of rows than the vocabulary");
+    return EmbedOp{out(0), w.shape.format, w.data, (std::size_t)w.shape.padded()};
   }
   if (name == "norm_shift_mix") {
     int width = in(0)->width, mixes = (int)writes.size() - 1;
@@ -233,11 +262,16 @@ NB_MODULE(_kernels, m) {
              return p.add_buffer(spec);
            },
            "width"_a, "rows"_a, "formats"_a)
-      .def("add_matrix", add_matrix<F32Matrix>, "array"_a, "format"_a, "by_k"_a = false)
-      .def("add_matrix", add_matrix<Bf16Matrix>, "array"_a, "format"_a, "by_k"_a = false)
-      .def("add_table", add_table<F32Matrix>, "array"_a, "format"_a)
-      .def("add_table", add_table<Bf16Matrix>, "array"_a, "format"_a)
-      .def("add_vectors", [](Program& p, const F32Matrix& a) { return p.add_weight(pack_vectors(matrix_of(a))); }, "array"_a)
+      .def("add_weight", add_weight, "kind"_a, "format"_a, "array"_a.noconvert(), "source"_a, "norm"_a = nb::none())
+      .def("add_packed", add_packed, "kind"_a, "format"_a, "rows"_a, "columns"_a, "data"_a.noconvert(), "scales"_a.noconvert(),
+           nb::keep_alive<1, 6>(), nb::keep_alive<1, 7>())
+      .def("packed", packed, "weight"_a)
+      .def("checksum",
+           [](Program& p, const Bytes& data) {
+             nb::gil_scoped_release release;
+             return p.checksum({data.data(), data.size()});
+           },
+           "data"_a.noconvert())
       .def("add_stage",
            [](Program& p, const nb::list& ops) {
              std::vector<OpBody> stage;
@@ -259,6 +293,7 @@ NB_MODULE(_kernels, m) {
     for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);
     return names;
   });
+  m.attr("packed_layout") = kPackedLayout;
   m.def("probe_read", probe_read, "level"_a, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("probe_peak", probe_peak, "level"_a, "threads"_a, "format"_a, nb::call_guard<nb::gil_scoped_release>());
 }

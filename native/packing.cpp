@@ -5,229 +5,182 @@
 #include <cstring>
 #include <vector>
 
+#include "quantize_blocks.hpp"
+#include "source_rows.hpp"
+
 namespace wingbeat {
 namespace {
 
-std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
+using Tile = float[kLanes][kBlock];  // a block of a panel, as in the checkpoint
+
+std::size_t bytes_of(std::size_t values, Format format) { return values / (std::size_t)group_k(format) * (kGroupBytes / kLanes); }
+
+// Values along K that share a scale; 0 without scales.
+int scaled_together(Format format) { return format == Format::kInt8 ? kBlock : format == Format::kInt4 ? kInt4Block : 0; }
+
+// [16][words] -> [words][16]: lanes side by side, as a kernel loads them.
+template <int words>
+void interleave(const std::uint32_t (&rows)[kLanes][words], std::uint8_t* out) {
+  auto* lanes = reinterpret_cast<std::uint32_t*>(out);
+  for (int w = 0; w < words; ++w)
+    for (int r = 0; r < kLanes; ++r) lanes[w * kLanes + r] = rows[r][w];
 }
 
-std::uint16_t nearest_bf16(float x) {
-  std::uint32_t bits = bits_of(x);
-  if (std::isnan(x)) return (std::uint16_t)((bits >> 16) | 0x40u);
-  return (std::uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+void store_float32(const Tile& tile, std::uint8_t* out) {
+  alignas(64) std::uint32_t rows[kLanes][kBlock];
+  std::memcpy(rows, tile, sizeof rows);
+  interleave(rows, out);
 }
 
-std::uint16_t bf16_not_below(float x) { return (std::uint16_t)((bits_of(x) + 0xffffu) >> 16); }
-
-float from_bf16(std::uint16_t half) {
-  std::uint32_t bits = (std::uint32_t)half << 16;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-
-void pack_float_panel(const Matrix& m, std::size_t first, std::uint8_t* panel) {
-  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
-  float* out = (float*)panel;
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t k = 0; k < (std::size_t)m.columns; ++k) out[k * kLanes + r] = m.at(first + r, k);
-}
-
-void pack_bf16_panel(const Matrix& m, std::size_t first, std::uint8_t* panel) {
-  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
-  std::uint16_t* out = (std::uint16_t*)panel;
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t k = 0; k < (std::size_t)m.columns; ++k) {
-      std::size_t source = (first + r) * (std::size_t)m.columns + k;
-      out[k / 2 * 2 * kLanes + 2 * r + k % 2] = m.bf16 ? m.bf16[source] : nearest_bf16(m.f32[source]);
-    }
-}
-
-void pack_int8_block(const Matrix& m, std::size_t row, std::size_t begin, std::uint8_t* group, std::size_t lane,
-                     std::uint16_t* scale_out) {
-  std::size_t end = std::min<std::size_t>(begin + kBlock, (std::size_t)m.columns);
-  float top = 0.0f;
-  bool finite = true;
-  for (std::size_t k = begin; k < end; ++k) {
-    finite &= std::isfinite(m.at(row, k));
-    top = std::max(top, std::fabs(m.at(row, k)));
+void store_bfloat16(const Tile& tile, std::uint8_t* out) {
+  alignas(64) std::uint32_t rows[kLanes][kBlock / 2];
+  for (int r = 0; r < kLanes; ++r) {
+    std::uint16_t halves[kBlock];
+    for (int k = 0; k < kBlock; ++k) halves[k] = nearest_bf16(tile[r][k]);
+    std::memcpy(rows[r], halves, sizeof halves);
   }
-  if (!finite) {
-    *scale_out = 0x7fc0;  // NaN: what the weight is must show in the logits
-    return;
-  }
-  std::uint16_t half = bf16_not_below(top * (1.0f / 127.0f));
-  float scale = from_bf16(half), inverse = scale > 1e-35f ? 1.0f / scale : 0.0f;
-  for (std::size_t k = begin; k < end; ++k) {
-    float q = std::nearbyint(m.at(row, k) * inverse);
-    std::size_t i = k - begin;
-    group[i / 4 * kGroupBytes + lane * 4 + i % 4] = (std::uint8_t)(128 + (int)std::clamp(q, -127.0f, 127.0f));
-  }
-  *scale_out = half;
+  interleave(rows, out);
 }
 
-void pack_int8_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, std::uint16_t* scales, std::size_t k_padded) {
-  std::memset(panel, 128, k_padded * kLanes);  // the zero of a biased byte
-  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
-  for (std::size_t block = 0; block < k_padded / kBlock; ++block)
-    for (std::size_t r = 0; r < rows; ++r)
-      pack_int8_block(m, first + r, block * kBlock, panel + block * kBlock * kLanes, r, scales + block * kLanes + r);
+void store_int8(const Tile& tile, std::uint8_t* out, std::uint16_t* scales) {
+  alignas(64) std::uint32_t rows[kLanes][kBlock / 4];
+  for (int r = 0; r < kLanes; ++r) {
+    std::uint8_t bytes[kBlock];
+    scales[r] = quantize_int8(tile[r], bytes);
+    std::memcpy(rows[r], bytes, sizeof bytes);
+  }
+  interleave(rows, out);
 }
 
-// int4: of some scales for a block, each tried as it is and refitted to the values it gave by least squares, the one
-// with the smallest error. What ops/quantize.py does, in the same order.
-constexpr double kInt4Steps[] = {-8.5, -8.0, -7.5, 7.0, 7.5};
-
-struct Int4Block {
-  std::uint16_t scale = 0;
-  double error = -1.0;
-  int q[kInt4Block] = {};
-};
-
-void quantize_int4(const float* x, float scale, Int4Block& out) {
-  std::uint16_t half = nearest_bf16(scale);
-  float step = from_bf16(half), inverse = std::fabs(step) > 1e-35f ? 1.0f / step : 0.0f;
-  Int4Block tried;
-  tried.scale = half;
-  tried.error = 0.0;
-  for (int k = 0; k < kInt4Block; ++k) {
-    tried.q[k] = (int)std::clamp(std::nearbyint(x[k] * inverse), -8.0f, 7.0f);
-    double miss = (double)tried.q[k] * step - x[k];
-    tried.error += miss * miss;
-  }
-  if (out.error < 0.0 || tried.error < out.error) out = tried;
+void store_int4(const Tile& tile, std::uint8_t* out, std::uint16_t* scales) {
+  for (int half = 0; half < kBlock / kInt4Block; ++half)
+    quantize_int4(tile, half * kInt4Block, out + half * kInt4Block / 8 * kGroupBytes, scales + half * kLanes);
 }
 
-Int4Block best_int4(const float* x) {
-  float top = 0.0f;
-  for (int k = 0; k < kInt4Block; ++k)
-    if (std::fabs(x[k]) > std::fabs(top)) top = x[k];
-  Int4Block best;
-  for (double steps : kInt4Steps) {
-    Int4Block first;
-    quantize_int4(x, (float)(top / steps), first);
-    double product = 0.0, squares = 0.0;
-    for (int k = 0; k < kInt4Block; ++k) {
-      product += (double)first.q[k] * x[k];
-      squares += (double)first.q[k] * first.q[k];
-    }
-    if (best.error < 0.0 || first.error < best.error) best = first;
-    if (squares > 0.0) quantize_int4(x, (float)(product / squares), best);
+void store(const Tile& tile, Format format, std::uint8_t* out, std::uint16_t* scales) {
+  switch (format) {
+    case Format::kFloat32: return store_float32(tile, out);
+    case Format::kBfloat16: return store_bfloat16(tile, out);
+    case Format::kInt8: return store_int8(tile, out, scales);
+    case Format::kInt4: return store_int4(tile, out, scales);
   }
-  return best;
 }
 
-void pack_int4_block(const Matrix& m, std::size_t row, std::size_t begin, std::uint8_t* group, std::size_t lane,
-                     std::uint16_t* scale_out) {
-  float x[kInt4Block] = {};
-  bool finite = true;
-  for (std::size_t k = begin; k < std::min<std::size_t>(begin + kInt4Block, (std::size_t)m.columns); ++k) {
-    x[k - begin] = m.at(row, k);
-    finite &= std::isfinite(x[k - begin]);
+void pack_panel(const Matrix& m, int panel, const WeightShape& shape, std::uint8_t* data, std::uint8_t* scales) {
+  int blocks = shape.padded() / kBlock, rows = std::min(kLanes, m.rows - panel * kLanes);
+  std::size_t block_bytes = bytes_of(kLanes * kBlock, shape.format), block_scales = 0;
+  if (int together = scaled_together(shape.format)) block_scales = (std::size_t)(kLanes * kBlock / together);
+  alignas(64) Tile tile{};
+  for (int b = 0; b < blocks; ++b) {
+    int columns = std::min(kBlock, m.columns - b * kBlock);
+    if (columns < kBlock) std::memset(tile, 0, sizeof tile);
+    read_block(m, panel * kLanes, rows, b * kBlock, columns, tile[0], kBlock);
+    std::size_t at = (std::size_t)panel * (std::size_t)blocks + (std::size_t)b;
+    store(tile, shape.format, data + at * block_bytes, reinterpret_cast<std::uint16_t*>(scales) + at * block_scales);
   }
-  if (!finite) {
-    *scale_out = 0x7fc0;  // NaN, as for int8
-    return;
-  }
-  Int4Block block = best_int4(x);
-  for (std::size_t i = 0; i < kInt4Block / 2; ++i) {
-    std::size_t low = i / 4 * 8 + i % 4;
-    group[i / 4 * kGroupBytes + lane * 4 + i % 4] = (std::uint8_t)((block.q[low] + 8) | (block.q[low + 4] + 8) << 4);
-  }
-  *scale_out = block.scale;
-}
-
-void pack_int4_panel(const Matrix& m, std::size_t first, std::uint8_t* panel, std::uint16_t* scales, std::size_t k_padded) {
-  std::memset(panel, 0x88, k_padded * kLanes / 2);  // two zeros, plus 8
-  std::size_t rows = std::min<std::size_t>(kLanes, (std::size_t)m.rows - first);
-  for (std::size_t block = 0; block * kInt4Block < (std::size_t)m.columns; ++block)
-    for (std::size_t r = 0; r < rows; ++r)
-      pack_int4_block(m, first + r, block * kInt4Block, panel + block * kInt4Block * kLanes / 2, r, scales + block * kLanes + r);
 }
 
 // Where a line kept by K has the value of panel p, lane l: so that instructions which interleave lines within 16 bytes
 // give panels (see interleave_words and interleave_bytes).
-std::size_t place_in_line(std::size_t value_bytes, std::size_t p, std::size_t l) {
-  if (value_bytes == 4) return p * kLanes + l;
-  if (value_bytes == 2) return p / 2 * 32 + l / 4 * 8 + p % 2 * 4 + l % 4;
+template <class Value>
+constexpr std::size_t place_in_line(std::size_t p, std::size_t l) {
+  if (sizeof(Value) == 4) return p * kLanes + l;
+  if (sizeof(Value) == 2) return p / 2 * 32 + l / 4 * 8 + p % 2 * 4 + l % 4;
   return l / 4 * 16 + p * 4 + l % 4;
 }
 
 // The four panels of a unit, one after the other, as lines.
-void keep_by_k(std::uint8_t* unit, std::size_t panel_bytes, Format format) {
-  std::size_t value = format == Format::kFloat32 ? 4 : format == Format::kBfloat16 ? 2 : 1, values = 4 / value;
+template <class Value>
+void keep_by_k(std::uint8_t* unit, std::size_t panel_bytes) {
+  constexpr std::size_t values = 4 / sizeof(Value), group = kLanes * values;
   std::vector<std::uint8_t> panels(unit, unit + 4 * panel_bytes);
+  auto* lines = reinterpret_cast<Value*>(unit);
   for (std::size_t g = 0; g < panel_bytes / kGroupBytes; ++g)
-    for (std::size_t p = 0; p < 4; ++p)
-      for (std::size_t l = 0; l < (std::size_t)kLanes; ++l)
-        for (std::size_t j = 0; j < values; ++j) {
-          std::uint8_t* line = unit + (g * values + j) * kBlock * value;
-          const std::uint8_t* group = panels.data() + p * panel_bytes + g * kGroupBytes;
-          std::memcpy(line + place_in_line(value, p, l) * value, group + (l * values + j) * value, value);
-        }
+    for (std::size_t p = 0; p < 4; ++p) {
+      auto* from = reinterpret_cast<const Value*>(panels.data() + p * panel_bytes) + g * group;
+      for (std::size_t j = 0; j < values; ++j)
+        for (std::size_t l = 0; l < (std::size_t)kLanes; ++l)
+          lines[(g * values + j) * kBlock + place_in_line<Value>(p, l)] = from[l * values + j];
+    }
 }
 
-constexpr int kTableRows = 1024;  // rows that a thread takes at a time
-
-void copy_row(const Matrix& m, std::size_t row, Weight& table) {
-  std::size_t columns = (std::size_t)m.columns;
-  if (table.table_format == Format::kFloat32) {
-    float* out = table.data.as<float>() + row * table.stride;
-    for (std::size_t c = 0; c < columns; ++c) out[c] = m.at(row, c);
-  } else {
-    std::uint16_t* out = table.data.as<std::uint16_t>() + row * table.stride;
-    for (std::size_t c = 0; c < columns; ++c) out[c] = nearest_bf16(m.at(row, c));
-  }
+// What a unit of `linear` reads: four panels.
+void pack_unit(const Matrix& m, int unit, const WeightShape& shape, std::uint8_t* data, std::uint8_t* scales) {
+  constexpr int panels = kBlock / kLanes;
+  for (int p = unit * panels; p < std::min(ceil_div(m.rows, kLanes), (unit + 1) * panels); ++p) pack_panel(m, p, shape, data, scales);
+  if (shape.kind != WeightKind::kMatrixByK) return;
+  std::size_t panel_bytes = bytes_of((std::size_t)shape.padded() * kLanes, shape.format);
+  std::uint8_t* lines = data + (std::size_t)unit * panels * panel_bytes;
+  if (shape.format == Format::kFloat32) keep_by_k<std::uint32_t>(lines, panel_bytes);
+  else if (shape.format == Format::kBfloat16) keep_by_k<std::uint16_t>(lines, panel_bytes);
+  else keep_by_k<std::uint8_t>(lines, panel_bytes);
 }
+
+// Sums in float64 and in eight lanes, which is exact enough that no order of summation shows in a float32.
+template <class Term>
+float mean(const float* row, int n, Term term) {
+  double lanes[8] = {}, sum = 0;
+  int i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int l = 0; l < 8; ++l) lanes[l] += term((double)row[i + l]);
+  for (; i < n; ++i) sum += term((double)row[i]);
+  for (double lane : lanes) sum += lane;
+  return (float)(sum / n);
+}
+
+void normalise(float* row, int n, const RowNorm& norm) {
+  float centre = mean(row, n, [](double x) { return x; });
+  for (int i = 0; i < n; ++i) row[i] -= centre;
+  float spread = std::sqrt(mean(row, n, [](double x) { return x * x; }) + 1e-5f);
+  for (int i = 0; i < n; ++i) row[i] = row[i] / spread * norm.weight[i] + norm.bias[i];
+}
+
+void pack_row(const Matrix& m, int r, const RowNorm& norm, const WeightShape& shape, std::uint8_t* data, float* row) {
+  read_block(m, r, 1, 0, m.columns, row, m.columns);
+  if (norm.weight) normalise(row, m.columns, norm);
+  std::uint8_t* out = data + bytes_of((std::size_t)r * (std::size_t)shape.padded(), shape.format);
+  if (shape.format == Format::kFloat32) std::memcpy(out, row, (std::size_t)m.columns * sizeof(float));
+  else
+    for (int c = 0; c < m.columns; ++c) reinterpret_cast<std::uint16_t*>(out)[c] = nearest_bf16(row[c]);
+}
+
+constexpr int kRowsTogether = 256;  // that a thread takes of a table
 
 }  // namespace
 
-Weight pack_matrix(const Matrix& m, Format format, bool by_k, ThreadPool& pool) {
-  Weight w;
-  std::size_t k_padded = (std::size_t)round_up(m.columns, kBlock);
-  std::size_t panels = (std::size_t)round_up(m.rows, kBlock) / kLanes;
-  std::size_t panel_bytes = k_padded / (std::size_t)group_k(format) * kGroupBytes;
-  w.data = Memory(panels * panel_bytes);
-  std::size_t blocks = k_padded / (format == Format::kInt4 ? kInt4Block : kBlock);
-  if (format == Format::kInt8 || format == Format::kInt4) w.scales = Memory(panels * blocks * kLanes * sizeof(std::uint16_t));
-  pool.run({ceil_div(m.rows, kLanes)}, [&](int, int unit, int) {
-    std::size_t p = (std::size_t)unit;
-    std::uint8_t* panel = w.data.as<std::uint8_t>() + p * panel_bytes;
-    if (format == Format::kFloat32) pack_float_panel(m, p * kLanes, panel);
-    else if (format == Format::kBfloat16) pack_bf16_panel(m, p * kLanes, panel);
-    else {
-      std::uint16_t* scales = w.scales.as<std::uint16_t>() + p * blocks * kLanes;
-      (format == Format::kInt8 ? pack_int8_panel : pack_int4_panel)(m, p * kLanes, panel, scales, k_padded);
-    }
-  });
-  if (by_k)
-    pool.run({(int)panels / 4}, [&](int, int unit, int) {
-      keep_by_k(w.data.as<std::uint8_t>() + (std::size_t)unit * 4 * panel_bytes, panel_bytes, format);
-    });
-  w.packed = {format, by_k, m.rows, m.columns, (int)k_padded, w.data.as<std::uint8_t>(), panel_bytes, w.scales.as<std::uint16_t>()};
+std::size_t WeightShape::data_bytes() const {
+  std::size_t lines = (std::size_t)(is_matrix() ? round_up(rows, kBlock) : rows);
+  return bytes_of(lines * (std::size_t)padded(), format);
+}
+
+std::size_t WeightShape::scales_bytes() const {
+  int together = scaled_together(format);
+  if (!is_matrix() || together == 0) return 0;
+  return (std::size_t)round_up(rows, kBlock) * (std::size_t)(padded() / together) * sizeof(std::uint16_t);
+}
+
+Weight weight_at(const WeightShape& shape, const std::uint8_t* data, const std::uint8_t* scales) {
+  Weight w{shape, data, scales, {}};
+  if (shape.is_matrix()) {
+    std::size_t panel_bytes = bytes_of((std::size_t)shape.padded() * kLanes, shape.format);
+    w.packed = {shape.format, shape.kind == WeightKind::kMatrixByK, shape.rows, shape.columns, shape.padded(), data, panel_bytes,
+                reinterpret_cast<const std::uint16_t*>(scales)};
+  }
   return w;
 }
 
-Weight pack_table(const Matrix& m, Format format, ThreadPool& pool) {
-  Weight w;
-  w.table_format = format;
-  w.stride = (std::size_t)round_up(m.columns, kBlock);
-  w.data = Memory((std::size_t)m.rows * w.stride * (format == Format::kFloat32 ? 4 : 2));
-  pool.run({ceil_div(m.rows, kTableRows)}, [&](int, int unit, int) {
-    for (int r = unit * kTableRows; r < std::min(m.rows, (unit + 1) * kTableRows); ++r) copy_row(m, (std::size_t)r, w);
+void pack(const Matrix& m, const RowNorm& norm, const WeightShape& shape, std::uint8_t* data, std::uint8_t* scales, ThreadPool& pool) {
+  if (shape.is_matrix()) {
+    pool.run({ceil_div(m.rows, kBlock)}, [&](int, int unit, int) { pack_unit(m, unit, shape, data, scales); });
+    return;
+  }
+  std::size_t columns = (std::size_t)m.columns;
+  std::vector<float> scratch((std::size_t)pool.threads() * columns);
+  pool.run({ceil_div(m.rows, kRowsTogether)}, [&](int, int unit, int thread) {
+    float* row = scratch.data() + (std::size_t)thread * columns;
+    int end = std::min(m.rows, (unit + 1) * kRowsTogether);
+    for (int r = unit * kRowsTogether; r < end; ++r) pack_row(m, r, norm, shape, data, row);
   });
-  return w;
-}
-
-Weight pack_vectors(const Matrix& m) {
-  Weight w;
-  w.stride = (std::size_t)round_up(m.columns, kBlock);
-  w.data = Memory((std::size_t)m.rows * w.stride * sizeof(float));
-  for (int r = 0; r < m.rows; ++r) copy_row(m, (std::size_t)r, w);
-  return w;
 }
 
 }  // namespace wingbeat

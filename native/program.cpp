@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "packing.hpp"
+#include "checksum.hpp"
 
 namespace wingbeat {
 namespace {
@@ -56,24 +56,33 @@ int Program::add_buffer(BufferSpec spec) {
   return (int)buffers_.size() - 1;
 }
 
-int Program::add_matrix(const Matrix& m, Format format, bool by_k) {
+int Program::add_weight(WeightKind kind, Format format, const Matrix& m, const RowNorm& norm) {
   std::scoped_lock lock(running_);
-  return add_weight(pack_matrix(m, format, by_k, pool_));
+  WeightShape shape{kind, format, m.rows, m.columns};
+  std::uint8_t* data = memory_.take(shape.data_bytes(), pool_);
+  std::uint8_t* scales = shape.scales_bytes() ? memory_.take(shape.scales_bytes(), pool_) : nullptr;
+  pack(m, norm, shape, data, scales, pool_);
+  weights_.push_back(weight_at(shape, data, scales));
+  return (int)weights_.size() - 1;
 }
 
-int Program::add_table(const Matrix& m, Format format) {
+int Program::add_packed(const WeightShape& shape, Blob data, Blob scales) {
+  auto aligned = [](Blob b) { return reinterpret_cast<std::uintptr_t>(b.data) % 64 == 0; };
+  if (shape.rows < 0 || shape.columns < 0 || data.bytes != shape.data_bytes() || scales.bytes != shape.scales_bytes() ||
+      !aligned(data) || (scales.bytes && !aligned(scales)))
+    throw std::invalid_argument("the packed bytes are not those of a weight of this shape");
+  weights_.push_back(weight_at(shape, data.data, scales.bytes ? scales.data : nullptr));
+  return (int)weights_.size() - 1;
+}
+
+std::uint64_t Program::checksum(Blob data) {
   std::scoped_lock lock(running_);
-  return add_weight(pack_table(m, format, pool_));
+  return wingbeat::checksum(data.data, data.bytes, pool_);
 }
 
 void Program::set_logits(int buffer) {
   if (buffer < 0 || (std::size_t)buffer >= buffers_.size()) throw std::out_of_range("no such buffer");
   logits_ = buffer;
-}
-
-int Program::add_weight(Weight weight) {
-  weights_.push_back(std::move(weight));
-  return (int)weights_.size() - 1;
 }
 
 void Program::add_stage(std::vector<OpBody> ops) {
@@ -213,7 +222,7 @@ std::vector<StageTimes> Program::profile() {
 
 std::size_t Program::matrix_bytes(int weight) const {
   const Weight& w = weights_.at((std::size_t)weight);
-  return w.packed.data ? w.data.bytes() + w.scales.bytes() : 0;
+  return w.shape.is_matrix() ? w.shape.data_bytes() + w.shape.scales_bytes() : 0;
 }
 
 std::size_t Program::weight_bytes() const {

@@ -12,12 +12,12 @@
 
 #include "kernels.hpp"
 #include "memory.hpp"
+#include "packing.hpp"
 #include "profile.hpp"
 #include "thread_pool.hpp"
+#include "weight_memory.hpp"
 
 namespace wingbeat {
-
-struct Matrix;  // packing.hpp
 
 enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
 
@@ -27,12 +27,9 @@ struct BufferSpec {
   bool f32, bf16, int8, int4, mask;  // the forms its readers want
 };
 
-// A weight as it is looked up or multiplied: a packed matrix, a table of rows, or float32 vectors (rows padded to 64).
-struct Weight {
-  PackedWeight packed{};
-  Format table_format = Format::kFloat32;
-  std::size_t stride = 0;
-  Memory data, scales;
+struct Blob {
+  const std::uint8_t* data;
+  std::size_t bytes;
 };
 
 using OpBody = std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv7Op, GatherNormOp>;
@@ -42,9 +39,10 @@ class Program {
   Program(const KernelTable& kernels, int threads, int vocab_size, std::size_t slot_floats);
 
   int add_buffer(BufferSpec spec);
-  int add_weight(Weight weight);
-  int add_matrix(const Matrix& m, Format format, bool by_k);  // packs on the program's threads
-  int add_table(const Matrix& m, Format format);
+  int add_weight(WeightKind kind, Format format, const Matrix& m, const RowNorm& norm);  // packs on the program's threads
+  // A weight that was packed before: blobs that outlive the program. Throws std::invalid_argument unless they fit.
+  int add_packed(const WeightShape& shape, Blob data, Blob scales);
+  std::uint64_t checksum(Blob data);  // see checksum.hpp; on the program's threads
   void add_stage(std::vector<OpBody> ops);
   void set_logits(int buffer);
 
@@ -53,6 +51,7 @@ class Program {
   const Weight& weight(int id) const { return weights_.at((std::size_t)id); }
   const KernelTable& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
+  int vocab_size() const { return vocab_size_; }
 
   struct Logits {
     Buffer rows;                     // [wanted, vocabulary], until the next run
@@ -86,7 +85,8 @@ class Program {
   std::vector<BufferSpec> specs_;
   std::deque<Buffer> buffers_;  // ops keep pointers into it
   std::vector<std::shared_ptr<Memory>> storage_;  // of the buffers; shared with views of the logits in Python
-  std::deque<Weight> weights_;
+  WeightMemory memory_;
+  std::deque<Weight> weights_;  // ops keep pointers into it
   std::vector<std::vector<OpBody>> stages_;
   int logits_ = -1;
   int capacity_[3] = {0, 0, 0};

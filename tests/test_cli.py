@@ -95,6 +95,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "cors_origins": (["a"], ["b"], ["c"]),
     "any_model": (False, True, False),
     "access_log": (True, False, True),
+    "cache_packed": (False, True, False),
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
     **dict.fromkeys(("model", "tokenizer", "profile", "host"), ("a", "b", "c")),

@@ -68,6 +68,22 @@ def test_a_machine_that_can_serve(tiny: Path) -> None:
     assert found["chat format"]["details"]["name"] == "world"
 
 
+def test_where_packed_weights_are_kept(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("WINGBEAT_CACHE", str(tmp_path / "cache"))
+    found = findings(tiny)["packed weights"]
+    assert f"--cache-packed keeps them in {tmp_path}/cache/packed (none there yet)" in found["text"]
+    monkeypatch.setenv("WINGBEAT_CACHE_PACKED", "1")
+    found = findings(tiny)["packed weights"]
+    assert (found["status"], found["details"]["kept"], found["details"]["files"]) == ("ok", True, 0)
+    (tmp_path / "cache" / "packed").mkdir(parents=True)
+    (tmp_path / "cache" / "packed" / "one.packed").write_bytes(bytes(100))
+    assert findings(tiny)["packed weights"]["details"]["bytes"] == 100
+    monkeypatch.setenv("WINGBEAT_CACHE", str(tiny))
+    found = findings(tiny)["packed weights"]
+    assert found["status"] == "note"
+    assert "WINGBEAT_CACHE" in found["fix"]
+
+
 def test_the_demo_is_looked_at_when_nothing_is_named() -> None:
     result = doctor()
     assert result.exit_code == 0, result.output

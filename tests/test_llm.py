@@ -158,6 +158,19 @@ def test_the_loading_can_be_watched(path: Path) -> None:
     assert {total for _, total in seen} == {done[-1]}
 
 
+@pytest.mark.skipif(not cpu.available(), reason="built without a C++ compiler: there is nothing to pack")
+def test_packed_weights_are_kept_where_that_is_asked_for(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINGBEAT_CACHE", str(tmp_path))
+    found = []
+    for kept in (False, True, True):
+        with LLM(path, dtype="int8", cache_packed=kept) as llm:
+            found.append(llm.logits([1, 2, 3]).tobytes())
+        assert len(list(tmp_path.glob("packed/*"))) == kept
+    assert len(set(found)) == 1
+
+
 def test_threads_share_the_engine(llm: LLM) -> None:
     prompts = ["a", "b", "wing", "beat", "c", "d"]
     expected = [llm.generate(p, FIXED)[0] for p in prompts]

@@ -31,7 +31,7 @@ DEMO = "demo"
 
 ENV_PREFIX = "WINGBEAT_"
 
-OTHER_VARIABLES = ("WINGBEAT_CONFIG", "WINGBEAT_KERNELS")
+OTHER_VARIABLES = ("WINGBEAT_CACHE", "WINGBEAT_CONFIG", "WINGBEAT_KERNELS")
 """Of the environment, which are no settings."""
 
 KUBERNETES = ("WINGBEAT_SERVICE_", "WINGBEAT_PORT_")
@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
     backend: Literal["auto", "cpu", "reference"] = "auto"
     threads: int | None = Field(None, ge=1)
+    cache_packed: bool = False
     max_batch: int | None = Field(None, ge=1)
     token_budget: int = Field(512, ge=1)
     max_queue: int = Field(4096, ge=1)

@@ -101,6 +101,7 @@ class LLM:
         backend: str = "auto",
         profile: str | None = None,
         token_budget: int = 512,
+        cache_packed: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """Load a model.
@@ -114,12 +115,15 @@ class LLM:
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
             profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
+            cache_packed: keep the packed weights on disk, and map them from there the next time.
             progress: called with the bytes read and the bytes in all while the model is loaded.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
         path = demo_model_path() if path is None else path
-        model = load_model(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
+        model = load_model(
+            path, dtype=dtype, threads=threads, backend=backend, cache_packed=cache_packed, progress=progress
+        )
         config = EngineConfig(
             model=str(path), threads=threads, max_batch=max_batch, profile=profile, token_budget=token_budget
         )

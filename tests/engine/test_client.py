@@ -31,6 +31,7 @@ from wingbeat.engine.messages import Cancel, GenerationRequest, Ready, Row, RowO
 from wingbeat.engine.process import end_process, start_process
 from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
 from wingbeat.models import load_model
+from wingbeat.ops import cpu
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
 
@@ -115,6 +116,27 @@ async def test_generate_cancel_refuse(client: EngineClient, config: EngineConfig
     assert after[-1].finish_reason == "length"
     stats = client.stats()
     assert (stats.waiting, stats.running, stats.slots_in_use, stats.slots) == (0, 0, 0, 4)
+
+
+@pytest.mark.skipif(not cpu.available(), reason="built without a C++ compiler: there is nothing to pack")
+async def test_packed_weights_are_kept_and_mapped_by_the_process(
+    config: EngineConfig,
+    make_client: Callable[[EngineConfig], EngineClient],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WINGBEAT_CACHE", str(tmp_path))
+    found = []
+    for _ in range(2):
+        client = make_client(msgspec.structs.replace(config, backend="cpu", dtype="int8", cache_packed=True))
+        await client.start()
+        await client.wait_ready(TIMEOUT)
+        found.append(answers(await read(submit(client, 1, SamplingParams(seed=1, max_tokens=9))))[1, 0].token_ids)
+        (path,) = tmp_path.glob("packed/*")
+        maps = Path(f"/proc/{client.pid}/maps")
+        if maps.exists():
+            assert (str(path) in maps.read_text()) == (len(found) == 2)
+    assert found[0] == found[1]
 
 
 async def test_a_killed_engine_is_an_error_for_its_requests_and_comes_back(client: EngineClient) -> None:

@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from wingbeat.config import Settings
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Ready, Stats
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.server.app import build_registry
 from wingbeat.server.errors import ApiError
 from wingbeat.server.registry import ServedModel
+
+
+def test_the_engine_is_told_the_settings(model_path: Path) -> None:
+    settings = Settings(
+        model=str(model_path), dtype="int8", backend="cpu", threads=3, cache_packed=True, max_batch=5, token_budget=7
+    )
+    config = build_registry(settings).models[0].config
+    for name in EngineConfig.__struct_fields__:
+        assert getattr(config, name) == getattr(settings, name)
 
 
 async def test_the_tokenizer_follows_the_model_that_the_engine_runs(

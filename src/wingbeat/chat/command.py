@@ -68,6 +68,7 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
             token_budget=TOKEN_BUDGET,
             backend=settings.backend,
             profile=settings.profile,
+            cache_packed=settings.cache_packed,
             progress=progress,
         )
     for warning in caught:

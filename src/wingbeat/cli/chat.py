@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wingbeat.cli.common import fail, files, model_files
-from wingbeat.cli.model_options import MODEL, Backend, Dtype, Profile, Threads, Tokenizer
+from wingbeat.cli.model_options import MODEL, Backend, CachePacked, Dtype, Profile, Threads, Tokenizer
 
 EXAMPLES = """\
 Examples:
@@ -34,6 +34,7 @@ def chat(
     dtype: Dtype = None,
     threads: Threads = None,
     backend: Backend = None,
+    cache_packed: CachePacked = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
     config: Annotated[
@@ -124,6 +125,7 @@ def chat(
                 "dtype": dtype,
                 "threads": threads,
                 "backend": backend,
+                "cache_packed": cache_packed,
                 "tokenizer": tokenizer,
                 "profile": profile,
             },

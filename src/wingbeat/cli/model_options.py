@@ -33,6 +33,16 @@ Backend = Annotated[
         autocompletion=choices_of("backend"),
     ),
 ]
+CachePacked = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache-packed/--no-cache-packed",
+        help="Keep the packed weights on disk, so that the next start only maps them. Default: no. "
+        "They go to the user's cache folder, or to WINGBEAT_CACHE; `wingbeat doctor` shows it.",
+        rich_help_panel=MODEL,
+        metavar="",
+    ),
+]
 Tokenizer = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wingbeat.cli.common import choices_of, fail, files, model_files
-from wingbeat.cli.model_options import MODEL, Backend, Dtype, Profile, Threads, Tokenizer
+from wingbeat.cli.model_options import MODEL, Backend, CachePacked, Dtype, Profile, Threads, Tokenizer
 
 EXAMPLES = """\
 Examples:
@@ -32,6 +32,7 @@ def serve(
     dtype: Dtype = None,
     threads: Threads = None,
     backend: Backend = None,
+    cache_packed: CachePacked = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
     max_batch: Annotated[
@@ -164,6 +165,7 @@ def serve(
         "dtype": dtype,
         "threads": threads,
         "backend": backend,
+        "cache_packed": cache_packed,
         "tokenizer": tokenizer,
         "profile": profile,
         "max_batch": max_batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
 from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
 from wingbeat.ops import cpu
 from wingbeat.ops.program import Program
 from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
@@ -42,6 +44,7 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
         | {"fingerprint": checkpoint.fingerprint},
     )
     yield _memory(checkpoint, settings)
+    yield _packed_weights(settings)
     yield _tokenizer(settings, str(path), shape.vocab_size)
     yield _profile(settings, str(path), checkpoint)
 
@@ -81,6 +84,21 @@ def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
         return Finding("model memory", f"{wanted} does not fit with {slots} states: {text}", "problem", fix, details)
     fix = f"--dtype {fitting[-1]}" if fitting else "a smaller model, or a machine with more memory"
     return Finding("model memory", f"{wanted} does not fit: {text}", "problem", fix, details)
+
+
+def _packed_weights(settings: Settings) -> Finding:
+    """Where packed weights are kept, and what lies there."""
+    folder = cache_folder()
+    sizes = [file.stat().st_size for file in folder.glob("*.packed")]
+    there = f"{len(sizes)} files of {gigabytes(sum(sizes))} there" if sizes else "none there yet"
+    details = {"kept": settings.cache_packed, "folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
+    if not settings.cache_packed:
+        return Finding("packed weights", f"not kept; --cache-packed keeps them in {folder} ({there})", details=details)
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        fix = f"name a folder that can be written in {FOLDER_VARIABLE}"
+        return Finding("packed weights", f"cannot be kept in {folder}", "note", fix, details)
+    return Finding("packed weights", f"kept in {folder}, {there}", details=details)
 
 
 def _tokenizer(settings: Settings, path: str, vocab_size: int) -> Finding:

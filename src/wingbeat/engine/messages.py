@@ -28,6 +28,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "auto"
     backend: str = "auto"
     threads: int | None = None
+    cache_packed: bool = False  # keep the packed weights on disk, and map them the next time
     tokenizer: str | None = None  # a World vocabulary file; None: found from the model
     profile: str | None = None  # name of a ModelProfile; None: found from the model
     max_batch: int | None = None  # state slots; None: 64, or what a quarter of the free memory holds

@@ -145,7 +145,12 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
             channel.send(Loading(done, total))
 
     model = load_model(
-        config.model, dtype=config.dtype, threads=config.threads, backend=config.backend, progress=progress
+        config.model,
+        dtype=config.dtype,
+        threads=config.threads,
+        backend=config.backend,
+        cache_packed=config.cache_packed,
+        progress=progress,
     )
     tokenizer = tokenizer_for(config.model, model.info.vocab_size, config.tokenizer)
     return Engine(model, tokenizer, config, _read_bandwidth(model))

@@ -35,6 +35,17 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], NDArray]
+    place: FileRange | None = None
+
+    def announce(self) -> None:
+        """Say that all of it will be read now, so that the system reads ahead."""
+        if self.place is not None:
+            self.place.announce()
+
+    def release(self) -> None:
+        """Give back the memory that reading took, where the file is mapped. What was read stays valid."""
+        if self.place is not None:
+            self.place.release()
 
     @property
     def size(self) -> int:
@@ -65,13 +76,42 @@ class Checkpoint(Mapping[str, LazyTensor]):
         return len(self._tensors)
 
 
-def map_file(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file, memory-mapped read-only; it stays mapped while a view of it lives. Raises FormatError."""
-    try:
-        with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (OSError, ValueError) as error:  # ValueError: an empty file
-        raise FormatError(f"{path} cannot be read: {error}") from error
+class MappedFile:
+    """A file memory-mapped read-only, in `bytes`; it stays mapped while a view of it lives. Raises FormatError.
+
+    The system is told to read no more than what is looked at, until a `FileRange` is announced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise FormatError(f"{path} cannot be read: {error}") from error
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.advise("MADV_RANDOM", 0, len(self.bytes))
+
+    def advise(self, advice: str, start: int, size: int) -> None:
+        """`madvise` for the pages of `size` bytes from `start` on, where there is such an advice."""
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        if size and (number := getattr(mmap, advice, None)) is not None:
+            self._map.madvise(number, first, start + size - first)
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """`size` bytes of a mapped file from `start` on."""
+
+    file: MappedFile
+    start: int
+    size: int
+
+    def announce(self) -> None:
+        self.file.advise("MADV_NORMAL", self.start, self.size)
+        self.file.advise("MADV_WILLNEED", self.start, self.size)
+
+    def release(self) -> None:
+        self.file.advise("MADV_DONTNEED", self.start, self.size)
 
 
 def check_shape(shape: tuple[int, ...], itemsize: int) -> int:

@@ -18,7 +18,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.formats.lazy import MAX_DIMENSIONS, Checkpoint, FormatError, LazyTensor, check_shape, map_file
+from wingbeat.formats.lazy import (
+    MAX_DIMENSIONS,
+    Checkpoint,
+    FileRange,
+    FormatError,
+    LazyTensor,
+    MappedFile,
+    check_shape,
+)
 from wingbeat.formats.unpickle import Call, unpickle
 
 MAX_PICKLE = 4 << 20  # bytes; 2,500 tensors (the largest RWKV) need 0.4 MB, and a byte can cost 70 of memory
@@ -77,6 +85,7 @@ class _Storage:
     dtype: np.dtype
     count: int
     load: Callable[[], NDArray[np.uint8]]
+    place: FileRange
     swapped: bool
 
 
@@ -88,7 +97,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def lazy(self) -> LazyTensor:
-        return LazyTensor(self.shape, self.storage.dtype, self.read)
+        return LazyTensor(self.shape, self.storage.dtype, self.read, self.storage.place)
 
     def read(self) -> NDArray:
         dtype = self.storage.dtype
@@ -116,7 +125,8 @@ class _Archive:
         if len(roots) != 1:
             found = ", ".join(repr(e.filename[:60]) for e in entries[:3]) or "nothing"
             raise FormatError(f"a zip archive, but not one of torch.save: it has no single data.pkl, but {found}")
-        self.bytes = map_file(path)
+        self.file = MappedFile(path)
+        self.bytes = self.file.bytes
         self.entries = {e.filename[len(roots[0]) :]: e for e in entries if e.filename.startswith(roots[0])}
         self.swapped = self._byteorder() == b"big"
 
@@ -150,7 +160,8 @@ class _Archive:
                 f"storage {key[:60]!r} should hold {count:,} elements of {dtype}, but has {entry.file_size:,} bytes:"
                 f" {_DAMAGED}"
             )
-        return _Storage(dtype, count, self._loader(entry), self.swapped and dtype.itemsize > 1)
+        place = FileRange(self.file, self._data_start(entry), entry.compress_size)
+        return _Storage(dtype, count, self._loader(entry), place, self.swapped and dtype.itemsize > 1)
 
     def _loader(self, entry: zipfile.ZipInfo) -> Callable[[], NDArray[np.uint8]]:
         """A function for the bytes of an entry, `entry.file_size` of them."""

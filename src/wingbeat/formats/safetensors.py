@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor, check_shape, map_file
+from wingbeat.formats.lazy import Checkpoint, FileRange, FormatError, LazyTensor, MappedFile, check_shape
 
 MAX_HEADER = 16 << 20  # bytes; 100,000 tensors need less, and parsed JSON takes twenty times the memory
 
@@ -45,16 +45,16 @@ _DAMAGED = "the file is damaged or was not completely copied: download it again"
 
 def open_safetensors(path: Path) -> Checkpoint:
     """Open a `.safetensors` file; raises FormatError if it is damaged or holds an unknown dtype."""
-    data = map_file(path)
+    file = MappedFile(path)
+    data = file.bytes
     try:
         length = int.from_bytes(data[:8].tobytes(), "little")
         if length > min(MAX_HEADER, len(data) - 8):
             raise FormatError(f"its header should have {length:,} bytes, the file has {len(data):,}: {_DAMAGED}")
         header = _parse(data[8 : 8 + length].tobytes())
         metadata = _metadata(header.pop("__metadata__", {}))
-        values = data[8 + length :]
         ranges: list[tuple[int, int]] = []
-        tensors = {name: _tensor(name, entry, values, ranges) for name, entry in header.items()}
+        tensors = {name: _tensor(name, entry, file, 8 + length, ranges) for name, entry in header.items()}
         _check_overlap(ranges)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
@@ -77,8 +77,9 @@ def _metadata(value: Any) -> dict[str, str]:
     return value
 
 
-def _tensor(name: str, entry: Any, values: NDArray[np.uint8], ranges: list[tuple[int, int]]) -> LazyTensor:
-    """One tensor of the header; its place goes to `ranges`."""
+def _tensor(name: str, entry: Any, file: MappedFile, start: int, ranges: list[tuple[int, int]]) -> LazyTensor:
+    """One tensor of the header, of data that begins at `start`; its place goes to `ranges`."""
+    values = file.bytes[start:]
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
@@ -105,7 +106,7 @@ def _tensor(name: str, entry: Any, values: NDArray[np.uint8], ranges: list[tuple
             raw.flags.writeable = False
         return raw.view(dtype).reshape(shape)
 
-    return LazyTensor(tuple(shape), dtype, read)
+    return LazyTensor(tuple(shape), dtype, read, FileRange(file, start + begin, end - begin))
 
 
 def _check_overlap(ranges: list[tuple[int, int]]) -> None:

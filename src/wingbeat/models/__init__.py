@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 from wingbeat.dtypes import DTYPES, full_name
+from wingbeat.formats.lazy import LazyTensor
 from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.models.packed_cache import PackedCache
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable
@@ -47,6 +51,7 @@ def load_model(
     dtype: str = "auto",
     threads: int | None = None,
     backend: str = "auto",
+    cache_packed: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint and bind it to a backend.
@@ -54,17 +59,43 @@ def load_model(
     ``dtype``: one of ``DTYPES``, also by its short name, or "auto" (bfloat16 on the kernels, else float32).
     ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
     ``threads``: for cpu; None takes the physical cores this process may use.
+    ``cache_packed``: for cpu; keep the packed weights on disk, and map them from there the next time.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
     """
     backend = _choose_backend(backend)
     dtype = _choose_dtype(dtype, backend)
     checkpoint = load_checkpoint(path)
-    program = rwkv7.record(checkpoint.info)
-    weights = rwkv7.weights(checkpoint.info, _reader(checkpoint, progress))
     if backend == "cpu":
-        native = cpu.CpuExecutable(program, weights, dtype, threads)
+        cache = PackedCache(Path(path), checkpoint.fingerprint, dtype) if cache_packed else None
+        native = _native(checkpoint, dtype, threads, cache, progress)
         return Model(native, _info(checkpoint, Path(path), dtype, backend, native.level))
-    return Model(ReferenceExecutable(program, weights, dtype), _info(checkpoint, Path(path), dtype, backend))
+    weights = rwkv7.weights(checkpoint.info, _reader(checkpoint, progress))
+    executable = ReferenceExecutable(rwkv7.record(checkpoint.info), weights, dtype)
+    return Model(executable, _info(checkpoint, Path(path), dtype, backend))
+
+
+def _native(
+    checkpoint: LoadedCheckpoint,
+    dtype: str,
+    threads: int | None,
+    cache: PackedCache | None,
+    progress: Progress | None,
+) -> cpu.CpuExecutable:
+    program, read = rwkv7.record(checkpoint.info), _reader(checkpoint, progress)
+
+    def make(packed: Mapping[str, cpu.PackedWeight] | None = None) -> cpu.CpuExecutable:
+        return cpu.CpuExecutable(program, rwkv7.weights(checkpoint.info, read), dtype, threads, packed=packed)
+
+    if cache is None:
+        return make()
+    if (found := cache.load(make)) is not None:
+        executable, size = found
+        if progress is not None:
+            progress(size, size)
+        return executable
+    executable = make()
+    cache.save(executable)
+    return executable
 
 
 def _choose_backend(backend: str) -> str:
@@ -94,15 +125,20 @@ def _choose_dtype(dtype: str, backend: str) -> str:
 
 
 def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> rwkv7.Read:
+    """Reads tensors by name. When the next one is asked for, the pages of the one before are given back."""
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     done = 0
+    last: LazyTensor | None = None
 
-    def read(name: str):
-        nonlocal done
-        tensor = checkpoint.tensors[name]
+    def read(name: str) -> NDArray:
+        nonlocal done, last
+        if last is not None:
+            last.release()
+        last = tensor = checkpoint.tensors[name]
         done += tensor.nbytes
         if progress:
             progress(done, total)
+        tensor.announce()
         return tensor.read()
 
     return read

@@ -7,10 +7,12 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError, open_checkpoint
 from wingbeat.models.detect import UnsupportedModelError, official_name, require_rwkv7
@@ -241,7 +243,16 @@ def _fingerprint(tensors: Mapping[str, LazyTensor], expected: Mapping[str, Dims]
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {expected[name]} {tensor.dtype.name}\n".encode())
-        starts = np.linspace(0, max(tensor.size - RUN, 0), SAMPLES).astype(np.int64)
-        places = np.unique(starts[:, None] + np.arange(min(RUN, tensor.size)))
-        digest.update(tensor.read()[np.unravel_index(places, tensor.shape)].tobytes())
+        array, places = tensor.read(), _sampled(tensor.size)
+        flat = array.flags.c_contiguous  # else reshaping would copy all of it
+        samples = array.reshape(-1)[places] if flat else array[np.unravel_index(places, array.shape)]
+        digest.update(samples.tobytes())
+        tensor.release()
     return digest.hexdigest()
+
+
+@lru_cache
+def _sampled(size: int) -> NDArray[np.int64]:
+    """Which elements of a tensor of ``size`` the fingerprint looks at."""
+    starts = np.linspace(0, max(size - RUN, 0), SAMPLES).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(min(RUN, size)))

@@ -66,50 +66,51 @@ def _norm(name: str) -> tuple[str, str]:
 
 
 def weights(shape: Rwkv7Shape, tensors: Mapping[str, NDArray] | Read) -> Iterator[Weight]:
-    """The program's weights one by one, in file order of the layers.
+    """The program's weights one by one, in file order of the layers. Nothing is read before a weight's ``read``.
 
     ``tensors`` gives the checkpoint's arrays by official name; low-rank factors are stored there as [in, out].
     """
     read: Read = tensors if callable(tensors) else tensors.__getitem__
 
-    def vector(name: str) -> FloatArray:
-        return np.asarray(read(name), np.float32).reshape(-1)
+    def vectors(name: str, *sources: str) -> Weight:
+        """Each source is a row."""
+        return Weight(name, WeightKind.VECTOR, lambda: np.stack([_vector(read(source)) for source in sources]))
 
     def norm(name: str) -> Iterator[Weight]:
-        for part in _norm(name):
-            yield Weight(part, WeightKind.VECTOR, vector(part))
+        return (vectors(part, part) for part in _norm(name))
 
-    ln0_weight, ln0_bias = _norm("blocks.0.ln0")
-    embedding = _normalised_embedding(read("emb.weight"), vector(ln0_weight), vector(ln0_bias))
-    yield Weight("emb", WeightKind.TABLE, embedding)
+    def matrix(name: str) -> Weight:
+        return Weight(name, WeightKind.MATRIX, lambda: read(name + ".weight"))
+
+    def factor(name: str) -> Weight:
+        return Weight(name, WeightKind.LOW_RANK, lambda: read(name).T)
+
+    def ln0() -> tuple[FloatArray, FloatArray]:
+        weight, bias = (_vector(read(name)) for name in _norm("blocks.0.ln0"))
+        return weight, bias
+
+    yield Weight("emb", WeightKind.TABLE, lambda: read("emb.weight"), ln0)
     for i in range(shape.layers):
         att, ffn = f"blocks.{i}.att.", f"blocks.{i}.ffn."
         yield from norm(f"blocks.{i}.ln1")
-        yield Weight(att + "mix", WeightKind.VECTOR, np.stack([vector(f"{att}x_{c}") for c in MIXES]))
+        yield vectors(att + "mix", *(f"{att}x_{c}" for c in MIXES))
         for name in ("receptance", "key", "value", "output"):
-            yield Weight(att + name, WeightKind.MATRIX, read(f"{att}{name}.weight"))
+            yield matrix(att + name)
         for name in "wagv" if i else "wag":
             for part in "12":
-                factor = np.ascontiguousarray(read(f"{att}{name}{part}").T)
-                yield Weight(f"{att}{name}{part}", WeightKind.LOW_RANK, factor)
+                yield factor(f"{att}{name}{part}")
             if name != "g":
-                yield Weight(f"{att}{name}0", WeightKind.VECTOR, vector(f"{att}{name}0"))
+                yield vectors(f"{att}{name}0", f"{att}{name}0")
         for name in ("k_k", "k_a", "r_k"):
-            yield Weight(att + name, WeightKind.VECTOR, vector(att + name))
+            yield vectors(att + name, att + name)
         yield from norm(att + "ln_x")
         yield from norm(f"blocks.{i}.ln2")
-        yield Weight(ffn + "mix", WeightKind.VECTOR, vector(ffn + "x_k"))
+        yield vectors(ffn + "mix", ffn + "x_k")
         for name in ("key", "value"):
-            yield Weight(ffn + name, WeightKind.MATRIX, read(f"{ffn}{name}.weight"))
+            yield matrix(ffn + name)
     yield from norm("ln_out")
-    yield Weight("head", WeightKind.MATRIX, read("head.weight"))
+    yield matrix("head")
 
 
-def _normalised_embedding(table: NDArray, weight: FloatArray, bias: FloatArray, rows: int = 4096) -> FloatArray:
-    """ln0 applied to every row of the embedding once, in pieces to bound memory. Returns float32 [V, D]."""
-    out = np.empty(table.shape, np.float32)
-    for start in range(0, len(table), rows):
-        x = np.asarray(table[start : start + rows], np.float32)
-        x = x - x.mean(axis=1, keepdims=True)
-        out[start : start + rows] = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + np.float32(1e-5)) * weight + bias
-    return out
+def _vector(array: NDArray) -> FloatArray:
+    return np.asarray(array, np.float32).reshape(-1)

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbeat.ops.lowering import Lowered, kept_by_k, lower
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
-from wingbeat.ops.table import BFLOAT16, FloatArray, StepBatch, Weight, WeightKind, storage_dtype
+from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, storage_dtype
+
+_PACKED_AS = {
+    WeightKind.MATRIX: "matrix",
+    WeightKind.LOW_RANK: "matrix",
+    WeightKind.TABLE: "table",
+    WeightKind.VECTOR: "vectors",
+}
+"""The kinds that the kernels tell apart."""
+
+
+class PackedWeight(NamedTuple):
+    """A weight as the kernels read it: bytes that mean something together with ``packed_layout()`` only."""
+
+    kind: str  # "matrix", "matrix by K", "table" or "vectors"
+    format: str
+    rows: int
+    columns: int
+    data: NDArray[np.uint8]  # 64-byte aligned, as the scales
+    scales: NDArray[np.uint8]  # empty where the format has none
+
+
+def packed_layout() -> str:
+    """Names what the bytes of packed weights mean. It is the same for all kernel levels."""
+    return f"{_kernels().packed_layout}-{sys.byteorder}"
 
 
 def available() -> bool:
@@ -39,8 +65,10 @@ class CpuExecutable:
     """A program bound to packed weights.
 
     ``threads``: None takes ``default_threads()``. ``level``: a kernel level; None takes ``WINGBEAT_KERNELS`` from the
-    environment, else the best. Raises ValueError for a level this machine cannot run. ``matrix_formats``: those in
-    which the matrices of the program are stored.
+    environment, else the best. ``packed``: what ``packed_weights`` of another executable of the same program and dtype
+    gave; the weights are then used where they lie, and none of ``weights`` is read.
+    Raises ValueError for a level this machine cannot run, and for packed weights that do not fit.
+    ``matrix_formats``: those in which the matrices of the program are stored.
     """
 
     def __init__(
@@ -50,6 +78,7 @@ class CpuExecutable:
         dtype: str,
         threads: int | None = None,
         level: str | None = None,
+        packed: Mapping[str, PackedWeight] | None = None,
     ) -> None:
         self.layout = program.layout
         self.vocab_size = program.vocab_size
@@ -58,16 +87,22 @@ class CpuExecutable:
         self._program = self._native.Program(
             level, threads or default_threads(), self.vocab_size, self.layout.slot_floats
         )
-        ids: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
+        self._shapes: dict[str, tuple[str, str, int, int]] = {}
         formats: dict[str, str] = {}
         by_k = kept_by_k(program)
         for weight in weights:
             formats[weight.name] = storage_dtype(weight.kind, dtype)
-            ids[weight.name] = self._add(weight, formats[weight.name], weight.name in by_k)
+            kind = "matrix by K" if weight.name in by_k else _PACKED_AS[weight.kind]
+            if packed is None:
+                self._pack(weight, kind, formats[weight.name])
+            else:
+                self._adopt(weight.name, kind, formats[weight.name], packed)
         lowered = lower(program, formats)
         self.matrix_formats = frozenset(formats[op.weights[0]] for op in program.ops if op.name == "linear")
-        self._add_ops(lowered, ids)
-        self._costs = Costs(lowered, formats, {name: self._program.matrix_bytes(id) for name, id in ids.items()})
+        self._add_ops(lowered)
+        sizes = {name: self._program.matrix_bytes(number) for name, number in self._ids.items()}
+        self._costs = Costs(lowered, formats, sizes)
 
     @property
     def level(self) -> str:
@@ -93,15 +128,29 @@ class CpuExecutable:
         seconds = time.perf_counter() - start
         return logits, self._costs.profile(batch, self.threads, seconds, self._program.profile())
 
-    def _add(self, weight: Weight, storage: str, by_k: bool) -> int:
-        array = _native_array(weight.array)
-        if weight.kind is WeightKind.VECTOR:
-            return self._program.add_vectors(np.atleast_2d(array))
-        if weight.kind is WeightKind.TABLE:
-            return self._program.add_table(array, storage)
-        return self._program.add_matrix(array, storage, by_k)
+    def packed_weights(self) -> Iterator[tuple[str, PackedWeight]]:
+        """All weights by name, as views of this executable's memory."""
+        for name, number in self._ids.items():
+            yield name, PackedWeight(*self._shapes[name], *self._program.packed(number))
 
-    def _add_ops(self, lowered: Lowered, weights: dict[str, int]) -> None:
+    def checksum(self, data: NDArray[np.uint8]) -> int:
+        """64 bits that depend on every byte of ``data``, at the speed at which memory is read."""
+        return self._program.checksum(data)
+
+    def _pack(self, weight: Weight, kind: str, storage: str) -> None:
+        norm = weight.norm() if weight.norm is not None else None
+        array, source = _native_array(weight.read())
+        self._shapes[weight.name] = kind, storage, *array.shape
+        self._ids[weight.name] = self._program.add_weight(kind, storage, array, source, norm)
+
+    def _adopt(self, name: str, kind: str, storage: str, packed: Mapping[str, PackedWeight]) -> None:
+        found = packed.get(name)
+        if found is None or found[:2] != (kind, storage):
+            raise ValueError(f"{name} is not among the packed weights as a {kind} in {storage}")
+        self._ids[name] = self._program.add_packed(*found)
+        self._shapes[name] = found[:4]
+
+    def _add_ops(self, lowered: Lowered) -> None:
         for buffer in lowered.buffers:
             self._program.add_buffer(buffer.width, buffer.rows, sorted(buffer.formats))
         for stage in lowered.stages:
@@ -111,7 +160,7 @@ class CpuExecutable:
                         "name": op.name,
                         "reads": op.reads,
                         "writes": op.writes,
-                        "weights": [weights[name] for name in op.weights],
+                        "weights": [self._ids[name] for name in op.weights],
                         **op.constants,
                     }
                     for op in stage
@@ -130,11 +179,11 @@ def multiply_add_peak(threads: int, dtype: str, level: str = "") -> float:
     return _kernels().probe_peak(level, threads, dtype)
 
 
-def _native_array(array: np.ndarray) -> np.ndarray:
-    """What the kernels take: float32, or bfloat16 as its bits (uint16). float16 becomes float32, exactly."""
-    if array.dtype == BFLOAT16:
-        return np.ascontiguousarray(array).view(np.uint16)
-    return np.ascontiguousarray(array, np.float32)
+def _native_array(array: np.ndarray) -> tuple[np.ndarray, str]:
+    """What the kernels take, in any order of elements: float32, or 16 bits as uint16; and the dtype's name."""
+    array = np.atleast_2d(array)
+    source = array.dtype.name
+    return (array.view(np.uint16) if array.dtype.itemsize == 2 else array), source
 
 
 def default_threads() -> int:

@@ -92,9 +92,7 @@ def _lowered(op: Op) -> LoweredOp:
     return LoweredOp(op.name, [b.id for b in op.reads], [b.id for b in op.writes], list(op.weights), constants)
 
 
-def _formats(
-    ops: list[LoweredOp], weight_formats: Mapping[str, str], by_k: frozenset[str]
-) -> dict[int, set[str]]:
+def _formats(ops: list[LoweredOp], weight_formats: Mapping[str, str], by_k: frozenset[str]) -> dict[int, set[str]]:
     formats: dict[int, set[str]] = defaultdict(set)
     for op in ops:
         for buffer in op.reads:

@@ -39,7 +39,10 @@ class ReferenceExecutable:
             self._formats[weight.name] = storage_dtype(weight.kind, dtype)
             if weight.kind is not WeightKind.TABLE:
                 self._read_whole.append(weight.name)
-            self._weights[weight.name] = _round_weight(weight.array.astype(np.float32), self._formats[weight.name])
+            array = weight.read().astype(np.float32)
+            if weight.norm is not None:
+                array = np.asarray(layer_norm(array, *weight.norm(), 1e-5), np.float32)
+            self._weights[weight.name] = _round_weight(array, self._formats[weight.name])
 
     @property
     def weight_bytes(self) -> int:

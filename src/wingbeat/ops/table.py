@@ -10,7 +10,7 @@ never on ``M``, on the chunking of its prompt, on its neighbours or on the numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -34,11 +34,16 @@ class WeightKind(StrEnum):
 
 
 class Weight(NamedTuple):
-    """A named weight as a model file hands it to a backend: float32, bfloat16 or float16 array, C order."""
+    """A named weight as a model file hands it to a backend, which reads it when it gets there.
+
+    ``read`` gives a float32, bfloat16 or float16 array, which need not be contiguous. ``norm`` (of a table) gives the
+    weight and the bias, float32 [width], of a LayerNorm with eps 1e-5 that is applied to its rows once, at load.
+    """
 
     name: str
     kind: WeightKind
-    array: NDArray
+    read: Callable[[], NDArray]
+    norm: Callable[[], tuple[FloatArray, FloatArray]] | None = None
 
 
 class Activation(StrEnum):

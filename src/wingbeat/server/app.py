@@ -38,6 +38,7 @@ def build_registry(settings: Settings) -> ModelRegistry:
         dtype=settings.dtype,
         backend=settings.backend,
         threads=settings.threads,
+        cache_packed=settings.cache_packed,
         tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
         profile=settings.profile,
         max_batch=settings.max_batch,
