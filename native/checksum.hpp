@@ -18,11 +18,18 @@ inline std::uint64_t checksum_mix(std::uint64_t sum, std::uint64_t word) {
 // Eight sums side by side, so that no multiplication waits for the one before.
 inline std::uint64_t checksum_piece(const std::uint8_t* data, std::size_t bytes) {
   std::uint64_t sums[8] = {1, 2, 3, 4, 5, 6, 7, 8}, words[8];
-  for (std::size_t at = 0; at < bytes; at += sizeof words) {
-    std::size_t size = std::min(bytes - at, sizeof words);
-    if (size < sizeof words) std::memset(words, 0, sizeof words);
-    std::memcpy(words, data + at, size);
+  auto mix = [&] {
     for (int i = 0; i < 8; ++i) sums[i] = checksum_mix(sums[i], words[i]);
+  };
+  std::size_t whole = bytes / sizeof words * sizeof words;
+  for (std::size_t at = 0; at < whole; at += sizeof words) {
+    std::memcpy(words, data + at, sizeof words);
+    mix();
+  }
+  if (whole < bytes) {
+    std::memset(words, 0, sizeof words);
+    std::memcpy(words, data + whole, bytes - whole);
+    mix();
   }
   std::uint64_t sum = bytes;
   for (std::uint64_t s : sums) sum = checksum_mix(sum, s ^ s >> 32);

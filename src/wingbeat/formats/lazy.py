@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DIMENSIONS = 32  # what every NumPy can hold
+AROUND = (
+    1 << 20
+)  # bytes; who looks at a page gets those around it, too, so the ones before a range are released with it
 MAX_BYTES = 2**62  # of one tensor, so that no size computation overflows
 
 
@@ -111,7 +114,8 @@ class FileRange:
         self.file.advise("MADV_WILLNEED", self.start, self.size)
 
     def release(self) -> None:
-        self.file.advise("MADV_DONTNEED", self.start, self.size)
+        start = max(0, self.start - AROUND)
+        self.file.advise("MADV_DONTNEED", start, self.start + self.size - start)
 
 
 def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
