@@ -162,7 +162,7 @@ inline void block_sums(const std::uint8_t* w, const std::uint8_t* w2, const std:
 inline void widen_block(const std::uint8_t* w, std::uint8_t* bytes) {
   for (int g = 0; g < kInt4Block / 8; ++g)
     for (int phase = 0; phase < 2; ++phase)
-      _mm512_store_si512((void*)(bytes + (2 * g + phase) * kGroupBytes), nibbles(w + g * kGroupBytes, phase));
+      _mm512_store_si512((void*)(bytes + (2 * g + phase) * kGroupBytes), nibbles(load_group(w + g * kGroupBytes), phase));
 }
 
 template <Format F, bool Second>

@@ -42,7 +42,7 @@ struct F32Format {
   static constexpr int group = 1, phases = 1;
   static constexpr int act_bytes = 4;
   typedef F16 Weight;
-  static Weight weight(const std::uint8_t* p, int) { return load((const float*)p); }
+  static Weight weight(I16 w, int) { return as_float(w); }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int) { return fma(set1(*(const float*)act), w, acc); }
 };
 

@@ -58,7 +58,7 @@ inline void float_tile(const Tile& t, int panel) {
       typename Fmt::Weight weight[P];
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        weight[p] = Fmt::weight(w + p * t.panel_bytes, phase);
+        weight[p] = Fmt::weight(load_group(w + p * t.panel_bytes), phase);
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r)
@@ -92,7 +92,7 @@ inline void int8_tile(const Tile& t, int panel) {
         Int8Format::Weight weight[P];
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
-            weight[p] = Int8Format::weight(w + p * t.panel_bytes, phase);
+            weight[p] = Int8Format::weight(load_group(w + p * t.panel_bytes), phase);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
@@ -131,7 +131,7 @@ inline void int4_tile(const Tile& t, int panel) {
       for (int phase = 0; phase < 2; ++phase)
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
-          auto weight = nibbles(w + p * t.panel_bytes, phase);
+          auto weight = nibbles(load_group(w + p * t.panel_bytes), phase);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) acc[r][p] = Int4Format::mac(acc[r][p], weight, a.row(r) + 4 * phase);
         }

@@ -34,6 +34,8 @@ inline __m256 scale_by_power(__m256 x, __m256 n) {
 }
 inline F16 scale_by_power(F16 x, F16 n) { return {scale_by_power(x.lo, n.lo), scale_by_power(x.hi, n.hi)}; }
 
+inline F16 as_float(I16 v) { return {_mm256_castsi256_ps(v.lo), _mm256_castsi256_ps(v.hi)}; }
+
 inline __m256 widen_bf16(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
 inline F16 load_bf16(const std::uint16_t* p) {
   const __m128i* q = (const __m128i*)p;
@@ -53,11 +55,10 @@ struct Bf16Format {
   static constexpr int group = 2, phases = 2;
   static constexpr int act_bytes = 4;
   typedef F16 Weight;
-  static Weight weight(const std::uint8_t* p, int phase) {
-    __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
-    if (phase == 0) return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+  static Weight weight(I16 w, int phase) {
+    if (phase == 0) return as_float({_mm256_slli_epi32(w.lo, 16), _mm256_slli_epi32(w.hi, 16)});
     __m256i odd = _mm256_set1_epi32((int)0xffff0000);
-    return {_mm256_castsi256_ps(_mm256_and_si256(lo, odd)), _mm256_castsi256_ps(_mm256_and_si256(hi, odd))};
+    return as_float({_mm256_and_si256(w.lo, odd), _mm256_and_si256(w.hi, odd)});
   }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
     __m256 a = _mm256_broadcast_ss((const float*)act + phase);
@@ -73,11 +74,10 @@ struct Int8Format {
   static constexpr int phases = 2;
   static constexpr int act_bytes = 2;
   typedef I16 Weight;
-  static Weight weight(const std::uint8_t* p, int phase) {
-    __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
-    if (phase) return {_mm256_srli_epi16(lo, 8), _mm256_srli_epi16(hi, 8)};
+  static Weight weight(I16 w, int phase) {
+    if (phase) return {_mm256_srli_epi16(w.lo, 8), _mm256_srli_epi16(w.hi, 8)};
     __m256i even = _mm256_set1_epi16(0x00ff);
-    return {_mm256_and_si256(lo, even), _mm256_and_si256(hi, even)};
+    return {_mm256_and_si256(w.lo, even), _mm256_and_si256(w.hi, even)};
   }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
     __m256i a = _mm256_set1_epi32(load_int32(act + 4 * phase));
@@ -93,30 +93,33 @@ struct Int8Format {
     store_pairs(dst, q);
   }
   static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
-  static void store_group(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
 };
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
-  for (int quarter = 0; quarter < 4; ++quarter) {
-    __m256i x = _mm256_load_si256((const __m256i*)a + quarter), y = _mm256_load_si256((const __m256i*)b + quarter);
-    std::uint8_t* at = out + quarter / 2 * 2 * stride + quarter % 2 * 32;
-    _mm256_store_si256((__m256i*)at, _mm256_unpacklo_epi16(x, y));
-    _mm256_store_si256((__m256i*)(at + stride), _mm256_unpackhi_epi16(x, y));
+inline I16 load_group(const std::uint8_t* p) { return {_mm256_load_si256((const __m256i*)p), _mm256_load_si256((const __m256i*)p + 1)}; }
+inline void store_group(std::uint8_t* p, I16 v) {
+  _mm256_store_si256((__m256i*)p, v.lo);
+  _mm256_store_si256((__m256i*)p + 1, v.hi);
+}
+
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
+  for (int half = 0; half < 2; ++half) {
+    I16 x = load_group(a + 64 * half), y = load_group(b + 64 * half);
+    out[2 * half] = {_mm256_unpacklo_epi16(x.lo, y.lo), _mm256_unpacklo_epi16(x.hi, y.hi)};
+    out[2 * half + 1] = {_mm256_unpackhi_epi16(x.lo, y.lo), _mm256_unpackhi_epi16(x.hi, y.hi)};
   }
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
-                             std::uint8_t* out, std::size_t stride) {
-  for (int half = 0; half < 2; ++half, out += 32) {
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
+  for (int half = 0; half < 2; ++half) {
     __m256i w = _mm256_load_si256((const __m256i*)a + half), x = _mm256_load_si256((const __m256i*)b + half);
     __m256i y = _mm256_load_si256((const __m256i*)c + half), z = _mm256_load_si256((const __m256i*)d + half);
     __m256i lo = _mm256_unpacklo_epi8(w, x), hi = _mm256_unpackhi_epi8(w, x);
     __m256i lo2 = _mm256_unpacklo_epi8(y, z), hi2 = _mm256_unpackhi_epi8(y, z);
-    _mm256_store_si256((__m256i*)out, _mm256_unpacklo_epi16(lo, lo2));
-    _mm256_store_si256((__m256i*)(out + stride), _mm256_unpackhi_epi16(lo, lo2));
-    _mm256_store_si256((__m256i*)(out + 2 * stride), _mm256_unpacklo_epi16(hi, hi2));
-    _mm256_store_si256((__m256i*)(out + 3 * stride), _mm256_unpackhi_epi16(hi, hi2));
+    __m256i group[4] = {_mm256_unpacklo_epi16(lo, lo2), _mm256_unpackhi_epi16(lo, lo2), _mm256_unpacklo_epi16(hi, hi2),
+                        _mm256_unpackhi_epi16(hi, hi2)};
+    for (int p = 0; p < 4; ++p) (half ? out[p].hi : out[p].lo) = group[p];
   }
 }
 
@@ -125,11 +128,10 @@ inline void store_bytes(std::uint8_t* dst, I16 v) {
   _mm_storeu_si128((__m128i*)dst, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-inline I16 nibbles(const std::uint8_t* p, int phase) {
-  __m256i lo = _mm256_load_si256((const __m256i*)p), hi = _mm256_load_si256((const __m256i*)p + 1);
-  if (phase) lo = _mm256_srli_epi16(lo, 4), hi = _mm256_srli_epi16(hi, 4);
+inline I16 nibbles(I16 w, int phase) {
+  if (phase) w = {_mm256_srli_epi16(w.lo, 4), _mm256_srli_epi16(w.hi, 4)};
   __m256i low = _mm256_set1_epi8(0x0f);
-  return {_mm256_and_si256(lo, low), _mm256_and_si256(hi, low)};
+  return {_mm256_and_si256(w.lo, low), _mm256_and_si256(w.hi, low)};
 }
 
 struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 127

@@ -26,6 +26,8 @@ inline F16 scale_by_power(F16 x, F16 n) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
 }
 
+inline F16 as_float(I16 v) { return _mm512_castsi512_ps(v); }
+
 inline F16 load_bf16(const std::uint16_t* p) {
   __m256i v = _mm256_loadu_si256((const __m256i*)p);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
@@ -43,7 +45,7 @@ struct Bf16Format {
   static constexpr int group = 2, phases = 1;
   static constexpr int act_bytes = 2;
   typedef __m512bh Weight;
-  static Weight weight(const std::uint8_t* p, int) { return (__m512bh)_mm512_load_si512((const void*)p); }
+  static Weight weight(I16 w, int) { return (__m512bh)w; }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int) {
     return _mm512_dpbf16_ps(acc, w, (__m512bh)_mm512_set1_epi32(load_int32(act)));
   }
@@ -57,8 +59,7 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
   static constexpr int group = 2, phases = 2;
   static constexpr int act_bytes = 4;
   typedef F16 Weight;
-  static Weight weight(const std::uint8_t* p, int phase) {
-    __m512i w = _mm512_load_si512((const void*)p);
+  static Weight weight(I16 w, int phase) {
     return _mm512_castsi512_ps(phase ? _mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(w, 16));
   }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
@@ -68,31 +69,32 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
 };
 #endif
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
+inline I16 load_group(const std::uint8_t* p) { return _mm512_load_si512((const void*)p); }
+inline void store_group(std::uint8_t* p, I16 v) { _mm512_store_si512((void*)p, v); }
+
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
   for (int half = 0; half < 2; ++half) {
     __m512i x = _mm512_load_si512((const void*)(a + 64 * half)), y = _mm512_load_si512((const void*)(b + 64 * half));
-    _mm512_store_si512((void*)(out + 2 * half * stride), _mm512_unpacklo_epi16(x, y));
-    _mm512_store_si512((void*)(out + (2 * half + 1) * stride), _mm512_unpackhi_epi16(x, y));
+    out[2 * half] = _mm512_unpacklo_epi16(x, y);
+    out[2 * half + 1] = _mm512_unpackhi_epi16(x, y);
   }
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
-                             std::uint8_t* out, std::size_t stride) {
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
   __m512i w = _mm512_load_si512((const void*)a), x = _mm512_load_si512((const void*)b);
   __m512i y = _mm512_load_si512((const void*)c), z = _mm512_load_si512((const void*)d);
   __m512i lo = _mm512_unpacklo_epi8(w, x), hi = _mm512_unpackhi_epi8(w, x);
   __m512i lo2 = _mm512_unpacklo_epi8(y, z), hi2 = _mm512_unpackhi_epi8(y, z);
-  _mm512_store_si512((void*)out, _mm512_unpacklo_epi16(lo, lo2));
-  _mm512_store_si512((void*)(out + stride), _mm512_unpackhi_epi16(lo, lo2));
-  _mm512_store_si512((void*)(out + 2 * stride), _mm512_unpacklo_epi16(hi, hi2));
-  _mm512_store_si512((void*)(out + 3 * stride), _mm512_unpackhi_epi16(hi, hi2));
+  out[0] = _mm512_unpacklo_epi16(lo, lo2);
+  out[1] = _mm512_unpackhi_epi16(lo, lo2);
+  out[2] = _mm512_unpacklo_epi16(hi, hi2);
+  out[3] = _mm512_unpackhi_epi16(hi, hi2);
 }
 
 inline void store_bytes(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)dst, _mm512_cvtepi32_epi8(v)); }
 
-inline I16 nibbles(const std::uint8_t* p, int phase) {
-  __m512i w = _mm512_load_si512((const void*)p);
+inline I16 nibbles(I16 w, int phase) {
   return _mm512_and_si512(phase ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(0x0f));
 }
 
@@ -119,13 +121,13 @@ struct Int8Format {
   static constexpr int phases = 1;
   static constexpr int act_bytes = 1;
   typedef I16 Weight;
-  static Weight weight(const std::uint8_t* p, int) { return _mm512_load_si512((const void*)p); }
+  static Weight weight(I16 w, int) { return w; }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act)));
   }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_group(std::uint8_t* dst, const std::int32_t* q) {
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) {
     for (int i = 0; i < 4; ++i) dst[i] = (std::uint8_t)(std::int8_t)q[i];
   }
 };
@@ -134,8 +136,7 @@ struct Int8Format {  // int16 pairs: see store_pairs
   static constexpr int phases = 2;
   static constexpr int act_bytes = 2;
   typedef I16 Weight;
-  static Weight weight(const std::uint8_t* p, int phase) {
-    __m512i w = _mm512_load_si512((const void*)p);
+  static Weight weight(I16 w, int phase) {
     return phase ? _mm512_srli_epi16(w, 8) : _mm512_and_si512(w, _mm512_set1_epi16(0x00ff));
   }
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
@@ -147,7 +148,7 @@ struct Int8Format {  // int16 pairs: see store_pairs
     store_pairs(dst, q);
   }
   static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
-  static void store_group(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
 };
 #endif
 

@@ -47,10 +47,8 @@ struct Bf16Format {
   static constexpr int group = 2, phases = 2;
   static constexpr int act_bytes = 4;
   typedef F16 Weight;
-  static Weight weight(const std::uint8_t* p, int phase) {
-    U16 w;
-    __builtin_memcpy(&w, p, 64);
-    return (F16)(phase ? w & 0xffff0000u : w << 16);
+  static Weight weight(I16 w, int phase) {
+    return (F16)(phase ? (U16)w & 0xffff0000u : (U16)w << 16);
   }
   static F16 mac(F16 acc, Weight w, const std::uint8_t* act, int phase) {
     return fma(set1(((const float*)act)[phase]), w, acc);
@@ -58,23 +56,27 @@ struct Bf16Format {
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, round_to_bf16(v)); }
 };
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours, `stride` apart. Values lie in a line as
-// instructions that interleave within 16 bytes want it.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::size_t stride) {
+inline I16 load_group(const std::uint8_t* p) { I16 v; __builtin_memcpy(&v, p, 64); return v; }
+inline void store_group(std::uint8_t* p, I16 v) { __builtin_memcpy(p, &v, 64); }
+inline F16 as_float(I16 v) { return (F16)v; }
+
+// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours. Values lie in a line as instructions
+// that interleave within 16 bytes want it.
+inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
   for (int p = 0; p < 4; ++p)
     for (int lane = 0; lane < 16; ++lane) {
       int at = 2 * (p / 2 * 32 + lane / 4 * 8 + p % 2 * 4 + lane % 4);
-      __builtin_memcpy(out + p * stride + 4 * lane, a + at, 2);
-      __builtin_memcpy(out + p * stride + 4 * lane + 2, b + at, 2);
+      std::uint8_t* pair = (std::uint8_t*)&out[p] + 4 * lane;
+      __builtin_memcpy(pair, a + at, 2);
+      __builtin_memcpy(pair + 2, b + at, 2);
     }
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d,
-                             std::uint8_t* out, std::size_t stride) {
+inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
   for (int p = 0; p < 4; ++p)
     for (int lane = 0; lane < 16; ++lane) {
       int at = lane / 4 * 16 + p * 4 + lane % 4;
-      std::uint8_t* group = out + p * stride + 4 * lane;
+      std::uint8_t* group = (std::uint8_t*)&out[p] + 4 * lane;
       group[0] = a[at], group[1] = b[at], group[2] = c[at], group[3] = d[at];
     }
 }
@@ -83,38 +85,34 @@ inline void store_bytes(std::uint8_t* dst, I16 v) {
   for (int i = 0; i < 16; ++i) dst[i] = (std::uint8_t)(std::int8_t)v[i];
 }
 
+// acc += the dot products of each lane's four unsigned bytes with four signed ones.
+inline I16 add_bytes(I16 acc, I16 w, const std::uint8_t* act) {
+  const std::int8_t* a = (const std::int8_t*)act;
+  std::uint8_t q[64];
+  __builtin_memcpy(q, &w, 64);
+  for (int i = 0; i < 16; ++i) acc[i] += a[0] * q[4 * i] + a[1] * q[4 * i + 1] + a[2] * q[4 * i + 2] + a[3] * q[4 * i + 3];
+  return acc;
+}
+
 // int8 activations stay bytes, in K order; weights are bytes plus 128.
 struct Int8Format {
   static constexpr int phases = 1;
   static constexpr int act_bytes = 1;
-  struct Weight { const std::uint8_t* p; };
-  static Weight weight(const std::uint8_t* p, int) { return {p}; }
-  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) {
-    const std::int8_t* a = (const std::int8_t*)act;
-    for (int i = 0; i < 16; ++i) {
-      const std::uint8_t* q = w.p + 4 * i;
-      acc[i] += a[0] * q[0] + a[1] * q[1] + a[2] * q[2] + a[3] * q[3];
-    }
-    return acc;
-  }
+  typedef I16 Weight;
+  static Weight weight(I16 w, int) { return w; }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) { return add_bytes(acc, w, act); }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_group(std::uint8_t* dst, const std::int32_t* q) {
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) {
     for (int i = 0; i < 4; ++i) dst[i] = (std::uint8_t)(std::int8_t)q[i];
   }
 };
 
-struct Nibbles { const std::uint8_t* p; int shift; };
-inline Nibbles nibbles(const std::uint8_t* p, int phase) { return {p, 4 * phase}; }
+inline I16 nibbles(I16 w, int phase) { return (I16)((U16)w >> (4 * phase) & 0x0f0f0f0fu); }
 
 struct Int4Format {
   static I16 start(std::int32_t offset) { return set1i(offset); }
-  static I16 mac(I16 acc, Nibbles w, const std::uint8_t* act) {
-    const std::int8_t* a = (const std::int8_t*)act;
-    for (int i = 0; i < 16; ++i)
-      for (int j = 0; j < 4; ++j) acc[i] += a[j] * ((w.p[4 * i + j] >> w.shift) & 15);
-    return acc;
-  }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act) { return add_bytes(acc, w, act); }
   static I16 finish(I16 acc, std::int32_t) { return acc; }
 };
 

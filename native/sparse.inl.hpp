@@ -6,24 +6,17 @@
 
 alignas(64) const std::uint8_t kNoLine[128] = {};
 
-// Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`.
+// Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`. What comes after them is asked for.
 inline void widen_lines(Format format, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
-  for (int i = 0; i < k; i += group_k(format), panels += kGroupBytes) {
-    switch (format) {
-      case Format::kFloat32:
-        for (int p = 0; p < 4; ++p) store((float*)(panels + p * panel_bytes), load((const float*)(lines + p * kGroupBytes)));
-        lines += 256;
-        break;
-      case Format::kBfloat16:
-        interleave_words(lines, lines + 128, panels, panel_bytes);
-        lines += 256;
-        break;
-      case Format::kInt8:
-      case Format::kInt4:
-        interleave_bytes(lines, lines + 64, lines + 128, lines + 192, panels, panel_bytes);
-        lines += 256;
-        break;
-    }
+  constexpr int step = 4 * kGroupBytes;  // the lines of a group
+  for (int i = 0; i < k; i += group_k(format), lines += step, panels += kGroupBytes) {
+    for (int line = 0; line < step; line += kGroupBytes) __builtin_prefetch(lines + kPieceBytes + line);
+    I16 groups[4];
+    if (format == Format::kFloat32)
+      for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + p * kGroupBytes);
+    else if (format == Format::kBfloat16) interleave_words(lines, lines + 128, groups);
+    else interleave_bytes(lines, lines + 64, lines + 128, lines + 192, groups);
+    for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, groups[p]);
   }
 }
 
@@ -62,16 +55,16 @@ inline void float32_row(const SparseRow& s) {
     for (std::uint64_t left = s.mask[block]; left; left &= left - 1) {
       int k = block * kBlock + __builtin_ctzll(left);
       for (int p = 0; p < 4; ++p)
-        acc[p] = F32Format::mac(acc[p], F32Format::weight(s.lines + (std::size_t)k * 256 + p * kGroupBytes, 0), s.acts + 4 * k, 0);
+        acc[p] = F32Format::mac(acc[p], F32Format::weight(load_group(s.lines + (std::size_t)k * 256 + p * kGroupBytes), 0), s.acts + 4 * k, 0);
     }
   }
   for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, acc[p]);
 }
 
 // A pair of lines as groups of four panels; a line whose activation is zero is not read.
-inline void load_pair(const SparseRow& s, int k, unsigned bits, std::uint8_t* groups) {
+inline void load_pair(const SparseRow& s, int k, unsigned bits, I16* groups) {
   const std::uint8_t* line = s.lines + (std::size_t)k * 128;
-  interleave_words(bits & 1 ? line : kNoLine, bits & 2 ? line + 128 : kNoLine, groups, kGroupBytes);
+  interleave_words(bits & 1 ? line : kNoLine, bits & 2 ? line + 128 : kNoLine, groups);
 }
 
 inline std::uint64_t pairs_of(std::uint64_t mask) { return (mask | mask >> 1) & 0x5555555555555555u; }
@@ -81,7 +74,7 @@ inline std::uint64_t pairs_of(std::uint64_t mask) { return (mask | mask >> 1) & 
 inline void bfloat16_row(const SparseRow& s) {
   const __m512i odd_half = set1i((int)0xffff0000);
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  alignas(64) std::uint8_t groups[4 * kGroupBytes];
+  I16 groups[4];
   for (int block = 0; block < 2 * s.blocks; ++block) {
     if (block % 2 == 0) prefetch_lines(s, block / 2 + kBlocksAhead, 64, 128, mask_ahead(s, block / 2));
     std::uint64_t mask = s.mask[block / 2] >> (block % 2 * 32) & 0xffffffffu;
@@ -92,7 +85,7 @@ inline void bfloat16_row(const SparseRow& s) {
       __m512i both = set1i(load_int32(s.acts + 2 * k));
       F16 a_even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), a_odd = _mm512_castsi512_ps(_mm512_and_si512(both, odd_half));
       for (int p = 0; p < 4; ++p) {
-        __m512i weight = _mm512_load_si512((const void*)(groups + p * kGroupBytes));
+        __m512i weight = groups[p];
         even[p] = fma(_mm512_castsi512_ps(_mm512_slli_epi32(weight, 16)), a_even, even[p]);
         odd[p] = fma(_mm512_castsi512_ps(_mm512_and_si512(weight, odd_half)), a_odd, odd[p]);
       }
@@ -104,7 +97,7 @@ inline void bfloat16_row(const SparseRow& s) {
 #else
 inline void bfloat16_row(const SparseRow& s) {
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  alignas(64) std::uint8_t groups[4 * kGroupBytes];
+  I16 groups[4];
   for (int block = 0; block < s.blocks; ++block) {
     prefetch_lines(s, block + kBlocksAhead, 64, 128, mask_ahead(s, block));
     for (std::uint64_t left = pairs_of(s.mask[block]); left; left &= left - 1) {
@@ -112,7 +105,7 @@ inline void bfloat16_row(const SparseRow& s) {
       load_pair(s, k, (unsigned)(s.mask[block] >> i) & 3u, groups);
       for (int phase = 0; phase < Bf16Format::phases; ++phase)
         for (int p = 0; p < 4; ++p) {
-          auto weight = Bf16Format::weight(groups + p * kGroupBytes, phase);
+          auto weight = Bf16Format::weight(groups[p], phase);
           acc[p] = Bf16Format::mac(acc[p], weight, s.acts + k * Bf16Format::act_bytes, phase);
         }
     }
@@ -123,7 +116,7 @@ inline void bfloat16_row(const SparseRow& s) {
 
 // The row's int8 sums of a block of K, of four lines at a time.
 inline void int8_row(const SparseRow& s) {
-  alignas(64) std::uint8_t groups[4 * kGroupBytes];
+  I16 groups[4];
   for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, set1(0.0f));
   for (int block = 0; block < s.blocks; ++block) {
     prefetch_lines(s, block + kBlocksAhead, 64, 64, mask_ahead(s, block));
@@ -139,11 +132,11 @@ inline void int8_row(const SparseRow& s) {
         line[i] = s.lines + (std::size_t)k * 64;
         total += q[i] = Int8Format::act(s.acts, k);
       }
-      interleave_bytes(line[0], line[1], line[2], line[3], groups, kGroupBytes);
+      interleave_bytes(line[0], line[1], line[2], line[3], groups);
       alignas(8) std::uint8_t act[4 * Int8Format::act_bytes];
-      Int8Format::store_group(act, q);
+      Int8Format::store_acts(act, q);
       for (int phase = 0; phase < Int8Format::phases; ++phase)
-        for (int p = 0; p < 4; ++p) acc[p] = Int8Format::mac(acc[p], Int8Format::weight(groups + p * kGroupBytes, phase), act, phase);
+        for (int p = 0; p < 4; ++p) acc[p] = Int8Format::mac(acc[p], Int8Format::weight(groups[p], phase), act, phase);
     }
     F16 act_scale = set1(s.act_scales[block]);
     for (int p = 0; p < 4; ++p) {
@@ -162,7 +155,7 @@ inline std::uint64_t int4_lines(std::uint64_t mask) {
 }
 
 inline void int4_row(const SparseRow& s) {
-  alignas(64) std::uint8_t groups[4 * kGroupBytes];
+  I16 groups[4];
   for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, set1(0.0f));
   for (int block = 0; block < s.blocks; ++block) {
     prefetch_lines(s, block + kBlocksAhead, 32, 64, int4_lines(mask_ahead(s, block)));
@@ -182,10 +175,10 @@ inline void int4_row(const SparseRow& s) {
           act[4 + i] = (std::int8_t)s.acts[k + 4];
           total += act[i] + act[4 + i];
         }
-        interleave_bytes(line[0], line[1], line[2], line[3], groups, kGroupBytes);
+        interleave_bytes(line[0], line[1], line[2], line[3], groups);
         for (int phase = 0; phase < 2; ++phase)
           for (int p = 0; p < 4; ++p)
-            acc[p] = Int4Format::mac(acc[p], nibbles(groups + p * kGroupBytes, phase), (const std::uint8_t*)act + 4 * phase);
+            acc[p] = Int4Format::mac(acc[p], nibbles(groups[p], phase), (const std::uint8_t*)act + 4 * phase);
       }
       F16 act_scale = set1(s.act_scales[block]);
       for (int p = 0; p < 4; ++p) {
