@@ -50,7 +50,21 @@ struct Buffer {
   std::uint64_t* mask;      // or null: [rows][padded / 64], a bit for each value that is not zero as its reader takes it
 };
 
+// The lines of a weight kept by K that count for one row, found by a thread once for an op: see sparse.inl.hpp.
+struct SparseGroup {
+  std::uint32_t line[4];  // bytes from the unit's first line
+  std::uint8_t act[8];    // what they meet, in the unit's own form
+};
+struct SparseLines {
+  std::uint64_t found;  // in which step, and for which op
+  const void* op;
+  int count;
+  int* starts;  // the first group of each block of K, and the end
+  SparseGroup* groups;
+};
+
 struct Step {
+  std::uint64_t number;  // steps are told apart by it
   int rows, sequences, wanted;
   const std::int32_t* tokens;       // [rows]
   const std::int32_t* slots;        // [sequences]
@@ -137,7 +151,7 @@ struct KernelTable {
   // Each runs one unit; `scratch` is 64-byte aligned, scratch_floats() long, private to the thread.
   void (*embed)(const EmbedOp&, const Step&, int unit, float* scratch);
   void (*norm_shift_mix)(const NormShiftMixOp&, const Step&, int unit, float* scratch);
-  void (*linear)(const LinearOp&, int rows, int unit, float* scratch);
+  void (*linear)(const LinearOp&, const Step&, int unit, float* scratch, SparseLines& lines);
   void (*wkv7)(const Wkv7Op&, const Step&, int unit, float* scratch);
   void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
   // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.

@@ -17,11 +17,20 @@ inline std::int32_t load_int32(const std::uint8_t* p) {
   return v;
 }
 
+// Whole, since it is read whole in a moment: bytes stored one by one would be waited for.
+inline void store_int32(std::uint8_t* p, std::int32_t v) { __builtin_memcpy(p, &v, 4); }
+
+inline std::int32_t packed_bytes(const std::int32_t* q) {
+  std::uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= (std::uint32_t)(std::uint8_t)q[i] << (8 * i);
+  return (std::int32_t)bytes;
+}
+
 // Four K of an int8 activation as the int16 pairs (0, 2) and (1, 3): where there is no instruction for bytes, the even
 // and odd bytes of a weight group, widened by a mask and a shift, meet them in one multiply-add each.
 [[maybe_unused]] inline void store_pair_group(std::uint8_t* dst, const std::int32_t* q) {
-  std::int16_t pairs[4] = {(std::int16_t)q[0], (std::int16_t)q[2], (std::int16_t)q[1], (std::int16_t)q[3]};
-  __builtin_memcpy(dst, pairs, sizeof pairs);
+  store_int32(dst, (q[0] & 0xffff) | (std::int32_t)((std::uint32_t)q[2] << 16));
+  store_int32(dst + 4, (q[1] & 0xffff) | (std::int32_t)((std::uint32_t)q[3] << 16));
 }
 
 [[maybe_unused]] inline void store_pairs(std::uint8_t* dst, const std::int32_t* q) {

@@ -276,12 +276,18 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
 }
 
 // One row of a weight that is kept by K.
-inline void multiply_sparse(const LinearOp& op, int column, float* product) {
+inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
   const PackedWeight& w = *op.weight;
+  if (lines.found != step || lines.op != &op) {
+    list_lines(op, lines);
+    lines.found = step;
+    lines.op = &op;
+  }
   Tile t{};
   place_weights(w, column, 0, t);
   place_activations(*op.x, w.format, 0, 0, t);
-  sparse_row(w.format, {t.panels, t.acts, op.x->mask, t.blocks, product, t.scales, t.scale_stride, t.act_scales});
+  t.out = product;
+  sparse_row(w.format, lines, t);
 }
 
 // The product of `count` rows from `first` on. Where a weight is kept by K its pieces become panels in `wide`.
@@ -311,12 +317,13 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
   }
 }
 
-void linear(const LinearOp& op, int rows, int unit, float* scratch) {
+void linear(const LinearOp& op, const Step& step, int unit, float* scratch, SparseLines& lines) {
+  int rows = op.wanted ? step.wanted : step.rows;
   int row_units = ceil_div(rows, kLinearRows), part = unit % row_units;
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   float* product = scratch;
-  if (op.weight->by_k && rows == 1) multiply_sparse(op, column, product);
+  if (op.weight->by_k && rows == 1) multiply_sparse(op, step.number, column, product, lines);
   else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
   for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }

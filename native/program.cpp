@@ -87,7 +87,11 @@ void Program::set_logits(int buffer) {
 
 void Program::add_stage(std::vector<OpBody> ops) {
   if (!scratch_.empty()) throw std::logic_error("a program that has run takes no more ops");
-  for (const OpBody& op : ops) scratch_floats_ = std::max(scratch_floats_, scratch_floats(op));
+  for (const OpBody& op : ops) {
+    scratch_floats_ = std::max(scratch_floats_, scratch_floats(op));
+    const LinearOp* linear = std::get_if<LinearOp>(&op);
+    if (linear && linear->weight->by_k) longest_by_k_ = std::max(longest_by_k_, linear->weight->k_padded);
+  }
   op_units_.emplace_back(ops.size());
   stages_.push_back(std::move(ops));
   stage_units_.push_back(0);
@@ -156,7 +160,14 @@ void Program::reserve(const Step& step) {
     }
     capacity_[kind] = (int)rows;
   }
-  while ((int)scratch_.size() < pool_.threads()) scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
+  while ((int)scratch_.size() < pool_.threads()) {
+    // A group for each pair of K is the most, and a start for each 32 K.
+    std::size_t starts = ((std::size_t)longest_by_k_ / 32 + 16) * sizeof(int);
+    lines_memory_.emplace_back(starts + (std::size_t)longest_by_k_ / 2 * sizeof(SparseGroup));
+    std::uint8_t* p = lines_memory_.back().as<std::uint8_t>();
+    lines_.push_back({0, nullptr, 0, (int*)p, (SparseGroup*)(p + starts)});
+    scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
+  }
 }
 
 int Program::units(const OpBody& op, const Step& step) const {
@@ -187,7 +198,7 @@ void Program::run_unit(const OpBody& op, int unit, int thread) {
                  [&](const EmbedOp& o) { kernels_.embed(o, step_, unit, scratch); },
                  [&](const NormShiftMixOp& o) { kernels_.norm_shift_mix(o, step_, unit, scratch); },
                  [&](const CommitShiftOp& o) { commit_shift(o, step_, unit); },
-                 [&](const LinearOp& o) { kernels_.linear(o, o.wanted ? step_.wanted : step_.rows, unit, scratch); },
+                 [&](const LinearOp& o) { kernels_.linear(o, step_, unit, scratch, lines_[(std::size_t)thread]); },
                  [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
                  [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
              },
@@ -242,6 +253,7 @@ Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot
     std::fill(row_sequence_.begin() + step.seq_starts[b], row_sequence_.begin() + step.seq_starts[b + 1], b);
   step.row_sequence = row_sequence_.data();
   step.slot_floats = slot_floats_;
+  step.number = step_.number + 1;
   step_ = step;
   for (std::size_t s = 0; s < stages_.size(); ++s) {
     stage_units_[s] = 0;

@@ -92,6 +92,9 @@ class Program {
   int capacity_[3] = {0, 0, 0};
   std::vector<Memory> scratch_;
   std::size_t scratch_floats_ = 0;
+  std::vector<SparseLines> lines_;  // of each thread
+  std::vector<Memory> lines_memory_;
+  int longest_by_k_ = 0;  // K of the weights that are kept by it
   std::mutex running_;
   // of the step that runs
   Step step_{};

@@ -127,9 +127,7 @@ struct Int8Format {
   }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) {
-    for (int i = 0; i < 4; ++i) dst[i] = (std::uint8_t)(std::int8_t)q[i];
-  }
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_int32(dst, packed_bytes(q)); }
 };
 #else
 struct Int8Format {  // int16 pairs: see store_pairs

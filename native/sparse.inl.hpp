@@ -4,8 +4,6 @@
 // A line's values lie so that interleaving lines gives panels: see packing.cpp. What is skipped would add zero: the
 // results are those of the panels, to the last bit (of finite weights).
 
-alignas(64) const std::uint8_t kNoLine[128] = {};
-
 // Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`. What comes after them is asked for.
 inline void widen_lines(Format format, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
   constexpr int step = 4 * kGroupBytes;  // the lines of a group
@@ -20,182 +18,208 @@ inline void widen_lines(Format format, const std::uint8_t* lines, int k, std::ui
   }
 }
 
-// One row by 64 columns. `mask` has a bit for each K whose activation is not zero, 64 to a block.
-struct SparseRow {
-  const std::uint8_t* lines;
-  const std::uint8_t* acts;
-  const std::uint64_t* mask;
-  int blocks;  // of 64 K
-  float* out;  // [64]
-  // int8 and int4, as in Tile
-  const std::uint16_t* scales;
-  std::size_t scale_stride;
-  const float* act_scales;
-};
-
-// Asks for the lines of a block, `count` of `bytes`, that have a bit.
-inline void prefetch_lines(const SparseRow& s, int block, int count, int bytes, std::uint64_t lines) {
-  const std::uint8_t* at = s.lines + (std::size_t)block * count * bytes;
-  for (; lines; lines &= lines - 1) {
-    const std::uint8_t* line = at + __builtin_ctzll(lines) * bytes;
-    for (int i = 0; i < bytes; i += kGroupBytes) __builtin_prefetch(line + i);
-  }
-}
-
-constexpr int kBlocksAhead = 2;
-
-inline std::uint64_t mask_ahead(const SparseRow& s, int block) {
-  return block + kBlocksAhead < s.blocks ? s.mask[block + kBlocksAhead] : 0;
-}
-
-inline void float32_row(const SparseRow& s) {
-  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  for (int block = 0; block < s.blocks; ++block) {
-    prefetch_lines(s, block + kBlocksAhead, 64, 256, mask_ahead(s, block));
-    for (std::uint64_t left = s.mask[block]; left; left &= left - 1) {
+// The lines that meet one row's activations, in groups as the multiply-adds take them: four lines of bytes, two of
+// bfloat16 or float32. A group's line may stand in for one that is not there: its activation is zero. The same for all
+// columns, so each thread lists them once.
+inline void list_int8(const LinearOp& op, SparseLines& list) {
+  const Buffer& x = *op.x;
+  for (int block = 0; block < x.padded / kBlock; ++block) {
+    list.starts[block] = list.count;
+    std::int32_t q[4] = {};
+    int filled = 0;
+    for (std::uint64_t left = x.mask[block]; left; left &= left - 1) {
       int k = block * kBlock + __builtin_ctzll(left);
-      for (int p = 0; p < 4; ++p)
-        acc[p] = F32Format::mac(acc[p], F32Format::weight(load_group(s.lines + (std::size_t)k * 256 + p * kGroupBytes), 0), s.acts + 4 * k, 0);
+      SparseGroup& group = list.groups[list.count];
+      if (filled == 0)
+        for (int i = 0; i < 4; ++i) group.line[i] = (std::uint32_t)k * 64;
+      group.line[filled] = (std::uint32_t)k * 64;
+      q[filled++] = Int8Format::act(x.int8, k);
+      Int8Format::store_acts(group.act, q);
+      if (filled < 4) continue;
+      ++list.count;
+      filled = q[0] = q[1] = q[2] = q[3] = 0;
+    }
+    list.count += filled > 0;
+  }
+  list.starts[x.padded / kBlock] = list.count;
+}
+
+// A line of int4 is K 8 g + j and the K four after it.
+inline void list_int4(const LinearOp& op, SparseLines& list) {
+  const Buffer& x = *op.x;
+  for (int half = 0; half < x.padded / kInt4Block; ++half) {
+    list.starts[half] = list.count;
+    std::uint64_t mask = x.mask[half / 2] >> (half % 2 * kInt4Block);
+    std::int32_t low[4] = {}, high[4] = {};
+    int filled = 0;
+    for (std::uint64_t left = (mask | mask >> 4) & 0x0f0f0f0fu; left; left &= left - 1) {
+      int at = __builtin_ctzll(left), k = half * kInt4Block + at;
+      std::uint32_t line = (std::uint32_t)(half * 16 + at / 8 * 4 + at % 8) * 64;
+      SparseGroup& group = list.groups[list.count];
+      if (filled == 0)
+        for (int i = 0; i < 4; ++i) group.line[i] = line;
+      group.line[filled] = line;
+      low[filled] = (std::int8_t)x.int4[k];
+      high[filled++] = (std::int8_t)x.int4[k + 4];
+      store_int32(group.act, packed_bytes(low));
+      store_int32(group.act + 4, packed_bytes(high));
+      if (filled < 4) continue;
+      ++list.count;
+      filled = 0;
+      for (int i = 0; i < 4; ++i) low[i] = high[i] = 0;
+    }
+    list.count += filled > 0;
+  }
+  list.starts[x.padded / kInt4Block] = list.count;
+}
+
+// Pairs of neighbours, as panels have them; `starts` for each 32 K.
+inline void list_pairs(const LinearOp& op, int line_bytes, const std::uint8_t* acts, int act_bytes, SparseLines& list) {
+  const Buffer& x = *op.x;
+  for (int half = 0; half < x.padded / 32; ++half) {
+    list.starts[half] = list.count;
+    std::uint64_t mask = x.mask[half / 2] >> (half % 2 * 32) & 0xffffffffu;
+    for (std::uint64_t left = (mask | mask >> 1) & 0x55555555u; left; left &= left - 1) {
+      int at = __builtin_ctzll(left), k = half * 32 + at;
+      bool even = mask >> at & 1, odd = mask >> at & 2;
+      SparseGroup& group = list.groups[list.count++];
+      group.line[0] = (std::uint32_t)(even ? k : k + 1) * (std::uint32_t)line_bytes;
+      group.line[1] = (std::uint32_t)(odd ? k + 1 : k) * (std::uint32_t)line_bytes;
+      __builtin_memcpy(group.act, acts + (std::size_t)k * act_bytes, 2 * (std::size_t)act_bytes);
     }
   }
-  for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, acc[p]);
+  list.starts[x.padded / 32] = list.count;
 }
 
-// A pair of lines as groups of four panels; a line whose activation is zero is not read.
-inline void load_pair(const SparseRow& s, int k, unsigned bits, I16* groups) {
-  const std::uint8_t* line = s.lines + (std::size_t)k * 128;
-  interleave_words(bits & 1 ? line : kNoLine, bits & 2 ? line + 128 : kNoLine, groups);
+inline void list_lines(const LinearOp& op, SparseLines& list) {
+  list.count = 0;
+  switch (op.weight->format) {
+    case Format::kFloat32: return list_pairs(op, 256, (const std::uint8_t*)op.x->f32, 4, list);
+    case Format::kBfloat16: return list_pairs(op, 128, op.x->bf16, Bf16Format::act_bytes, list);
+    case Format::kInt8: return list_int8(op, list);
+    case Format::kInt4: return list_int4(op, list);
+  }
 }
 
-inline std::uint64_t pairs_of(std::uint64_t mask) { return (mask | mask >> 1) & 0x5555555555555555u; }
+// Asks for the lines of a group some groups away.
+template <int Lines, int Bytes>
+inline void prefetch_group(const SparseLines& list, const std::uint8_t* lines, int group) {
+  constexpr int ahead = 4096 / (Lines * Bytes);
+  if (group + ahead >= list.count) return;
+  for (int i = 0; i < Lines; ++i)
+    for (int b = 0; b < Bytes; b += kGroupBytes) __builtin_prefetch(lines + list.groups[group + ahead].line[i] + b);
+}
+
+inline void float32_row(const SparseLines& list, const std::uint8_t* lines, float* out) {
+  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  for (int g = 0; g < list.count; ++g) {
+    prefetch_group<2, 256>(list, lines, g);
+    for (int i = 0; i < 2; ++i)
+      for (int p = 0; p < 4; ++p) {
+        auto weight = F32Format::weight(load_group(lines + list.groups[g].line[i] + p * kGroupBytes), 0);
+        acc[p] = F32Format::mac(acc[p], weight, list.groups[g].act + 4 * i, 0);
+      }
+  }
+  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
+}
+
+inline void load_pair(const SparseLines& list, const std::uint8_t* lines, int g, I16* weights) {
+  prefetch_group<2, 128>(list, lines, g);
+  interleave_words(lines + list.groups[g].line[0], lines + list.groups[g].line[1], weights);
+}
 
 #if defined(WINGBEAT_AMX)
 // As bf16_row: even and odd K apart in each 32 of them.
-inline void bfloat16_row(const SparseRow& s) {
+inline void bfloat16_row(const SparseLines& list, const std::uint8_t* lines, int halves, float* out) {
   const __m512i odd_half = set1i((int)0xffff0000);
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  I16 groups[4];
-  for (int block = 0; block < 2 * s.blocks; ++block) {
-    if (block % 2 == 0) prefetch_lines(s, block / 2 + kBlocksAhead, 64, 128, mask_ahead(s, block / 2));
-    std::uint64_t mask = s.mask[block / 2] >> (block % 2 * 32) & 0xffffffffu;
+  for (int half = 0; half < halves; ++half) {
     F16 even[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)}, odd[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-    for (std::uint64_t left = pairs_of(mask); left; left &= left - 1) {
-      int i = __builtin_ctzll(left), k = block * 32 + i;
-      load_pair(s, k, (unsigned)(mask >> i) & 3u, groups);
-      __m512i both = set1i(load_int32(s.acts + 2 * k));
-      F16 a_even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), a_odd = _mm512_castsi512_ps(_mm512_and_si512(both, odd_half));
+    for (int g = list.starts[half]; g < list.starts[half + 1]; ++g) {
+      I16 weights[4];
+      load_pair(list, lines, g, weights);
+      __m512i both = set1i(load_int32(list.groups[g].act));
+      F16 a_even = as_float(_mm512_slli_epi32(both, 16)), a_odd = as_float(_mm512_and_si512(both, odd_half));
       for (int p = 0; p < 4; ++p) {
-        __m512i weight = groups[p];
-        even[p] = fma(_mm512_castsi512_ps(_mm512_slli_epi32(weight, 16)), a_even, even[p]);
-        odd[p] = fma(_mm512_castsi512_ps(_mm512_and_si512(weight, odd_half)), a_odd, odd[p]);
+        even[p] = fma(as_float(_mm512_slli_epi32(weights[p], 16)), a_even, even[p]);
+        odd[p] = fma(as_float(_mm512_and_si512(weights[p], odd_half)), a_odd, odd[p]);
       }
     }
     for (int p = 0; p < 4; ++p) acc[p] = add(acc[p], add(even[p], odd[p]));
   }
-  for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, acc[p]);
+  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
 }
 #else
-inline void bfloat16_row(const SparseRow& s) {
+inline void bfloat16_row(const SparseLines& list, const std::uint8_t* lines, int, float* out) {
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  I16 groups[4];
-  for (int block = 0; block < s.blocks; ++block) {
-    prefetch_lines(s, block + kBlocksAhead, 64, 128, mask_ahead(s, block));
-    for (std::uint64_t left = pairs_of(s.mask[block]); left; left &= left - 1) {
-      int i = __builtin_ctzll(left), k = block * kBlock + i;
-      load_pair(s, k, (unsigned)(s.mask[block] >> i) & 3u, groups);
-      for (int phase = 0; phase < Bf16Format::phases; ++phase)
-        for (int p = 0; p < 4; ++p) {
-          auto weight = Bf16Format::weight(groups[p], phase);
-          acc[p] = Bf16Format::mac(acc[p], weight, s.acts + k * Bf16Format::act_bytes, phase);
-        }
-    }
+  for (int g = 0; g < list.count; ++g) {
+    I16 weights[4];
+    load_pair(list, lines, g, weights);
+    for (int phase = 0; phase < Bf16Format::phases; ++phase)
+      for (int p = 0; p < 4; ++p)
+        acc[p] = Bf16Format::mac(acc[p], Bf16Format::weight(weights[p], phase), list.groups[g].act, phase);
   }
-  for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, acc[p]);
+  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
 }
 #endif
 
-// The row's int8 sums of a block of K, of four lines at a time.
-inline void int8_row(const SparseRow& s) {
-  I16 groups[4];
-  for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, set1(0.0f));
-  for (int block = 0; block < s.blocks; ++block) {
-    prefetch_lines(s, block + kBlocksAhead, 64, 64, mask_ahead(s, block));
-    std::uint64_t left = s.mask[block];
-    if (!left) continue;
-    I16 acc[4] = {set1i(0), set1i(0), set1i(0), set1i(0)};
-    std::int32_t total = 0;
-    while (left) {
-      const std::uint8_t* line[4] = {kNoLine, kNoLine, kNoLine, kNoLine};
-      std::int32_t q[4] = {};
-      for (int i = 0; i < 4 && left; ++i, left &= left - 1) {
-        int k = block * kBlock + __builtin_ctzll(left);
-        line[i] = s.lines + (std::size_t)k * 64;
-        total += q[i] = Int8Format::act(s.acts, k);
-      }
-      interleave_bytes(line[0], line[1], line[2], line[3], groups);
-      alignas(8) std::uint8_t act[4 * Int8Format::act_bytes];
-      Int8Format::store_acts(act, q);
+inline void load_four(const SparseLines& list, const std::uint8_t* lines, int g, I16* weights) {
+  prefetch_group<4, 64>(list, lines, g);
+  const std::uint32_t* at = list.groups[g].line;
+  interleave_bytes(lines + at[0], lines + at[1], lines + at[2], lines + at[3], weights);
+}
+
+// Adds a block's sums, times their scales, to the product.
+inline void add_block(const Tile& t, const I16* sums, int block, int act_block) {
+  F16 act_scale = set1(t.act_scales[act_block]);
+  for (int p = 0; p < 4; ++p) {
+    F16 scale = load_bf16(t.scales + (std::size_t)p * t.scale_stride + (std::size_t)block * kLanes);
+    float* o = t.out + p * kLanes;
+    store(o, fma(to_float(sums[p]), mul(scale, act_scale), load(o)));
+  }
+}
+
+// Which four lines meet does not matter to a sum of integers.
+inline void int8_row(const SparseLines& list, const std::uint8_t* lines, const Tile& t) {
+  for (int p = 0; p < 4; ++p) store(t.out + p * kLanes, set1(0.0f));
+  for (int block = 0; block < t.blocks; ++block) {
+    if (list.starts[block] == list.starts[block + 1]) continue;
+    I16 acc[4];
+    for (int p = 0; p < 4; ++p) acc[p] = set1i(t.act_offsets[block]);
+    for (int g = list.starts[block]; g < list.starts[block + 1]; ++g) {
+      I16 weights[4];
+      load_four(list, lines, g, weights);
       for (int phase = 0; phase < Int8Format::phases; ++phase)
-        for (int p = 0; p < 4; ++p) acc[p] = Int8Format::mac(acc[p], Int8Format::weight(groups[p], phase), act, phase);
+        for (int p = 0; p < 4; ++p)
+          acc[p] = Int8Format::mac(acc[p], Int8Format::weight(weights[p], phase), list.groups[g].act, phase);
     }
-    F16 act_scale = set1(s.act_scales[block]);
-    for (int p = 0; p < 4; ++p) {
-      F16 scale = load_bf16(s.scales + (std::size_t)p * s.scale_stride + (std::size_t)block * kLanes);
-      float* o = s.out + p * kLanes;
-      store(o, fma(to_float(addi(acc[p], set1i(-128 * total))), mul(scale, act_scale), load(o)));
-    }
+    add_block(t, acc, block, block);
   }
 }
 
-// Lines of a block of 64 K in int4: the i-th is K 8 (i / 4) + i % 4 and the K four after it.
-inline std::uint64_t int4_lines(std::uint64_t mask) {
-  std::uint64_t both = (mask | mask >> 4) & 0x0f0f0f0f0f0f0f0fu, lines = 0;
-  for (int g = 0; g < 8; ++g) lines |= (both >> (8 * g) & 15u) << (4 * g);
-  return lines;
-}
-
-inline void int4_row(const SparseRow& s) {
-  I16 groups[4];
-  for (int p = 0; p < 4; ++p) store(s.out + p * kLanes, set1(0.0f));
-  for (int block = 0; block < s.blocks; ++block) {
-    prefetch_lines(s, block + kBlocksAhead, 32, 64, int4_lines(mask_ahead(s, block)));
-    std::uint64_t both = int4_lines(s.mask[block]);
-    for (int half = 0; half < 2; ++half) {
-      std::uint64_t left = both >> (16 * half) & 0xffffu;
-      if (!left) continue;
-      I16 acc[4] = {Int4Format::start(0), Int4Format::start(0), Int4Format::start(0), Int4Format::start(0)};
-      std::int32_t total = 0;
-      while (left) {
-        const std::uint8_t* line[4] = {kNoLine, kNoLine, kNoLine, kNoLine};
-        alignas(8) std::int8_t act[8] = {};
-        for (int i = 0; i < 4 && left; ++i, left &= left - 1) {
-          int at = __builtin_ctzll(left), k = block * kBlock + half * kInt4Block + at / 4 * 8 + at % 4;
-          line[i] = s.lines + ((std::size_t)(block * 2 + half) * 16 + (std::size_t)at) * 64;
-          act[i] = (std::int8_t)s.acts[k];
-          act[4 + i] = (std::int8_t)s.acts[k + 4];
-          total += act[i] + act[4 + i];
-        }
-        interleave_bytes(line[0], line[1], line[2], line[3], groups);
-        for (int phase = 0; phase < 2; ++phase)
-          for (int p = 0; p < 4; ++p)
-            acc[p] = Int4Format::mac(acc[p], nibbles(groups[p], phase), (const std::uint8_t*)act + 4 * phase);
-      }
-      F16 act_scale = set1(s.act_scales[block]);
-      for (int p = 0; p < 4; ++p) {
-        F16 scale = load_bf16(s.scales + (std::size_t)p * s.scale_stride + (std::size_t)(2 * block + half) * kLanes);
-        float* o = s.out + p * kLanes;
-        I16 sums = addi(Int4Format::finish(acc[p], 0), set1i(-8 * total));
-        store(o, fma(to_float(sums), mul(scale, act_scale), load(o)));
-      }
+inline void int4_row(const SparseLines& list, const std::uint8_t* lines, const Tile& t) {
+  for (int p = 0; p < 4; ++p) store(t.out + p * kLanes, set1(0.0f));
+  for (int half = 0; half < 2 * t.blocks; ++half) {
+    if (list.starts[half] == list.starts[half + 1]) continue;
+    I16 acc[4];
+    for (int p = 0; p < 4; ++p) acc[p] = Int4Format::start(t.act_offsets[half]);
+    for (int g = list.starts[half]; g < list.starts[half + 1]; ++g) {
+      I16 weights[4];
+      load_four(list, lines, g, weights);
+      for (int phase = 0; phase < 2; ++phase)
+        for (int p = 0; p < 4; ++p) acc[p] = Int4Format::mac(acc[p], nibbles(weights[p], phase), list.groups[g].act + 4 * phase);
     }
+    for (int p = 0; p < 4; ++p) acc[p] = Int4Format::finish(acc[p], t.act_offsets[half]);
+    add_block(t, acc, half, half / 2);
   }
 }
 
-inline void sparse_row(Format format, const SparseRow& s) {
+// One row by 64 columns, whose lines begin at `t.panels`.
+inline void sparse_row(Format format, const SparseLines& list, const Tile& t) {
   switch (format) {
-    case Format::kFloat32: return float32_row(s);
-    case Format::kBfloat16: return bfloat16_row(s);
-    case Format::kInt8: return int8_row(s);
-    case Format::kInt4: return int4_row(s);
+    case Format::kFloat32: return float32_row(list, t.panels, t.out);
+    case Format::kBfloat16: return bfloat16_row(list, t.panels, 2 * t.blocks, t.out);
+    case Format::kInt8: return int8_row(list, t.panels, t);
+    case Format::kInt4: return int4_row(list, t.panels, t);
   }
 }
