@@ -58,6 +58,7 @@ struct SparseGroup {
 struct SparseLines {
   std::uint64_t found;  // in which step, and for which op
   const void* op;
+  bool dense;  // so many that there is no list
   int count;
   int* starts;  // the first group of each block of K, and the end
   SparseGroup* groups;

@@ -10,6 +10,7 @@ struct Tile {
   int k;       // of the piece, padded
   bool first;  // the sums begin here; else they go on from `out`
   bool fresh;  // the weights are not in the caches yet
+  const std::uint8_t* next_lines;  // or null: of the piece that comes next, 256 bytes for each group
   float* out;  // [R][64]
   // int8 and int4, whose block is 64 or 32; a row has `blocks` blocks of 64
   int blocks;
@@ -24,6 +25,12 @@ struct Tile {
 template <int P>
 inline void prefetch_panels(const Tile& t, const std::uint8_t* panels, std::size_t at, int bytes = kGroupBytes) {
   constexpr std::size_t ahead = 2048;
+  if (t.next_lines) {
+    const std::uint8_t* lines = t.next_lines + 4 * at + (std::size_t)(panels - t.panels) / t.panel_bytes * kGroupBytes;
+    for (int group = 0; group < bytes / kGroupBytes; ++group)
+      for (int p = 0; p < P; ++p) __builtin_prefetch(lines + group * 256 + p * kGroupBytes);
+    return;
+  }
   at += ahead;
   if (t.at + at >= t.panel_bytes) at += (P - 1) * t.panel_bytes;
   for (int p = 0; p < P; ++p)
@@ -275,19 +282,21 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
   t.act_scales = x.scales + row * t.blocks + from / kBlock;
 }
 
-// One row of a weight that is kept by K.
-inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
+// One row of a weight that is kept by K. False: too much of it counts for a list to pay.
+inline bool multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
   const PackedWeight& w = *op.weight;
   if (lines.found != step || lines.op != &op) {
     list_lines(op, lines);
     lines.found = step;
     lines.op = &op;
   }
+  if (lines.dense) return false;
   Tile t{};
   place_weights(w, column, 0, t);
   place_activations(*op.x, w.format, 0, 0, t);
   t.out = product;
   sparse_row(w.format, lines, t);
+  return true;
 }
 
 // The product of `count` rows from `first` on. Where a weight is kept by K its pieces become panels in `wide`.
@@ -306,11 +315,12 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
       widen_lines(w.format, lines, t.k, wide, panel);
       t.panels = wide;
       t.panel_bytes = panel;
+      t.next_lines = lines + 4 * panel;
     }
     for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
       int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
       place_activations(*op.x, w.format, (std::size_t)(first + begin), k, t);
-      t.fresh = tile == 0 && !w.by_k;
+      t.fresh = tile == 0;
       t.out = product + begin * kBlock;
       multiply(w.format, end - begin, t);
     }
@@ -323,7 +333,7 @@ void linear(const LinearOp& op, const Step& step, int unit, float* scratch, Spar
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   float* product = scratch;
-  if (op.weight->by_k && rows == 1) multiply_sparse(op, step.number, column, product, lines);
-  else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
+  bool sparse = op.weight->by_k && rows == 1 && multiply_sparse(op, step.number, column, product, lines);
+  if (!sparse) multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
   for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }

@@ -165,7 +165,7 @@ void Program::reserve(const Step& step) {
     std::size_t starts = ((std::size_t)longest_by_k_ / 32 + 16) * sizeof(int);
     lines_memory_.emplace_back(starts + (std::size_t)longest_by_k_ / 2 * sizeof(SparseGroup));
     std::uint8_t* p = lines_memory_.back().as<std::uint8_t>();
-    lines_.push_back({0, nullptr, 0, (int*)p, (SparseGroup*)(p + starts)});
+    lines_.push_back({0, nullptr, false, 0, (int*)p, (SparseGroup*)(p + starts)});
     scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
   }
 }

@@ -4,11 +4,12 @@
 // A line's values lie so that interleaving lines gives panels: see packing.cpp. What is skipped would add zero: the
 // results are those of the panels, to the last bit (of finite weights).
 
-// Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`. What comes after them is asked for.
+constexpr int kDensePercent = 70;  // from here on reading all lines in a row is faster
+
+// Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`.
 inline void widen_lines(Format format, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
   constexpr int step = 4 * kGroupBytes;  // the lines of a group
   for (int i = 0; i < k; i += group_k(format), lines += step, panels += kGroupBytes) {
-    for (int line = 0; line < step; line += kGroupBytes) __builtin_prefetch(lines + kPieceBytes + line);
     I16 groups[4];
     if (format == Format::kFloat32)
       for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + p * kGroupBytes);
@@ -92,7 +93,11 @@ inline void list_pairs(const LinearOp& op, int line_bytes, const std::uint8_t* a
 }
 
 inline void list_lines(const LinearOp& op, SparseLines& list) {
+  int blocks = op.x->padded / kBlock, active = 0;
+  for (int block = 0; block < blocks; ++block) active += __builtin_popcountll(op.x->mask[block]);
+  list.dense = active * 100 > kDensePercent * blocks * kBlock;
   list.count = 0;
+  if (list.dense) return;
   switch (op.weight->format) {
     case Format::kFloat32: return list_pairs(op, 256, (const std::uint8_t*)op.x->f32, 4, list);
     case Format::kBfloat16: return list_pairs(op, 128, op.x->bf16, Bf16Format::act_bytes, list);

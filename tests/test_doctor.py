@@ -191,8 +191,8 @@ def test_a_file_that_is_no_model(tmp_path: Path, name: str, content: bytes | Non
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     needs = findings(tiny)["model memory"]["details"]
-    one_state = needs["weights"]["int8"] + needs["state"]
-    for free, fix in ((one_state + 1000, "--dtype int8"), (one_state - 1000, "smaller model")):
+    int8, int4 = (needs["weights"][dtype] + needs["state"] for dtype in ("int8", "int4"))
+    for free, fix in ((int8 + 1000, "--dtype int8"), (int4 + 1000, "--dtype int4"), (int4 - 1000, "smaller model")):
         monkeypatch.setattr(model, "available_memory", lambda free=free: free)
         found = findings(tiny)["model memory"]
         assert found["status"] == "problem"

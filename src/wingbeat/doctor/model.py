@@ -16,7 +16,7 @@ from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
 from wingbeat.ops import cpu
 from wingbeat.ops.program import Program
 from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
-from wingbeat.ops.table import WeightKind, storage_dtype
+from wingbeat.ops.table import WeightKind, round_up, storage_dtype
 from wingbeat.text.profile import choose_profile
 from wingbeat.text.world import tokenizer_for
 
@@ -54,13 +54,14 @@ def weight_bytes(program: Program, parameters: int, dtype: str) -> int:
     stored = counted = 0
     for op in program.ops:
         if op.name == "embed":
-            kind, count = WeightKind.TABLE, program.vocab_size * op.writes[0].width
+            kind, count, padding = WeightKind.TABLE, program.vocab_size * op.writes[0].width, 0
         elif op.name == "linear":
             kind = WeightKind.LOW_RANK if _LOW_RANK.search(op.weights[0]) else WeightKind.MATRIX
             count = op.reads[0].width * op.writes[0].width
+            padding = round_up(op.reads[0].width, BLOCK) * round_up(op.writes[0].width, BLOCK) - count
         else:
             continue
-        stored += count * BYTES[storage_dtype(kind, dtype)]
+        stored += (count + padding) * BYTES[storage_dtype(kind, dtype)]
         counted += count
     return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
 
@@ -82,7 +83,7 @@ def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
     if wanted in fitting:
         fix = f"--max-batch {max(1, (free - need[wanted]) // program.layout.slot_bytes)}, or a smaller --dtype"
         return Finding("model memory", f"{wanted} does not fit with {slots} states: {text}", "problem", fix, details)
-    fix = f"--dtype {fitting[-1]}" if fitting else "a smaller model, or a machine with more memory"
+    fix = f"--dtype {fitting[0]}" if fitting else "a smaller model, or a machine with more memory"
     return Finding("model memory", f"{wanted} does not fit: {text}", "problem", fix, details)
 
 

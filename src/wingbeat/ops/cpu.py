@@ -58,7 +58,7 @@ def levels() -> list[str]:
 def built_levels() -> list[str]:
     """The kernel levels that a build for this kind of processor holds, best first. See native/CMakeLists.txt."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return [*(["avx512_bf16", "avx512", "avx2"] if x86 else []), "portable"]
+    return [*(["amx", "avx512_bf16", "avx512", "avx2"] if x86 else []), "portable"]
 
 
 class CpuExecutable:
