@@ -167,7 +167,9 @@ struct KernelTable {
 const KernelTable& portable_kernels();
 #if defined(WINGBEAT_X86)
 const KernelTable& avx2_kernels();
+const KernelTable& avx_vnni_kernels();
 const KernelTable& avx512_kernels();
+const KernelTable& avx512_vnni_kernels();
 const KernelTable& avx512_bf16_kernels();
 const KernelTable& amx_kernels();
 #endif

@@ -1,7 +1,8 @@
 // The kernels for AVX-512 with the BF16 and VNNI instructions.
 #include "intrinsics.hpp"
 
-#define WINGBEAT_BF16_VNNI
+#define WINGBEAT_BF16
+#define WINGBEAT_VNNI
 #define WINGBEAT_UNIT avx512_bf16
 #define WINGBEAT_NAME "avx512_bf16"
 #define WINGBEAT_SIMD "simd_avx512.hpp"

@@ -291,6 +291,7 @@ NB_MODULE(_kernels, m) {
       .def("run_profiled", run<true>, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
            "logit_rows"_a.noconvert(), "pool"_a.noconvert())
       .def("profile", profile);
+  m.def("built_levels", built_levels);
   m.def("levels", [] {
     std::vector<std::string> names;
     for (const KernelTable* k : executable_kernels()) names.emplace_back(k->name);

@@ -69,33 +69,6 @@ struct Bf16Format {
   static void store_act(std::uint8_t* dst, F16 v) { store((float*)dst, {round_to_bf16(v.lo), round_to_bf16(v.hi)}); }
 };
 
-// int8 activations as int16 pairs: see store_pairs.
-struct Int8Format {
-  static constexpr int phases = 2;
-  static constexpr int act_bytes = 2;
-  typedef I16 Weight;
-  static Weight weight(I16 w, int phase) {
-    if (phase) return {_mm256_srli_epi16(w.lo, 8), _mm256_srli_epi16(w.hi, 8)};
-    __m256i even = _mm256_set1_epi16(0x00ff);
-    return {_mm256_and_si256(w.lo, even), _mm256_and_si256(w.hi, even)};
-  }
-  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
-    __m256i a = _mm256_set1_epi32(load_int32(act + 4 * phase));
-    acc = {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
-    // Keeps GCC from adding the two phases' products first, which needs registers that it then spills.
-    asm("" : "+x"(acc.lo), "+x"(acc.hi));
-    return acc;
-  }
-  static void store_act(std::uint8_t* dst, I16 v) {
-    alignas(32) std::int32_t q[16];
-    _mm256_store_si256((__m256i*)q, v.lo);
-    _mm256_store_si256((__m256i*)q + 1, v.hi);
-    store_pairs(dst, q);
-  }
-  static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
-};
-
 inline I16 load_group(const std::uint8_t* p) { return {_mm256_load_si256((const __m256i*)p), _mm256_load_si256((const __m256i*)p + 1)}; }
 inline void store_group(std::uint8_t* p, I16 v) {
   _mm256_store_si256((__m256i*)p, v.lo);
@@ -134,6 +107,56 @@ inline I16 nibbles(I16 w, int phase) {
   return {_mm256_and_si256(w.lo, low), _mm256_and_si256(w.hi, low)};
 }
 
+#if defined(WINGBEAT_AVX_VNNI)
+inline I16 add_bytes(I16 acc, I16 w, const std::uint8_t* act) {
+  __m256i a = _mm256_set1_epi32(load_int32(act));
+  return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, a), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, a)};
+}
+
+struct Int8Format {
+  static constexpr int phases = 1;
+  static constexpr int act_bytes = 1;
+  typedef I16 Weight;
+  static Weight weight(I16 w, int) { return w; }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) { return add_bytes(acc, w, act); }
+  static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
+  static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_int32(dst, packed_bytes(q)); }
+};
+
+struct Int4Format {
+  static I16 start(std::int32_t offset) { return set1i(offset); }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act) { return add_bytes(acc, w, act); }
+  static I16 finish(I16 acc, std::int32_t) { return acc; }
+};
+#else
+// int8 activations as int16 pairs: see store_pairs.
+struct Int8Format {
+  static constexpr int phases = 2;
+  static constexpr int act_bytes = 2;
+  typedef I16 Weight;
+  static Weight weight(I16 w, int phase) {
+    if (phase) return {_mm256_srli_epi16(w.lo, 8), _mm256_srli_epi16(w.hi, 8)};
+    __m256i even = _mm256_set1_epi16(0x00ff);
+    return {_mm256_and_si256(w.lo, even), _mm256_and_si256(w.hi, even)};
+  }
+  static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int phase) {
+    __m256i a = _mm256_set1_epi32(load_int32(act + 4 * phase));
+    acc = {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a, w.lo)), _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a, w.hi))};
+    // Keeps GCC from adding the two phases' products first, which needs registers that it then spills.
+    asm("" : "+x"(acc.lo), "+x"(acc.hi));
+    return acc;
+  }
+  static void store_act(std::uint8_t* dst, I16 v) {
+    alignas(32) std::int32_t q[16];
+    _mm256_store_si256((__m256i*)q, v.lo);
+    _mm256_store_si256((__m256i*)q + 1, v.hi);
+    store_pairs(dst, q);
+  }
+  static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
+  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
+};
+
 struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 127
   static I16 start(std::int32_t) { return set1i(0); }
   static I16 mac(I16 acc, I16 w, const std::uint8_t* act) {
@@ -145,6 +168,7 @@ struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 12
     return {_mm256_add_epi32(_mm256_madd_epi16(acc.lo, ones), o), _mm256_add_epi32(_mm256_madd_epi16(acc.hi, ones), o)};
   }
 };
+#endif
 
 constexpr int kFloatRows = 6, kInt8Rows = 4;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };

@@ -40,7 +40,7 @@ inline __m512i bf16_bits(F16 v) {  // rounded to nearest even, in the upper half
   return _mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000));
 }
 
-#if defined(WINGBEAT_BF16_VNNI)
+#if defined(WINGBEAT_BF16)
 struct Bf16Format {
   static constexpr int group = 2, phases = 1;
   static constexpr int act_bytes = 2;
@@ -98,7 +98,7 @@ inline I16 nibbles(I16 w, int phase) {
   return _mm512_and_si512(phase ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(0x0f));
 }
 
-#if defined(WINGBEAT_BF16_VNNI)
+#if defined(WINGBEAT_VNNI)
 struct Int4Format {
   static I16 start(std::int32_t offset) { return set1i(offset); }
   static I16 mac(I16 acc, I16 w, const std::uint8_t* act) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(load_int32(act))); }
@@ -116,7 +116,7 @@ struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 12
 };
 #endif
 
-#if defined(WINGBEAT_BF16_VNNI)
+#if defined(WINGBEAT_VNNI)
 struct Int8Format {
   static constexpr int phases = 1;
   static constexpr int act_bytes = 1;

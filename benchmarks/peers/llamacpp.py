@@ -83,11 +83,18 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="time for each figure")
+    parser.add_argument(
+        "--plain-buffers",
+        action="store_true",
+        help="without repacked weights, with which 0.3.36 crashes on processors with AMX",
+    )
     args = parser.parse_args()
     quiet = llama_cpp.llama_log_callback(lambda level, text, user: None)
     llama_cpp.llama_log_set(quiet, None)
     llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(args.model.encode(), llama_cpp.llama_model_default_params())
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = not args.plain_buffers
+    model = llama_cpp.llama_model_load_from_file(args.model.encode(), params)
     if not model:
         raise SystemExit(f"llama.cpp cannot load {args.model}")
     for sequences in (1, 8, 32, 128):

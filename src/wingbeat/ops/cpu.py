@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,9 +55,8 @@ def levels() -> list[str]:
 
 
 def built_levels() -> list[str]:
-    """The kernel levels that a build for this kind of processor holds, best first. See native/CMakeLists.txt."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return [*(["amx", "avx512_bf16", "avx512", "avx2"] if x86 else []), "portable"]
+    """The kernel levels that were compiled, best first, whether this machine can run them or not."""
+    return _kernels().built_levels()
 
 
 class CpuExecutable:
