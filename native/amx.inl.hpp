@@ -47,12 +47,13 @@ inline void begin_sums(const Tile& t, const float* sum0, const float* sum1, cons
 
 // Sums of more than 16 rows by two panels, in bfloat16.
 inline void bf16_tiles(const Tile& t, int panel) {
-  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
+  const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
+  Ahead<2> ahead(t, w);
   const std::uint8_t* a2 = a + kLanes * t.act_stride;
   float *out = t.out + panel * kLanes, *out2 = out + kLanes * kBlock;
   begin_sums(t, out, out + kLanes, out2, out2 + kLanes);
   for (int k = 0; k < t.k; k += 32, w += 1024, a += 64, a2 += 64) {
-    if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), 1024);
+    if (t.fresh) ahead.next(16);
     _tile_loadd(6, w, 64);
     _tile_loadd(7, w + t.panel_bytes, 64);
     _tile_loadd(4, a, t.act_stride);
@@ -70,11 +71,12 @@ inline void bf16_tiles(const Tile& t, int panel) {
 
 // Sums of up to 16 rows by four panels.
 inline void bf16_flat_tiles(const Tile& t) {
-  const std::uint8_t *w0 = t.panels, *w = w0, *a = t.acts;
+  const std::uint8_t *w = t.panels, *a = t.acts;
+  Ahead<4> ahead(t, w);
   std::size_t next = t.panel_bytes;
   begin_sums(t, t.out, t.out + kLanes, t.out + 2 * kLanes, t.out + 3 * kLanes);
   for (int k = 0; k < t.k; k += 32, w += 1024, a += 64) {
-    if (t.fresh) prefetch_panels<4>(t, w0, (std::size_t)(w - w0), 1024);
+    if (t.fresh) ahead.next(16);
     _tile_loadd(4, a, t.act_stride);
     _tile_loadd(6, w, 64);
     _tile_dpbf16ps(0, 4, 6);
@@ -94,19 +96,21 @@ inline void bf16_flat_tiles(const Tile& t) {
 // One row by four panels with vectors, as the tiles do it to the last bit: in 32 K the products of even and of odd K are
 // summed apart. Memory is the limit of one row, and vectors keep it busier.
 inline void bf16_row(const Tile& t) {
-  const std::uint8_t *panels = t.panels, *w = panels, *a = t.acts;
+  const std::uint8_t *w = t.panels, *a = t.acts;
+  const std::size_t next = t.panel_bytes;
+  Ahead<4> ahead(t, w);
   const __m512i odd_half = set1i((int)0xffff0000);
   F16 acc[4];
   for (int p = 0; p < 4; ++p) acc[p] = t.first ? set1(0.0f) : load(t.out + p * kLanes);
   for (int k = 0; k < t.k; k += 32) {
     F16 even[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)}, odd[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
     for (int pair = 0; pair < 16; ++pair, w += kGroupBytes, a += 4) {
-      prefetch_panels<4>(t, panels, (std::size_t)(w - panels));
+      ahead.next();
       __m512i both = set1i(load_int32(a));
       F16 a_even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), a_odd = _mm512_castsi512_ps(_mm512_and_si512(both, odd_half));
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) {
-        __m512i weight = _mm512_load_si512((const void*)(w + p * t.panel_bytes));
+        __m512i weight = load_group(w + p * next);
         even[p] = fma(_mm512_castsi512_ps(_mm512_slli_epi32(weight, 16)), a_even, even[p]);
         odd[p] = fma(_mm512_castsi512_ps(_mm512_and_si512(weight, odd_half)), a_odd, odd[p]);
       }
@@ -171,12 +175,13 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
   alignas(64) std::int32_t sums[4][kLanes * kLanes];
   alignas(64) std::uint8_t wide[2][kInt4Block * kLanes];
   int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
-  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels, *a = t.acts;
+  const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
+  Ahead<2> ahead(t, w);
   const std::uint16_t* scales = t.scales + (std::size_t)panel * t.scale_stride;
   for (int r = 0; t.first && r < rows; ++r)
     for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
-    if (t.fresh) prefetch_panels<2>(t, panels, (std::size_t)(w - panels), block_bytes);
+    if (t.fresh) ahead.next(block_bytes / kGroupBytes);
     if constexpr (F == Format::kInt4) {
       widen_block(w, wide[0]);
       widen_block(w + t.panel_bytes, wide[1]);

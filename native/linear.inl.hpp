@@ -20,22 +20,40 @@ struct Tile {
   const std::int32_t* act_offsets;  // row stride blocks, or twice that
 };
 
-// Asks for the weights that the panels of a tile need in a moment: `at` bytes into the piece. Past a panel's end these are
-// the beginnings of those that come after the tile's, for a thread's units follow each other.
+// Asks for the weights that the panels of a tile need in a moment, a group each time. Past a panel's end these are the
+// beginnings of those that come after the tile's, for a thread's units follow each other.
 template <int P>
-inline void prefetch_panels(const Tile& t, const std::uint8_t* panels, std::size_t at, int bytes = kGroupBytes) {
-  constexpr std::size_t ahead = 2048;
-  if (t.next_lines) {
-    const std::uint8_t* lines = t.next_lines + 4 * at + (std::size_t)(panels - t.panels) / t.panel_bytes * kGroupBytes;
-    for (int group = 0; group < bytes / kGroupBytes; ++group)
-      for (int p = 0; p < P; ++p) __builtin_prefetch(lines + group * 256 + p * kGroupBytes);
-    return;
+class Ahead {
+ public:
+  Ahead(const Tile& t, const std::uint8_t* panels) {
+    constexpr int distance = 2048;
+    if (t.next_lines) {
+      at_ = t.next_lines + (std::size_t)(panels - t.panels) / t.panel_bytes * kGroupBytes;
+      between_ = kGroupBytes;
+      step_ = 4 * kGroupBytes;
+      return;
+    }
+    at_ = panels + distance;
+    between_ = t.panel_bytes;
+    step_ = kGroupBytes;
+    jump_ = (P - 1) * t.panel_bytes;
+    left_ = ((int)(t.panel_bytes - t.at) - distance) / kGroupBytes;
+    if (left_ <= 0) at_ += jump_;
   }
-  at += ahead;
-  if (t.at + at >= t.panel_bytes) at += (P - 1) * t.panel_bytes;
-  for (int p = 0; p < P; ++p)
-    for (int line = 0; line < bytes; line += kGroupBytes) __builtin_prefetch(panels + p * t.panel_bytes + at + line);
-}
+  void next() {
+    for (int p = 0; p < P; ++p) __builtin_prefetch(at_ + p * between_);
+    at_ += step_;
+    if (--left_ == 0) at_ += jump_;
+  }
+  void next(int groups) {
+    for (int i = 0; i < groups; ++i) next();
+  }
+
+ private:
+  const std::uint8_t* at_;
+  std::size_t between_, jump_ = 0;
+  int step_, left_ = 0;  // groups before the panels' end
+};
 
 // Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
 template <int R>
@@ -56,10 +74,11 @@ inline void float_tile(const Tile& t, int panel) {
   F16 acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) acc[r][p] = t.first ? set1(0.0f) : load(t.out + r * kBlock + (panel + p) * kLanes);
-  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  Ahead<P> ahead(t, w);
   RowCursor<R> a(t.acts, t.act_stride);
   for (int k = 0; k < t.k; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
-    if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
+    if (t.fresh) ahead.next();
 #pragma GCC unroll 2
     for (int phase = 0; phase < Fmt::phases; ++phase) {
       typename Fmt::Weight weight[P];
@@ -80,7 +99,8 @@ inline void float_tile(const Tile& t, int panel) {
 template <int R, int P>
 inline void int8_tile(const Tile& t, int panel) {
   int blocks = t.k / kBlock;
-  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  Ahead<P> ahead(t, w);
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
   if (t.first)
@@ -93,7 +113,7 @@ inline void int8_tile(const Tile& t, int panel) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * t.blocks + block]);
     for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
-      if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
+      if (t.fresh) ahead.next();
 #pragma GCC unroll 2
       for (int phase = 0; phase < Int8Format::phases; ++phase) {
         Int8Format::Weight weight[P];
@@ -120,7 +140,8 @@ inline void int8_tile(const Tile& t, int panel) {
 template <int R, int P>
 inline void int4_tile(const Tile& t, int panel) {
   int blocks = t.k / kInt4Block;
-  const std::uint8_t *panels = t.panels + (std::size_t)panel * t.panel_bytes, *w = panels;
+  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
+  Ahead<P> ahead(t, w);
   RowCursor<R> a(t.acts, t.act_stride);
   float* out = t.out + panel * kLanes;
   if (t.first)
@@ -133,7 +154,7 @@ inline void int4_tile(const Tile& t, int panel) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[2 * r * t.blocks + block]);
     for (int k = 0; k < kInt4Block; k += 8, w += kGroupBytes, a.advance(8)) {
-      if (t.fresh) prefetch_panels<P>(t, panels, (std::size_t)(w - panels));
+      if (t.fresh) ahead.next();
 #pragma GCC unroll 2
       for (int phase = 0; phase < 2; ++phase)
 #pragma GCC unroll 4

@@ -58,10 +58,12 @@ ODD_SHAPES = {
 }
 
 
-def native(shape: Shape, dtype: str, *, level: str, threads: int = 2, seed: int = 1) -> CpuExecutable:
+def native(
+    shape: Shape, dtype: str, *, level: str, threads: int = 2, seed: int = 1, skip_zeros: bool | None = None
+) -> CpuExecutable:
     described = shape.describe()
     weights = rwkv7.weights(described, shape.arrays(seed))
-    return CpuExecutable(rwkv7.record(described), weights, dtype, threads, level)
+    return CpuExecutable(rwkv7.record(described), weights, dtype, threads, level, skip_zeros=skip_zeros)
 
 
 def reference(shape: Shape, dtype: str, *, seed: int = 1) -> ReferenceExecutable:

@@ -55,6 +55,20 @@ def test_chunking_never_changes_a_bit(level: str, name: str, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -> None:
+    shape = ODD_SHAPES[name]
+    tokens = tokens_of(shape, 60)
+    every, every_state = feed(native(shape, dtype, level=level, skip_zeros=False), tokens, [60])
+    skipping = native(shape, dtype, level=level, skip_zeros=True)
+    for chunks in ([1] * 60, [60], [1, 50, 9]):
+        logits, state = feed(skipping, tokens, chunks)
+        assert logits.tobytes() == every.tobytes()
+        assert state.tobytes() == every_state.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_row_never_depends_on_its_neighbours(level: str, dtype: str) -> None:
     shape = ODD_SHAPES["published"]

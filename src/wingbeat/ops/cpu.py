@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.ops.lowering import Lowered, kept_by_k, lower
+from wingbeat.ops.lowering import Lowered, after_relu2, lower
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
 from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, storage_dtype
@@ -65,6 +65,8 @@ class CpuExecutable:
     ``threads``: None takes ``default_threads()``. ``level``: a kernel level; None takes ``WINGBEAT_KERNELS`` from the
     environment, else the best. ``packed``: what ``packed_weights`` of another executable of the same program and dtype
     gave; the weights are then used where they lie, and none of ``weights`` is read.
+    ``skip_zeros``: whether one row skips the weights of the channel mix that meet a zero; None takes
+    ``WINGBEAT_SKIP_ZEROS`` (0 or 1) from the environment, else does so in int8, where it pays.
     Raises ValueError for a level this machine cannot run, and for packed weights that do not fit.
     ``matrix_formats``: those in which the matrices of the program are stored.
     """
@@ -77,6 +79,7 @@ class CpuExecutable:
         threads: int | None = None,
         level: str | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
+        skip_zeros: bool | None = None,
     ) -> None:
         self.layout = program.layout
         self.vocab_size = program.vocab_size
@@ -88,7 +91,7 @@ class CpuExecutable:
         self._ids: dict[str, int] = {}
         self._shapes: dict[str, tuple[str, str, int, int]] = {}
         formats: dict[str, str] = {}
-        by_k = kept_by_k(program)
+        by_k = after_relu2(program) if _skips_zeros(skip_zeros, dtype) else frozenset[str]()
         for weight in weights:
             formats[weight.name] = storage_dtype(weight.kind, dtype)
             kind = "matrix by K" if weight.name in by_k else _PACKED_AS[weight.kind]
@@ -96,7 +99,7 @@ class CpuExecutable:
                 self._pack(weight, kind, formats[weight.name])
             else:
                 self._adopt(weight.name, kind, formats[weight.name], packed)
-        lowered = lower(program, formats)
+        lowered = lower(program, formats, by_k)
         self.matrix_formats = frozenset(formats[op.weights[0]] for op in program.ops if op.name == "linear")
         self._add_ops(lowered)
         sizes = {name: self._program.matrix_bytes(number) for name, number in self._ids.items()}
@@ -165,6 +168,14 @@ class CpuExecutable:
                 ]
             )
         self._program.set_logits(lowered.logits)
+
+
+def _skips_zeros(wanted: bool | None, dtype: str) -> bool:
+    """bfloat16 and int4 are no faster where half of the activations are zero, and slower in batches."""
+    if wanted is not None:
+        return wanted
+    said = os.environ.get("WINGBEAT_SKIP_ZEROS", "")
+    return said == "1" if said in ("0", "1") else dtype == "int8"
 
 
 def read_bandwidth(threads: int, level: str = "", megabytes: int = 512) -> float:

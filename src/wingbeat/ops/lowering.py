@@ -1,8 +1,8 @@
 """From a recorded program to what the native runner executes: formats, stages and buffers shared over time.
 
 - Every buffer is kept in just the formats that its readers want (an int8 weight reads int8 activations).
-- A matrix that meets the result of relu2 is kept by K, so that one row reads no weights that meet a zero. Its input has
-  a mask of what is not zero.
+- A matrix that meets the result of relu2 may be kept by K, so that one row reads no weights that meet a zero. Its input
+  has a mask of what is not zero.
 - Ops without a hazard between them form a stage: one barrier a stage, not one an op.
 - Buffers whose lives do not overlap share memory.
 """
@@ -44,17 +44,17 @@ class Lowered:
     logits: int
 
 
-def kept_by_k(program: Program) -> frozenset[str]:
+def after_relu2(program: Program) -> frozenset[str]:
     """The matrices that meet activations most of which are zero in a trained model: those that relu2 made."""
     squared = {op.writes[0].id for op in program.ops if op.constants.get("activation") == Activation.RELU2}
     return frozenset(op.weights[0] for op in program.ops if op.name == "linear" and op.reads[0].id in squared)
 
 
-def lower(program: Program, weight_formats: Mapping[str, str]) -> Lowered:
+def lower(program: Program, weight_formats: Mapping[str, str], by_k: frozenset[str] = frozenset()) -> Lowered:
     """``weight_formats`` says how each weight is stored: one of ``DTYPES``."""
     widths = {b.id: (b.width, str(b.rows)) for b in program.buffers}
     ops = _split_shifts(program, widths)
-    formats = _formats(ops, weight_formats, kept_by_k(program))
+    formats = _formats(ops, weight_formats, by_k)
     formats[program.logits.id].add("float32")
     depth = _stage_of_each(ops)
     stages: list[list[LoweredOp]] = [[] for _ in range(max(depth) + 1)]
