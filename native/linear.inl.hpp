@@ -83,9 +83,7 @@ inline void float_tile(const Tile& t, int panel) {
     for (int phase = 0; phase < Fmt::phases; ++phase) {
       typename Fmt::Weight weight[P];
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        weight[p] = Fmt::weight(load_group(w + p * t.panel_bytes), phase);
-      }
+      for (int p = 0; p < P; ++p) weight[p] = Fmt::weight(load_group(w + p * t.panel_bytes), phase);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -118,9 +116,7 @@ inline void int8_tile(const Tile& t, int panel) {
       for (int phase = 0; phase < Int8Format::phases; ++phase) {
         Int8Format::Weight weight[P];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) {
-            weight[p] = Int8Format::weight(load_group(w + p * t.panel_bytes), phase);
-        }
+        for (int p = 0; p < P; ++p) weight[p] = Int8Format::weight(load_group(w + p * t.panel_bytes), phase);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4

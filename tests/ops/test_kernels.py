@@ -68,6 +68,34 @@ def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -
         assert state.tobytes() == every_state.tobytes()
 
 
+@pytest.mark.parametrize("active", [0.0, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: float) -> None:
+    """With a constant input the signs of ffn.key's rows decide which activations are zero: none, few, most, all."""
+    shape = ODD_SHAPES["published"]
+    described, arrays = shape.describe(), dict(shape.arrays(1))
+    for i in range(described.layers):
+        block = f"blocks.{i}."
+        arrays[block + "ln2.weight"] = np.zeros_like(arrays[block + "ln2.weight"])
+        arrays[block + "ln2.bias"] = np.ones_like(arrays[block + "ln2.bias"])
+        key = np.abs(arrays[block + "ffn.key.weight"].astype(np.float32))
+        signs = np.where(np.random.default_rng(i).random(len(key)) < active, 1, -1)
+        arrays[block + "ffn.key.weight"] = (key * signs[:, None]).astype(np.float32)
+    tokens = tokens_of(shape, 12)
+
+    def fed(skip_zeros: bool, chunks: list[int]) -> tuple[bytes, bytes]:
+        weights = rwkv7.weights(described, arrays)
+        executable = cpu.CpuExecutable(rwkv7.record(described), weights, dtype, 2, level, skip_zeros=skip_zeros)
+        logits, state = feed(executable, tokens, chunks)
+        assert np.isfinite(logits).all()
+        return logits.tobytes(), state.tobytes()
+
+    every = fed(False, [12])
+    assert fed(True, [1] * 12) == every
+    assert fed(True, [12]) == every
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_row_never_depends_on_its_neighbours(level: str, dtype: str) -> None:
