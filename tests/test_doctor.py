@@ -18,7 +18,7 @@ from wingbeat.cli import app
 from wingbeat.config import Settings
 from wingbeat.demo import demo_model_path
 from wingbeat.doctor import installation, machine, model, serving
-from wingbeat.models import DTYPES, load_model, rwkv7
+from wingbeat.models import DTYPES, load_model
 from wingbeat.models.loader import load_checkpoint
 from wingbeat.ops import cpu
 
@@ -209,11 +209,12 @@ def test_a_batch_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tiny: Path) 
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_memory_of_weights_is_what_they_take(dtype: str) -> None:
-    info = load_checkpoint(demo_model_path()).info
+    checkpoint = load_checkpoint(demo_model_path())
+    info = checkpoint.info
     taken = load_model(demo_model_path(), dtype=dtype, threads=1).executable
     assert isinstance(taken, cpu.CpuExecutable)
     table = info.vocab_size * info.width * (4 if dtype == "float32" else 2)
-    said = model.weight_bytes(rwkv7.record(info), info.parameters, dtype)
+    said = model.weight_bytes(checkpoint, dtype)
     assert said == pytest.approx(taken.weight_bytes + table, rel=0.06)  # kernels pad small ranks
 
 

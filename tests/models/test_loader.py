@@ -12,7 +12,8 @@ import pytest
 from tests.random_models import cast, random_rwkv7, write_pth, write_safetensors
 from tests.torch_zip import dictionary, document, integer, tensor, unicode_, write_archive
 from wingbeat.formats.checkpoint import FormatError
-from wingbeat.models.loader import LoadedCheckpoint, Rwkv7Shape, UnsupportedModelError, load_checkpoint
+from wingbeat.models.loader import LoadedCheckpoint, UnsupportedModelError, load_checkpoint
+from wingbeat.models.rwkv7 import Rwkv7Shape
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +36,20 @@ def test_shape_and_tensors_come_from_the_file(tmp_path: Path, write: Callable[[P
     arrays = cast(random_rwkv7(3, 96, 301, head_size=32, ffn=333, ranks=(8, 12, 4, 20)), "bfloat16")
     loaded = load_checkpoint(write(tmp_path / "model", arrays))
     parameters = sum(array.size for array in arrays.values())
-    assert loaded.info == Rwkv7Shape(3, 96, 301, 3, 32, 333, 8, 12, 4, 20, parameters, "bfloat16")
+    assert loaded.info == Rwkv7Shape(
+        layers=3,
+        width=96,
+        vocab_size=301,
+        heads=3,
+        head_size=32,
+        ffn_width=333,
+        rank_decay=8,
+        rank_iclr=12,
+        rank_value=4,
+        rank_gate=20,
+        parameters=parameters,
+        dtype="bfloat16",
+    )
     assert loaded.version == "7"
     assert set(loaded.tensors) == set(arrays)
     for name, array in arrays.items():
@@ -51,6 +65,7 @@ def test_parameters_agree_with_the_published_formula(tmp_path: Path) -> None:
 
 def test_one_layer_has_no_value_rank(tmp_path: Path) -> None:
     info = load(tmp_path, small(layers=1, layer0_value=True)).info
+    assert isinstance(info, Rwkv7Shape)
     assert (info.layers, info.rank_value) == (1, 0)
 
 

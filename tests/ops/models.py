@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tests.random_models import random_rwkv7
-from wingbeat.models import rwkv7
-from wingbeat.models.loader import Rwkv7Shape
+from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
+from wingbeat.models.shapes import Dimensions
 from wingbeat.ops.cpu import CpuExecutable
+from wingbeat.ops.program import Program
 from wingbeat.ops.reference import ReferenceExecutable
-from wingbeat.ops.table import Executable, StepBatch
+from wingbeat.ops.table import Executable, StepBatch, Weight
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 @dataclass(frozen=True)
 class Shape:
+    version: str = "7"
     layers: int = 2
     width: int = 128
     vocab: int = 97
     head_size: int = 64
     ffn: int | None = None
     ranks: tuple[int, int, int, int] = (8, 12, 4, 20)
-
-    def describe(self) -> Rwkv7Shape:
-        return Rwkv7Shape(
-            layers=self.layers,
-            width=self.width,
-            vocab_size=self.vocab,
-            heads=self.width // self.head_size,
-            head_size=self.head_size,
-            ffn_width=self.ffn or 4 * self.width,
-            rank_decay=self.ranks[0],
-            rank_iclr=self.ranks[1],
-            rank_value=self.ranks[2],
-            rank_gate=self.ranks[3],
-            parameters=0,
-            dtype="float32",
-        )
 
     def arrays(self, seed: int) -> dict[str, np.ndarray]:
         return random_rwkv7(
@@ -58,17 +44,22 @@ ODD_SHAPES = {
 }
 
 
+def program_of(shape: Shape, arrays: Mapping[str, np.ndarray] | None = None) -> tuple[Program, Iterator[Weight]]:
+    """The program and its weights from ``arrays``, by default those of seed 1."""
+    arrays = shape.arrays(1) if arrays is None else arrays
+    architecture = ARCHITECTURES[shape.version]
+    described = architecture.read_shape(Dimensions({name: a.shape for name, a in arrays.items()}), shape.layers)
+    return architecture.record(described, GROUP_NORM_EPS), architecture.weights(described, arrays.__getitem__)
+
+
 def native(
     shape: Shape, dtype: str, *, level: str, threads: int = 2, seed: int = 1, skip_zeros: bool | None = None
 ) -> CpuExecutable:
-    described = shape.describe()
-    weights = rwkv7.weights(described, shape.arrays(seed))
-    return CpuExecutable(rwkv7.record(described), weights, dtype, threads, level, skip_zeros=skip_zeros)
+    return CpuExecutable(*program_of(shape, shape.arrays(seed)), dtype, threads, level, skip_zeros=skip_zeros)
 
 
 def reference(shape: Shape, dtype: str, *, seed: int = 1) -> ReferenceExecutable:
-    described = shape.describe()
-    return ReferenceExecutable(rwkv7.record(described), rwkv7.weights(described, shape.arrays(seed)), dtype)
+    return ReferenceExecutable(*program_of(shape, shape.arrays(seed)), dtype)
 
 
 def batch(rows: Sequence[tuple[int, Sequence[int]]], all_logits: bool = True) -> StepBatch:

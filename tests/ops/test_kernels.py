@@ -9,8 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.ops.models import DTYPES, ODD_SHAPES, Shape, batch, feed, native, reference
-from wingbeat.models import rwkv7
+from tests.ops.models import DTYPES, ODD_SHAPES, Shape, batch, feed, native, program_of, reference
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import BFLOAT16, Executable
@@ -74,8 +73,8 @@ def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -
 def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: float) -> None:
     """With a constant input the signs of ffn.key's rows decide which activations are zero: none, few, most, all."""
     shape = ODD_SHAPES["published"]
-    described, arrays = shape.describe(), dict(shape.arrays(1))
-    for i in range(described.layers):
+    arrays = shape.arrays(1)
+    for i in range(shape.layers):
         block = f"blocks.{i}."
         arrays[block + "ln2.weight"] = np.zeros_like(arrays[block + "ln2.weight"])
         arrays[block + "ln2.bias"] = np.ones_like(arrays[block + "ln2.bias"])
@@ -85,8 +84,7 @@ def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: floa
     tokens = tokens_of(shape, 12)
 
     def fed(skip_zeros: bool, chunks: list[int]) -> tuple[bytes, bytes]:
-        weights = rwkv7.weights(described, arrays)
-        executable = cpu.CpuExecutable(rwkv7.record(described), weights, dtype, 2, level, skip_zeros=skip_zeros)
+        executable = cpu.CpuExecutable(*program_of(shape, arrays), dtype, 2, level, skip_zeros=skip_zeros)
         logits, state = feed(executable, tokens, chunks)
         assert np.isfinite(logits).all()
         return logits.tobytes(), state.tobytes()
@@ -173,13 +171,10 @@ def test_steps_of_two_threads_take_turns() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_bfloat16_file_gives_what_its_float32_copy_gives(dtype: str) -> None:
     shape = ODD_SHAPES["odd_everything"]
-    described, arrays = shape.describe(), {k: v.astype(BFLOAT16) for k, v in shape.arrays(3).items()}
+    arrays = {k: v.astype(BFLOAT16) for k, v in shape.arrays(3).items()}
     widened = {k: v.astype(np.float32) for k, v in arrays.items()}
     tokens = tokens_of(shape, 12)
-    got, want = (
-        feed(cpu.CpuExecutable(rwkv7.record(described), rwkv7.weights(described, a), dtype, 1), tokens, [12])[0]
-        for a in (arrays, widened)
-    )
+    got, want = (feed(cpu.CpuExecutable(*program_of(shape, a), dtype, 1), tokens, [12])[0] for a in (arrays, widened))
     assert got.tobytes() == want.tobytes()
 
 
@@ -191,7 +186,7 @@ def test_a_broken_weight_shows_in_the_logits(level: str, name: str, value: float
     shape = ODD_SHAPES["published"]
     arrays = shape.arrays(5)
     arrays[name].reshape(-1)[3] = value
-    program, weights = rwkv7.record(shape.describe()), rwkv7.weights(shape.describe(), arrays)
+    program, weights = program_of(shape, arrays)
     with np.errstate(all="ignore"):
         if level == "reference":
             executable: Executable = ReferenceExecutable(program, weights, dtype)

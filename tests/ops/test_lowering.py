@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ops.models import ODD_SHAPES
-from wingbeat.models import rwkv7
+from tests.ops.models import ODD_SHAPES, program_of
 from wingbeat.ops.lowering import Lowered, lower
 from wingbeat.ops.program import Recorder
 from wingbeat.ops.table import StateLayout, WeightKind, storage_dtype
 
 
 def lowered(name: str, dtype: str = "int8") -> Lowered:
-    shape = ODD_SHAPES[name]
-    described = shape.describe()
-    formats = {w.name: storage_dtype(w.kind, dtype) for w in rwkv7.weights(described, shape.arrays(0))}
-    return lower(rwkv7.record(described), formats)
+    program, weights = program_of(ODD_SHAPES[name])
+    return lower(program, {w.name: storage_dtype(w.kind, dtype) for w in weights})
 
 
 @pytest.mark.parametrize("name", ODD_SHAPES)
@@ -32,7 +29,7 @@ def test_ops_of_a_stage_do_not_touch_each_other(name: str) -> None:
 def test_what_is_read_was_written_last_by_its_producer(name: str) -> None:
     """Run the shared program symbolically beside the one with a buffer for each value."""
     shape = ODD_SHAPES[name]
-    program = rwkv7.record(shape.describe())
+    program, _ = program_of(shape)
     low = lowered(name)
     by_offset = iter(op for stage in low.stages for op in stage if op.name == "wkv7")
     wkvs = [op for op in program.ops if op.name == "wkv7"]
@@ -58,9 +55,8 @@ def test_buffers_are_shared_between_layers() -> None:
 
 
 def test_int8_models_keep_the_low_rank_parts_unquantised() -> None:
-    shape = ODD_SHAPES["published"]
     stored_as = {"matrix": "int8", "low_rank": "bfloat16", "table": "bfloat16", "vector": "float32"}
-    for weight in rwkv7.weights(shape.describe(), shape.arrays(0)):
+    for weight in program_of(ODD_SHAPES["published"])[1]:
         stored = storage_dtype(weight.kind, "int8")
         assert stored == stored_as[weight.kind]
         assert (weight.kind is WeightKind.LOW_RANK) == (weight.name[-1] in "12" and ".att." in weight.name)

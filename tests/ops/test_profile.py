@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ops.models import Shape, batch, native
+from tests.ops.models import Shape, batch, native, program_of
 from wingbeat.bench.measure import count_multiply_adds
-from wingbeat.models import rwkv7
 from wingbeat.ops import cpu
 from wingbeat.ops.lowering import lower
 from wingbeat.ops.table import StepBatch
@@ -35,7 +34,7 @@ def test_profiling_never_changes_a_bit(dtype: str, threads: int) -> None:
 def test_every_unit_is_counted_and_the_times_add_up(step: StepBatch, threads: int) -> None:
     executable = native(SHAPE, "float32", level="", threads=threads)
     _, profile = executable.run_profiled(step, executable.layout.allocate(3))
-    program = rwkv7.record(SHAPE.describe())
+    program = program_of(SHAPE)[0]
     stages = lower(program, dict.fromkeys((name for op in program.ops for name in op.weights), "float32")).stages
     assert [(op.stage, op.name) for op in profile.ops] == [(i, op.name) for i, ops in enumerate(stages) for op in ops]
     assert len(profile.stage_seconds) == len(stages)
@@ -54,7 +53,7 @@ def test_what_ops_move_and_multiply() -> None:
     executable = native(SHAPE, "int8", level="")
     step = STEPS[1]  # 61 rows of 2 sequences, 2 rows of logits
     _, profile = executable.run_profiled(step, executable.layout.allocate(3))
-    row, logits = count_multiply_adds(rwkv7.record(SHAPE.describe()))
+    row, logits = count_multiply_adds(program_of(SHAPE)[0])
     assert sum(op.multiply_adds for op in profile.ops) == 61 * row + 2 * logits
 
     def moved(*names: str) -> int:

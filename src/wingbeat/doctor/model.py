@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
+
+from numpy.typing import NDArray
 
 from wingbeat.config import ConfigError, Settings
 from wingbeat.doctor.finding import Finding, gigabytes
 from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
-from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
 from wingbeat.ops import cpu
-from wingbeat.ops.program import Program
 from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
 from wingbeat.ops.table import WeightKind, round_up, storage_dtype
 from wingbeat.text.profile import choose_profile
@@ -22,8 +21,6 @@ from wingbeat.text.world import tokenizer_for
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
 """Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
-
-_LOW_RANK = re.compile(r"att\.[wavg][12]$")
 
 
 def look_at_model(settings: Settings) -> Iterator[Finding]:
@@ -49,27 +46,32 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
     yield _profile(settings, str(path), checkpoint)
 
 
-def weight_bytes(program: Program, parameters: int, dtype: str) -> int:
+def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
     """About how many bytes the weights of a model take once it is loaded in ``dtype``."""
+    program, parameters = checkpoint.record(), checkpoint.info.parameters
+    kinds = {weight.name: weight.kind for weight in checkpoint.weights(_unread)}
     stored = counted = 0
     for op in program.ops:
         if op.name == "embed":
-            kind, count, padding = WeightKind.TABLE, program.vocab_size * op.writes[0].width, 0
+            count, padding = program.vocab_size * op.writes[0].width, 0
         elif op.name == "linear":
-            kind = WeightKind.LOW_RANK if _LOW_RANK.search(op.weights[0]) else WeightKind.MATRIX
             count = op.reads[0].width * op.writes[0].width
             padding = round_up(op.reads[0].width, BLOCK) * round_up(op.writes[0].width, BLOCK) - count
         else:
             continue
-        stored += (count + padding) * BYTES[storage_dtype(kind, dtype)]
+        stored += (count + padding) * BYTES[storage_dtype(kinds[op.weights[0]], dtype)]
         counted += count
     return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
 
 
+def _unread(name: str) -> NDArray:
+    raise AssertionError(f"{name} is read, but only the kinds of weights were asked for")
+
+
 def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
-    program = rwkv7.record(checkpoint.info)
+    program = checkpoint.record()
     free = available_memory()
-    need = {dtype: weight_bytes(program, checkpoint.info.parameters, dtype) for dtype in DTYPES}
+    need = {dtype: weight_bytes(checkpoint, dtype) for dtype in DTYPES}
     slots = settings.max_batch or default_slots(program.layout)
     states = slots * program.layout.slot_bytes
     usual = "bfloat16" if cpu.available() else "float32"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from wingbeat.dtypes import DTYPES, full_name
 from wingbeat.formats.lazy import LazyTensor
-from wingbeat.models import rwkv7
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import PackedCache
+from wingbeat.models.weights import Read
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable
@@ -52,6 +52,7 @@ def load_model(
     threads: int | None = None,
     backend: str = "auto",
     cache_packed: bool = False,
+    gn_eps: float | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint and bind it to a backend.
@@ -60,6 +61,7 @@ def load_model(
     ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
     ``threads``: for cpu; None takes the physical cores this process may use.
     ``cache_packed``: for cpu; keep the packed weights on disk, and map them from there the next time.
+    ``gn_eps``: of the GroupNorms, for a model that was trained with another than the published ones.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
     """
     backend = _choose_backend(backend)
@@ -67,10 +69,10 @@ def load_model(
     checkpoint = load_checkpoint(path)
     if backend == "cpu":
         cache = PackedCache(Path(path), checkpoint.fingerprint, dtype) if cache_packed else None
-        native = _native(checkpoint, dtype, threads, cache, progress)
+        native = _native(checkpoint, dtype, threads, gn_eps, cache, progress)
         return Model(native, _info(checkpoint, Path(path), dtype, backend, native.level))
-    weights = rwkv7.weights(checkpoint.info, _reader(checkpoint, progress))
-    executable = ReferenceExecutable(rwkv7.record(checkpoint.info), weights, dtype)
+    weights = checkpoint.weights(_reader(checkpoint, progress))
+    executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, dtype)
     return Model(executable, _info(checkpoint, Path(path), dtype, backend))
 
 
@@ -78,13 +80,14 @@ def _native(
     checkpoint: LoadedCheckpoint,
     dtype: str,
     threads: int | None,
+    gn_eps: float | None,
     cache: PackedCache | None,
     progress: Progress | None,
 ) -> cpu.CpuExecutable:
-    program, read = rwkv7.record(checkpoint.info), _reader(checkpoint, progress)
+    program, read = checkpoint.record(gn_eps), _reader(checkpoint, progress)
 
     def make(packed: Mapping[str, cpu.PackedWeight] | None = None) -> cpu.CpuExecutable:
-        return cpu.CpuExecutable(program, rwkv7.weights(checkpoint.info, read), dtype, threads, packed=packed)
+        return cpu.CpuExecutable(program, checkpoint.weights(read), dtype, threads, packed=packed)
 
     if cache is None:
         return make()
@@ -124,7 +127,7 @@ def _choose_dtype(dtype: str, backend: str) -> str:
     return dtype
 
 
-def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> rwkv7.Read:
+def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:
     """Reads tensors by name. When the next one is asked for, the pages of the one before are given back."""
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     done = 0

@@ -27,13 +27,17 @@ def official_name(name: str) -> str:
             return name
 
 
-def require_rwkv7(shapes: Shapes, metadata: Mapping[str, str]) -> None:
-    """Raise UnsupportedModelError, naming what was found, unless the tensors are of a plain RWKV-7 model."""
+def detect_version(shapes: Shapes, metadata: Mapping[str, str]) -> str:
+    """The version, such as "7", of a model in the official layout.
+
+    Raises UnsupportedModelError, naming what was found, for everything that Wingbeat does not run.
+    """
     found = _not_a_model(set(shapes), metadata) or _other_version(shapes)
     if found:
         raise UnsupportedModelError(
             f"not yet supported: found {found}. Wingbeat runs RWKV-7 (x070) models in their official .pth layout."
         )
+    return "7"
 
 
 def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:

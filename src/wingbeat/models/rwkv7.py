@@ -1,26 +1,99 @@
-"""RWKV-7 "Goose" (x070): its state, its weights and its forward pass over the op table.
+"""RWKV-7 "Goose" (x070): its shape, its state, its weights and its forward pass over the op table.
 
 Source: "RWKV-7 'Goose' with Expressive Dynamic State Evolution" (arXiv:2503.14456) and the author's `rwkv` package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wingbeat.models.loader import Rwkv7Shape
+from wingbeat.models.shapes import Dimensions, Dims, Shape
+from wingbeat.models.weights import Read, embedding, factor, matrix, norm, norm_names, vectors
 from wingbeat.ops.program import Buffer, Program, Recorder
-from wingbeat.ops.table import Activation, FloatArray, StateField, StateLayout, Weight, WeightKind
+from wingbeat.ops.table import Activation, StateField, StateLayout, Weight
 
 MIXES = "rwkvag"
-GROUP_NORM_EPS = 64e-5  # 1e-5 * 8^2, head_size_divisor = 8 in training; not stored in checkpoints
+UNUSED: Set[str] = frozenset(
+    f"blocks.0.att.v{part}" for part in "012"
+)  # layer 0 has no value residual; some files carry one
 
-Read = Callable[[str], NDArray]
+
+@dataclass(frozen=True, kw_only=True)
+class Rwkv7Shape(Shape):
+    """The sizes of an RWKV-7 model, all read from its file.
+
+    `width` = `heads` * `head_size`. The ranks are those of the low-rank pairs: decay (w1, w2), in-context learning
+    rate (a1, a2), value residual (v1, v2; 0 in a model of one layer, which has none) and gate (g1, g2).
+    """
+
+    heads: int
+    head_size: int
+    ffn_width: int
+    rank_decay: int
+    rank_iclr: int
+    rank_value: int
+    rank_gate: int
 
 
-def record(shape: Rwkv7Shape, gn_eps: float = GROUP_NORM_EPS) -> Program:
+def read_shape(dims: Dimensions, layers: int) -> Rwkv7Shape:
+    """The sizes of a model of `layers` layers. Raises FormatError for tensors that do not fit together."""
+    vocab_size, width = dims.matrix("emb.weight")
+    heads, head_size = dims.matrix("blocks.0.att.r_k")
+    dims.check_heads("blocks.0.att.r_k", heads, head_size, width)
+    return Rwkv7Shape(
+        layers=layers,
+        width=width,
+        vocab_size=vocab_size,
+        heads=heads,
+        head_size=head_size,
+        ffn_width=dims.matrix("blocks.0.ffn.key.weight")[0],
+        rank_decay=dims.matrix("blocks.0.att.w1")[1],
+        rank_iclr=dims.matrix("blocks.0.att.a1")[1],
+        rank_value=dims.matrix("blocks.1.att.v1")[1] if layers > 1 else 0,
+        rank_gate=dims.matrix("blocks.0.att.g1")[1],
+    )
+
+
+def expected(shape: Rwkv7Shape) -> Iterator[tuple[str, Dims]]:
+    """The official names and dimensions, vectors as (D,)."""
+    square, vector = (shape.width, shape.width), (shape.width,)
+    yield "emb.weight", (shape.vocab_size, shape.width)
+    for i in range(shape.layers):
+        block, att, ffn = f"blocks.{i}.", f"blocks.{i}.att.", f"blocks.{i}.ffn."
+        for name in ("ln0", "ln1", "ln2") if i == 0 else ("ln1", "ln2"):
+            for part in norm_names(block + name):
+                yield part, vector
+        for mix in MIXES:
+            yield f"{att}x_{mix}", vector
+        for low, rank in (
+            ("w", shape.rank_decay),
+            ("a", shape.rank_iclr),
+            ("v", shape.rank_value),
+            ("g", shape.rank_gate),
+        ):
+            if low == "v" and i == 0:
+                continue
+            if low != "g":
+                yield f"{att}{low}0", vector
+            yield f"{att}{low}1", (shape.width, rank)
+            yield f"{att}{low}2", (rank, shape.width)
+        yield f"{att}k_k", vector
+        yield f"{att}k_a", vector
+        yield f"{att}r_k", (shape.heads, shape.head_size)
+        for name in ("receptance", "key", "value", "output"):
+            yield f"{att}{name}.weight", square
+        for part in norm_names(f"{att}ln_x"):
+            yield part, vector
+        yield f"{ffn}x_k", vector
+        yield f"{ffn}key.weight", (shape.ffn_width, shape.width)
+        yield f"{ffn}value.weight", (shape.width, shape.ffn_width)
+    for part in norm_names("ln_out"):
+        yield part, vector
+    yield "head.weight", (shape.vocab_size, shape.width)
+
+
+def record(shape: Rwkv7Shape, gn_eps: float) -> Program:
     """The forward pass of one step: tokens in, logits of the wanted rows out."""
     p = Recorder(StateLayout(), shape.vocab_size)
     x = p.embed("emb", shape.width)
@@ -28,14 +101,14 @@ def record(shape: Rwkv7Shape, gn_eps: float = GROUP_NORM_EPS) -> Program:
     for i in range(shape.layers):
         v_first = _time_mix(p, x, f"blocks.{i}.", shape, v_first, gn_eps)
         _channel_mix(p, x, f"blocks.{i}.", shape)
-    return p.finish(p.linear(p.gather_norm(x, _norm("ln_out")), "head", shape.vocab_size))
+    return p.finish(p.linear(p.gather_norm(x, norm_names("ln_out")), "head", shape.vocab_size))
 
 
 def _time_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape, v_first: Buffer | None, gn_eps: float) -> Buffer:
     att, d = block + "att.", shape.width
     shift = p.layout.add(att + "shift", d)
     state = p.layout.add(att + "wkv", shape.heads, shape.head_size, shape.head_size, matrix=True)
-    xr, xw, xk, xv, xa, xg = p.norm_shift_mix(x, _norm(block + "ln1"), att + "mix", 6, shift)
+    xr, xw, xk, xv, xa, xg = p.norm_shift_mix(x, norm_names(block + "ln1"), att + "mix", 6, shift)
 
     def low_rank(inp: Buffer, name: str, rank: int, inner: Activation, outer: Activation, bias: str | None) -> Buffer:
         down = p.linear(inp, f"{att}{name}1", rank, activation=inner)
@@ -48,7 +121,7 @@ def _time_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape, v_first: Bu
     value_mix = None
     if v_first is not None:
         value_mix = v_first, low_rank(xv, "v", shape.rank_value, Activation.NONE, Activation.SIGMOID, "v0")
-    weights = (att + "k_k", att + "k_a", att + "r_k", *_norm(att + "ln_x"))
+    weights = (att + "k_k", att + "k_a", att + "r_k", *norm_names(att + "ln_x"))
     y = p.wkv7((r, w, k, v, a, g), value_mix, weights, state, gn_eps)
     p.linear_add(y, att + "output", into=x)
     return v if v_first is None else v_first
@@ -56,61 +129,31 @@ def _time_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape, v_first: Bu
 
 def _channel_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape) -> None:
     shift: StateField = p.layout.add(block + "ffn.shift", shape.width)
-    (xk,) = p.norm_shift_mix(x, _norm(block + "ln2"), block + "ffn.mix", 1, shift)
+    (xk,) = p.norm_shift_mix(x, norm_names(block + "ln2"), block + "ffn.mix", 1, shift)
     k = p.linear(xk, block + "ffn.key", shape.ffn_width, activation=Activation.RELU2)
     p.linear_add(k, block + "ffn.value", into=x)
 
 
-def _norm(name: str) -> tuple[str, str]:
-    return name + ".weight", name + ".bias"
-
-
-def weights(shape: Rwkv7Shape, tensors: Mapping[str, NDArray] | Read) -> Iterator[Weight]:
-    """The program's weights one by one, in file order of the layers. Nothing is read before a weight's ``read``.
-
-    ``tensors`` gives the checkpoint's arrays by official name; low-rank factors are stored there as [in, out].
-    """
-    read: Read = tensors if callable(tensors) else tensors.__getitem__
-
-    def vectors(name: str, *sources: str) -> Weight:
-        """Each source is a row."""
-        return Weight(name, WeightKind.VECTOR, lambda: np.stack([_vector(read(source)) for source in sources]))
-
-    def norm(name: str) -> Iterator[Weight]:
-        return (vectors(part, part) for part in _norm(name))
-
-    def matrix(name: str) -> Weight:
-        return Weight(name, WeightKind.MATRIX, lambda: read(name + ".weight"))
-
-    def factor(name: str) -> Weight:
-        return Weight(name, WeightKind.LOW_RANK, lambda: read(name).T)
-
-    def ln0() -> tuple[FloatArray, FloatArray]:
-        weight, bias = (_vector(read(name)) for name in _norm("blocks.0.ln0"))
-        return weight, bias
-
-    yield Weight("emb", WeightKind.TABLE, lambda: read("emb.weight"), ln0)
+def weights(shape: Rwkv7Shape, read: Read) -> Iterator[Weight]:
+    """The program's weights one by one, in file order of the layers. Nothing is read before a weight's ``read``."""
+    yield embedding(read)
     for i in range(shape.layers):
         att, ffn = f"blocks.{i}.att.", f"blocks.{i}.ffn."
-        yield from norm(f"blocks.{i}.ln1")
-        yield vectors(att + "mix", *(f"{att}x_{c}" for c in MIXES))
+        yield from norm(read, f"blocks.{i}.ln1")
+        yield vectors(read, att + "mix", *(f"{att}x_{c}" for c in MIXES))
         for name in ("receptance", "key", "value", "output"):
-            yield matrix(att + name)
-        for name in "wagv" if i else "wag":
+            yield matrix(read, att + name)
+        for name in "wavg" if i else "wag":
             for part in "12":
-                yield factor(f"{att}{name}{part}")
+                yield factor(read, f"{att}{name}{part}")
             if name != "g":
-                yield vectors(f"{att}{name}0", f"{att}{name}0")
+                yield vectors(read, f"{att}{name}0", f"{att}{name}0")
         for name in ("k_k", "k_a", "r_k"):
-            yield vectors(att + name, att + name)
-        yield from norm(att + "ln_x")
-        yield from norm(f"blocks.{i}.ln2")
-        yield vectors(ffn + "mix", ffn + "x_k")
+            yield vectors(read, att + name, att + name)
+        yield from norm(read, att + "ln_x")
+        yield from norm(read, f"blocks.{i}.ln2")
+        yield vectors(read, ffn + "mix", ffn + "x_k")
         for name in ("key", "value"):
-            yield matrix(ffn + name)
-    yield from norm("ln_out")
-    yield matrix("head")
-
-
-def _vector(array: NDArray) -> FloatArray:
-    return np.asarray(array, np.float32).reshape(-1)
+            yield matrix(read, ffn + name)
+    yield from norm(read, "ln_out")
+    yield matrix(read, "head")
