@@ -46,6 +46,9 @@ __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "Q
 
 log = logging.getLogger(__name__)
 
+CLOSED = "the engine was closed"
+IDLE_POLL = 0.02  # seconds between looks whether a generation still runs
+
 OVERRUN = "the answer was not read as fast as it was written, and too much of it is waiting"
 
 Status = Literal["loading", "ready", "failed", "restarting", "closed"]
@@ -81,6 +84,7 @@ class EngineClient:
         self._process: asyncio.subprocess.Process | None = None
         self._socket: FrameSocket | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._closed_because = CLOSED
 
     async def start(self) -> None:
         """Start the process and return; ``status`` and ``wait_ready`` tell how it goes."""
@@ -116,15 +120,24 @@ class EngineClient:
         """The engine's load as of its last step."""
         return self._stats
 
-    async def close(self) -> None:
+    async def wait_idle(self, timeout: float) -> None:
+        """Wait until no generation runs, but no longer than ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while self._generations and time.monotonic() < deadline:
+            await asyncio.sleep(IDLE_POLL)
+
+    async def close(self, reason: str = CLOSED) -> None:
         """End everything: running generations fail, the process and the socket's files go. May be called twice."""
         self._settle("closed")
-        self._lose("the engine was closed")
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.close()
+        self._closed_because = reason
+        self._lose(reason)
+        try:
+            if self._supervisor is not None:
+                self._supervisor.cancel()
+                await asyncio.gather(self._supervisor, return_exceptions=True)
+        finally:  # also when who closes it is cancelled meanwhile
+            if self._socket is not None:
+                self._socket.close()
 
     async def _supervise(self, address: str) -> None:
         """Run the engine again and again. Cancelled: ends it."""
@@ -278,6 +291,6 @@ class EngineClient:
             "loading": "the model is being loaded",
             "restarting": f"the engine is being restarted: {self.error}",
             "failed": f"the engine has failed: {self.error}",
-            "closed": "the engine was closed",
+            "closed": self._closed_because,
         }
         return reasons[self.status]

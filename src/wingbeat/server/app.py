@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -16,7 +17,7 @@ from wingbeat.server.cors import Origins
 from wingbeat.server.dialects import openai, openai_tokenize, responses
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
-from wingbeat.server.figures import Figures, sampled
+from wingbeat.server.figures import SAMPLE_SECONDS
 from wingbeat.server.health import health_router
 from wingbeat.server.limits import RATE_LIMIT_HEADERS, Allowance, LimitGate, Limits
 from wingbeat.server.metrics import metrics_router
@@ -66,13 +67,12 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     `traffic` shows who drives the application what is in progress, and takes the word that it is stopping.
     """
     traffic = traffic or Traffic()
-    models = [(model, Figures(model.client)) for model in registry.models]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await registry.start()
         try:
-            async with sampled([figures for _, figures in models]):
+            async with _sampled(registry):
                 yield
         finally:
             await registry.close()
@@ -91,9 +91,9 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     app.add_exception_handler(Exception, handle_crash)
     _add_gates(app, settings, traffic)
     for own in (
-        health_router(registry.models[0], traffic),
-        overview_router(models, traffic, needs_key=settings.needs_key),
-        metrics_router(models, traffic),
+        health_router(registry, traffic),
+        overview_router(registry, traffic, needs_key=settings.needs_key),
+        metrics_router(registry, traffic),
     ):
         app.include_router(own)
     max_body = int(settings.max_body_mb * 2**20)
@@ -107,6 +107,23 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS)
     describe(app, schemas, needs_key=settings.needs_key)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _sampled(registry: ModelRegistry) -> AsyncIterator[None]:
+    """Each second each model's figures are noted while the block runs."""
+
+    async def keep_sampling() -> None:
+        while True:
+            for model in registry.models:
+                model.figures.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    task = asyncio.create_task(keep_sampling())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _add_gates(app: FastAPI, settings: Settings, traffic: Traffic) -> None:

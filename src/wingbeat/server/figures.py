@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import operator
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from wingbeat.engine.client import EngineClient
@@ -73,13 +70,8 @@ class Figures:
         self._restarts = 0  # of the engine, when `_last` was noted
         self._samples: deque[Sample] = deque(maxlen=LATENCY_SAMPLES + 1)
 
-    async def keep_sampling(self) -> None:
-        """Note the totals each second, for ever."""
-        while True:
-            self.sample()
-            await asyncio.sleep(SAMPLE_SECONDS)
-
     def sample(self) -> None:
+        """Note the totals: to be called each second."""
         self._samples.append(self._now())
 
     def totals(self) -> Totals:
@@ -124,17 +116,6 @@ class Figures:
     def _now(self) -> Sample:
         first, later = self._client.latencies.first_token, self._client.latencies.inter_token
         return Sample(time.monotonic(), self.totals(), sum(first.counts), first.sum, sum(later.counts), later.sum)
-
-
-@contextlib.asynccontextmanager
-async def sampled(figures: Sequence[Figures]) -> AsyncIterator[None]:
-    """Samples are taken while the block runs."""
-    tasks = [asyncio.create_task(each.keep_sampling()) for each in figures]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _mean(amount: float, count: float) -> float | None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from wingbeat.server.registry import ServedModel
+from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.tracking import Traffic
 
 Status = Literal["ok", "loading", "restarting", "failed", "closed", "stopping"]
@@ -33,7 +33,7 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-def health_router(model: ServedModel, traffic: Traffic) -> APIRouter:
+def health_router(models: ModelRegistry, traffic: Traffic) -> APIRouter:
     """`/health` and `/health/live`."""
     router = APIRouter(tags=["Server"])
 
@@ -42,7 +42,7 @@ def health_router(model: ServedModel, traffic: Traffic) -> APIRouter:
         """200 when requests are taken, 503 while the model is loading, its engine restarts or the server is stopping.
 
         Needs no key."""
-        report = report_health(model, traffic)
+        report = report_health(models.first, traffic)
         return JSONResponse(report.model_dump(exclude_none=True), 200 if report.status == "ok" else 503)
 
     @router.get("/health/live", response_model=Liveness)

@@ -20,9 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 from wingbeat.config import version
 from wingbeat.engine.latency import LatencyHistogram
 from wingbeat.engine.messages import STEP_BUCKETS
-from wingbeat.server.figures import Figures
 from wingbeat.server.logs import dropped_lines
-from wingbeat.server.registry import ServedModel
+from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.tracking import Traffic
 
 PREFIX = "wingbeat_"
@@ -30,14 +29,13 @@ PREFIX = "wingbeat_"
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traffic) -> APIRouter:
+def metrics_router(models: ModelRegistry, traffic: Traffic) -> APIRouter:
     """`/metrics`, with a registry of its own."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ServerCollector(traffic))
     registry.register(ModelCollector(models, traffic))
     ProcessCollector(namespace="wingbeat_api", registry=registry)
-    engine = models[0][0].client
-    ProcessCollector(namespace="wingbeat_engine", pid=lambda: str(engine.pid), registry=registry)
+    ProcessCollector(namespace="wingbeat_engine", pid=lambda: str(models.first.client.pid), registry=registry)
     router = APIRouter(tags=["Server"])
 
     @router.get("/metrics", response_class=PlainTextResponse)
@@ -76,25 +74,25 @@ class ServerCollector(Collector):
 class ModelCollector(Collector):
     """What is counted for each model. Counters go on when its engine is started again."""
 
-    def __init__(self, models: Sequence[tuple[ServedModel, Figures]], traffic: Traffic) -> None:
+    def __init__(self, models: ModelRegistry, traffic: Traffic) -> None:
         self._models = models
         self._traffic = traffic
 
     def collect(self) -> Iterable[Metric]:
         families: dict[str, Metric] = {}  # one of each name, with the samples of all models
-        for model, figures in self._models:
-            for family in _all(model, figures, self._traffic):
+        for model in self._models.models:
+            for family in _all(model, self._traffic):
                 known = families.setdefault(family.name, family)
                 if known is not family:
                     known.samples += family.samples
         return families.values()
 
 
-def _all(model: ServedModel, figures: Figures, traffic: Traffic) -> Iterator[Metric]:
+def _all(model: ServedModel, traffic: Traffic) -> Iterator[Metric]:
     yield from _about(model)
     yield from _load(model, traffic)
-    yield from _work(model, figures)
-    yield from _speed(model, figures)
+    yield from _work(model)
+    yield from _speed(model)
 
 
 def _about(model: ServedModel) -> Iterator[Metric]:
@@ -118,8 +116,8 @@ def _load(model: ServedModel, traffic: Traffic) -> Iterator[Metric]:
     yield _gauge(model, "slots_in_use", "Slots that hold a sequence's state.", stats.slots_in_use)
 
 
-def _work(model: ServedModel, figures: Figures) -> Iterator[Metric]:
-    totals = figures.totals()
+def _work(model: ServedModel) -> Iterator[Metric]:
+    totals = model.figures.totals()
     yield _counter(model, "prompt_tokens", "Prompt tokens that were read.", totals.prompt_tokens)
     yield _counter(model, "cached_prompt_tokens", "Prompt tokens that need not be read: none are cached yet.", 0)
     yield _counter(model, "generated_tokens", "Tokens that were generated.", totals.generated_tokens)
@@ -129,13 +127,13 @@ def _work(model: ServedModel, figures: Figures) -> Iterator[Metric]:
     yield _histogram(model, "step_seconds", "Time of a step.", STEP_BUCKETS, totals.step_times, totals.step_seconds)
 
 
-def _speed(model: ServedModel, figures: Figures) -> Iterator[Metric]:
+def _speed(model: ServedModel) -> Iterator[Metric]:
     latencies = model.client.latencies
     yield _latency(model, "time_to_first_token_seconds", "From a request to its first token.", latencies.first_token)
     yield _latency(model, "inter_token_seconds", "From a sequence's token to its next one.", latencies.inter_token)
     if limit := model.client.stats().read_bandwidth:
         yield _gauge(model, "read_bandwidth_bytes_per_second", "How fast this machine reads memory.", limit)
-    if (share := figures.bandwidth_share()) is not None:
+    if (share := model.figures.bandwidth_share()) is not None:
         yield _gauge(model, "bandwidth_share", "Of that rate, what steps reached in the last seconds.", share)
 
 

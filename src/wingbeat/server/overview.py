@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from wingbeat.config import version
-from wingbeat.server.figures import Figures
 from wingbeat.server.health import Status, progress_of, status_of
-from wingbeat.server.registry import ServedModel
+from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.tracking import Traffic
 
 _POLICY = (
@@ -65,7 +63,7 @@ class ServerFigures(BaseModel):
     models: list[ModelFigures]
 
 
-def overview_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traffic, *, needs_key: bool) -> APIRouter:
+def overview_router(models: ModelRegistry, traffic: Traffic, *, needs_key: bool) -> APIRouter:
     """`/` and `/stats`."""
     router = APIRouter(tags=["Server"])
     page = resources.files("wingbeat.server").joinpath("page.html").read_text(encoding="utf-8")
@@ -75,7 +73,7 @@ def overview_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traf
     async def index(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, "Vary": "Accept"})
-        about = {"name": "wingbeat", "version": version(), "model": models[0][0].name, "docs": "/docs", "openai": "/v1"}
+        about = {"name": "wingbeat", "version": version(), "model": models.first.name, "docs": "/docs", "openai": "/v1"}
         return JSONResponse(about, headers={"Vary": "Accept"})
 
     @router.get("/stats", response_model=ServerFigures)
@@ -89,7 +87,7 @@ def overview_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traf
                 "needs_key": needs_key,
                 "open_requests": len(traffic.active),
                 "open_streams": traffic.open_streams,
-                "models": [_figures_of(model, figures, traffic) for model, figures in models],
+                "models": [_figures_of(model, traffic) for model in models.models],
             },
             headers={"Cache-Control": "no-store"},
         )
@@ -97,8 +95,8 @@ def overview_router(models: Sequence[tuple[ServedModel, Figures]], traffic: Traf
     return router
 
 
-def _figures_of(model: ServedModel, figures: Figures, traffic: Traffic) -> dict[str, Any]:
-    info, load, totals, recent = model.info, model.client.stats(), figures.totals(), figures.recent()
+def _figures_of(model: ServedModel, traffic: Traffic) -> dict[str, Any]:
+    info, load, totals, recent = model.info, model.client.stats(), model.figures.totals(), model.figures.recent()
     return {
         "id": model.name,
         "status": status_of(model, traffic),
@@ -109,7 +107,7 @@ def _figures_of(model: ServedModel, figures: Figures, traffic: Traffic) -> dict[
         "running": load.running,
         "waiting": load.waiting,
         **{name: _short(value) for name, value in recent._asdict().items() if name != "bandwidth"},
-        "bandwidth_share": _short(figures.bandwidth_share()),
+        "bandwidth_share": _short(model.figures.bandwidth_share()),
         "prompt_tokens": totals.prompt_tokens,
         "generated_tokens": totals.generated_tokens,
         "engine_restarts": model.client.restarts,

@@ -10,11 +10,12 @@ from typing import Any
 
 import structlog
 
-from wingbeat.engine.client import EngineClient, EngineUnavailable, Generation, QueueFull
+from wingbeat.engine.client import CLOSED, EngineClient, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
+from wingbeat.server.figures import Figures
 from wingbeat.server.tracking import current_request
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.world import WorldTokenizer, tokenizer_for
@@ -41,6 +42,7 @@ class ServedModel:
         self.max_prompt_tokens = max_prompt_tokens
         self.created = int(time.time())
         self.client = EngineClient(config)
+        self.figures = Figures(self.client)
         self.tokenizer: WorldTokenizer | None = None
         self.loading: asyncio.Task[None] | None = None
         self.failure: str | None = None
@@ -78,11 +80,11 @@ class ServedModel:
         """Whether tokenizer and profile are those of the model that the engine runs."""
         return self._profile is not None and self.fingerprint == self.info.get("fingerprint")
 
-    async def close(self) -> None:
+    async def close(self, reason: str = CLOSED) -> None:
         """End the engine; what is being generated ends with it."""
         if self.loading is not None:
             self.loading.cancel()
-        await self.client.close()
+        await self.client.close(reason)
 
     @property
     def name(self) -> str:
@@ -209,11 +211,19 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """Finds a model by the name a client gives."""
+    """Finds a model by the name a client gives. A model may be replaced: ask anew for each request."""
 
     def __init__(self, models: Iterable[ServedModel], *, any_model: bool = False) -> None:
         self.models = list(models)
         self._any_model = any_model
+
+    @property
+    def first(self) -> ServedModel:
+        return self.models[0]
+
+    def swap(self, old: ServedModel, new: ServedModel) -> None:
+        """From now on requests go to ``new`` in the place of ``old``."""
+        self.models[self.models.index(old)] = new
 
     def find(self, name: str | None) -> ServedModel:
         """The model to serve a request for `name`, ready or not.
@@ -221,7 +231,7 @@ class ModelRegistry:
         Absent, `model`, and any name that starts with `rwkv` mean the first model, so that clients written for other
         servers work unchanged. Raises ApiError (404) for other names.
         """
-        first = self.models[0]
+        first = self.first
         if name is None or name == "model" or self._any_model:
             return first
         known = self._named(name)

@@ -125,7 +125,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._greeting = asyncio.create_task(self._greet(self._registry.models[0], url))
+        self._greeting = asyncio.create_task(self._greet(self._registry.first, url))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The listener stays open while requests finish: who asks for the health must learn that no more are taken."""
