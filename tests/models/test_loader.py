@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.random_models import cast, random_rwkv7, write_pth, write_safetensors
+from tests.random_models import cast, random_model, random_rwkv7, write_pth, write_safetensors
 from tests.torch_zip import dictionary, document, integer, tensor, unicode_, write_archive
 from wingbeat.formats.checkpoint import FormatError
 from wingbeat.models.loader import LoadedCheckpoint, UnsupportedModelError, load_checkpoint
+from wingbeat.models.rwkv5 import Rwkv5Shape
+from wingbeat.models.rwkv6 import Rwkv6Shape
 from wingbeat.models.rwkv7 import Rwkv7Shape
 
 Arrays = dict[str, np.ndarray]
@@ -156,26 +158,84 @@ def test_unknown_tensors_are_ignored_with_a_warning(tmp_path: Path, caplog: pyte
     assert "ignoring unknown tensors: blocks.0.att.strange" in caplog.text
 
 
-V5 = zeros(blocks__0__att__ln_x__weight=(64,), emb__weight=(11, 64))
-GATE = zeros(blocks__0__att__gate__weight=(64, 64))
-V4 = zeros(blocks__0__att__time_first=(64,), blocks__0__att__time_decay=(64,))
-V6 = zeros(blocks__0__att__time_maa_x=(1, 1, 64), blocks__0__att__ln_x__weight=(64,))
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
+def test_the_version_is_told_from_keys_in_any_order(tmp_path: Path, version: str, layers: int) -> None:
+    arrays = random_model(version, layers=layers)
+    order = np.random.default_rng(layers).permutation(list(arrays))
+    loaded = load(tmp_path, {name: arrays[name] for name in order})
+    assert loaded.version == version
+    assert set(loaded.tensors) == set(arrays)
+    assert (loaded.info.layers, loaded.info.width, loaded.info.vocab_size) == (layers, 64, 50)
+    assert loaded.info.parameters == sum(array.size for array in arrays.values())
+    assert loaded.fingerprint == load_checkpoint(write_pth(tmp_path / "other.pth", arrays)).fingerprint
+
+
+def test_one_head_of_rwkv_5_has_a_decay_for_each_channel(tmp_path: Path) -> None:
+    info = load(tmp_path, random_model("5.2", width=48, head_size=48)).info
+    assert isinstance(info, Rwkv5Shape)
+    assert (info.heads, info.head_size, info.by_channel, info.gated) == (1, 48, True, True)
+
+
+@pytest.mark.parametrize(("log_bonus", "name"), [(True, "time_first"), (False, "time_faaaa")])
+def test_the_bonus_of_rwkv_5_goes_by_either_name(tmp_path: Path, log_bonus: bool, name: str) -> None:
+    loaded = load(tmp_path, random_model("5.0", head_size=16, log_bonus=log_bonus))
+    assert loaded.tensors[f"blocks.1.att.{name}"].shape == (4,)
+
+
+def test_sizes_of_rwkv_6_come_from_the_file(tmp_path: Path) -> None:
+    info = load(tmp_path, random_model("6", width=60, vocab=31, head_size=20, ffn=111, ranks=(9, 7))).info
+    assert info == Rwkv6Shape(
+        layers=2,
+        width=60,
+        vocab_size=31,
+        parameters=info.parameters,
+        dtype="float32",
+        heads=3,
+        head_size=20,
+        ffn_width=111,
+        rank_mix=9,
+        rank_decay=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "shape", "message"),
+    [
+        ("4", "blocks.1.att.time_first", (63,), r"'blocks\.1\.att\.time_first' has shape \[63\], expected \[64\]"),
+        ("5.0", "blocks.0.att.time_decay", (5,), r"time_decay' of 5 heads of 12 does not fit the width 64"),
+        ("5.2", "blocks.1.att.ln_x.weight", (32,), r"'blocks\.1\.att\.ln_x\.weight' has shape \[32\], expected \[64\]"),
+        ("6", "blocks.0.att.time_maa_w2", (5, 32), r"time_maa_w2' should be matrices, but has shape \[5, 32\]"),
+        ("6", "blocks.0.att.time_faaaa", (2, 16), r"time_faaaa' of 2 heads of 16 does not fit the width 64"),
+        ("7a", "blocks.0.ffn.s2", (31, 256), r"'blocks\.0\.ffn\.s2' has shape \[31, 256\], expected \[32, 256\]"),
+        ("7a", "blocks.0.ffn.s_emb.weight", (50, 1023), r"has shape \[50, 1023\], expected \[50, 1024\]"),
+    ],
+)
+def test_wrong_shapes_of_other_versions(
+    tmp_path: Path, version: str, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path, random_model(version) | {name: np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize("version", ["4", "5.1", "6", "7a"])
+def test_missing_tensors_name_the_version(tmp_path: Path, version: str) -> None:
+    arrays = random_model(version)
+    del arrays["blocks.1.ffn.value.weight"]
+    with pytest.raises(FormatError, match=rf"an RWKV-{version} model of 2 layers that lacks 1 tensors: blocks\.1\.ffn"):
+        load(tmp_path, arrays)
+
+
 HUGGING_FACE = zeros(model__embeddings__weight=(11, 64), model__layers__0__attn__r_proj__weight=(64, 64))
 
 
 @pytest.mark.parametrize(
     ("arrays", "found"),
     [
-        (V4, "an RWKV-4 model"),
-        (V4 | zeros(head_q__weight=(2, 2)), "a research variant of RWKV-4"),
-        (V5, "RWKV-5.0"),
-        (V5 | GATE | zeros(blocks__0__att__time_decay=(4,)), "RWKV-5.1"),
-        (V5 | GATE | zeros(blocks__0__att__time_decay=(4, 16)), "RWKV-5.2"),
-        (V6, "RWKV-6"),
-        (V6 | zeros(blocks__0__att__gate_w1=(2, 2)), "a research variant of RWKV-6"),
+        (random_model("4") | zeros(head_q__weight=(2, 2)), "a research variant of RWKV-4"),
+        (random_model("6") | zeros(blocks__0__att__gate_w1=(2, 2)), "a research variant of RWKV-6"),
         (zeros(blocks__0__att__time_mix_x=(64,)), r"RWKV-6 model in the web-rwkv \(\.st\) layout"),
-        (small() | zeros(blocks__0__ffn__s_emb__weight=(11, 1024)), "RWKV-7a"),
-        (small() | zeros(blocks__0__qkv__qq__weight=(256, 64)), "RWKV-7b"),
+        (random_model("7a") | zeros(blocks__0__qkv__qq__weight=(256, 64)), "RWKV-7b .*grows with its length"),
         (small() | zeros(blocks__0__ffn__enn__weight=(11, 64)), "RWKV-8 preview"),
         (small() | zeros(blocks__0__att__w1=(3, 64)), r"RWKV-7 model in the web-rwkv \(\.st\) layout"),
         (small() | zeros(blocks__0__att__time_state=(1, 64, 64)), "a model with a tuned initial state"),

@@ -124,7 +124,7 @@ def count_multiply_adds(program: Program) -> tuple[int, int]:
     counts = {"tokens": 0, "logits": 0}
     for op in program.ops:
         if op.name == "linear":
-            counts[op.reads[0].rows] += op.reads[0].width * op.writes[0].width
+            counts[op.reads[0].rows] += int(op.constants["columns"]) * op.writes[0].width
     return counts["tokens"], counts["logits"]
 
 

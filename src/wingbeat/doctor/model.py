@@ -51,12 +51,17 @@ def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
     program, parameters = checkpoint.record(), checkpoint.info.parameters
     kinds = {weight.name: weight.kind for weight in checkpoint.weights(_unread)}
     stored = counted = 0
+    seen: set[str] = set()
     for op in program.ops:
-        if op.name == "embed":
-            count, padding = program.vocab_size * op.writes[0].width, 0
+        if not op.weights or op.weights[0] in seen:
+            continue
+        seen.add(op.weights[0])
+        if op.name in ("embed", "deep_embed"):
+            count, padding = program.vocab_size * (op.writes if op.name == "embed" else op.reads)[-1].width, 0
         elif op.name == "linear":
-            count = op.reads[0].width * op.writes[0].width
-            padding = round_up(op.reads[0].width, BLOCK) * round_up(op.writes[0].width, BLOCK) - count
+            columns, rows = int(op.constants["columns"]), op.writes[0].width
+            count = columns * rows
+            padding = round_up(columns, BLOCK) * round_up(rows, BLOCK) - count
         else:
             continue
         stored += (count + padding) * BYTES[storage_dtype(kinds[op.weights[0]], dtype)]

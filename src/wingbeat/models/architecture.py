@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Protocol, TypeVar
 
-from wingbeat.models import rwkv7
+from wingbeat.models import rwkv4, rwkv5, rwkv6, rwkv7
 from wingbeat.models.shapes import Dimensions, Dims, Shape
 from wingbeat.models.weights import Read
 from wingbeat.ops.program import Program
@@ -43,5 +43,13 @@ class Architecture(Protocol[S]):
         ...
 
 
-ARCHITECTURES: Mapping[str, Architecture[Any]] = {"7": rwkv7}
+ARCHITECTURES: Mapping[str, Architecture[Any]] = {
+    "4": rwkv4,
+    "5.0": rwkv5,
+    "5.1": rwkv5,
+    "5.2": rwkv5,
+    "6": rwkv6,
+    "7": rwkv7,
+    "7a": rwkv7,
+}
 """By version, as `detect_version` names it."""

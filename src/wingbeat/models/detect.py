@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,16 +29,17 @@ def official_name(name: str) -> str:
 
 
 def detect_version(shapes: Shapes, metadata: Mapping[str, str]) -> str:
-    """The version, such as "7", of a model in the official layout.
+    """The version of a model in the official layout: "4", "5.0", "5.1", "5.2", "6", "7" or "7a".
 
     Raises UnsupportedModelError, naming what was found, for everything that Wingbeat does not run.
     """
-    found = _not_a_model(set(shapes), metadata) or _other_version(shapes)
-    if found:
-        raise UnsupportedModelError(
-            f"not yet supported: found {found}. Wingbeat runs RWKV-7 (x070) models in their official .pth layout."
-        )
-    return "7"
+    found = _not_a_model(set(shapes), metadata) or _variant(shapes)
+    version = None if found else _version(shapes)
+    if version is not None:
+        return version
+    if found is None:
+        found = f"a model that is not an RWKV ({len(shapes)} tensors, such as {', '.join(sorted(shapes)[:3])})"
+    raise UnsupportedModelError(f"not yet supported: found {found}. Wingbeat runs RWKV-4, 5, 6, 7 and 7a models.")
 
 
 def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:
@@ -66,33 +68,49 @@ def _hugging_face(names: set[str]) -> str:
     return "a model in the Hugging Face layout (model.layers...) that is not an RWKV"
 
 
-def _other_version(shapes: Shapes) -> str | None:
-    """The version of a model in the official layout; None for RWKV-7."""
-
+def _version(shapes: Shapes) -> str | None:
     def has(name: str) -> bool:
         return "blocks.0." + name in shapes
 
     if has("att.r_k") or has("att.k_k"):
-        return _variant_of_7(shapes)
-    if has("att.time_maa_x") or has("att.time_mix_x"):
-        if any(map(has, RESEARCH_V6)):
-            return "a research variant of RWKV-6"
-        return "an RWKV-6 (x060) model" if has("att.time_maa_x") else "an RWKV-6 model in the web-rwkv (.st) layout"
+        return "7a" if has("ffn.s_emb.weight") else "7"
+    if has("att.time_maa_x"):
+        return "6"
     if has("att.ln_x.weight"):
-        return _variant_of_5(shapes)
-    if has("att.time_first") and has("att.time_decay"):
-        research = [key for key in RESEARCH_V4 if any(key in name for name in shapes)]
-        return f"a research variant of RWKV-4 (it has {research[0]!r})" if research else "an RWKV-4 model"
+        return _version_of_5(shapes)
+    return "4" if has("att.time_first") and has("att.time_decay") else None
+
+
+def _version_of_5(shapes: Shapes) -> str:
+    if "blocks.0.att.gate.weight" not in shapes:
+        return "5.0"
+    decay, key = (shapes.get(f"blocks.0.att.{name}", ()) for name in ("time_decay", "key.weight"))
+    return "5.2" if key and prod(decay) == key[0] else "5.1"
+
+
+def _variant(shapes: Shapes) -> str | None:
+    """What looks like a version that runs but is not: research models, and other layouts of the tensors."""
+
+    def has(name: str) -> bool:
+        return "blocks.0." + name in shapes
+
     if not shapes:
         return "a file without tensors"
-    return f"a model that is not an RWKV ({len(shapes)} tensors, such as {', '.join(sorted(shapes)[:3])})"
+    if has("att.r_k") or has("att.k_k"):
+        return _variant_of_7(shapes)
+    if has("att.time_mix_x"):
+        return "an RWKV-6 model in the web-rwkv (.st) layout"
+    if has("att.time_maa_x") and any(map(has, RESEARCH_V6)):
+        return "a research variant of RWKV-6"
+    research = [key for key in RESEARCH_V4 if any(key in name for name in shapes)]
+    if has("att.time_first") and research:
+        return f"a research variant of RWKV-4 (it has {research[0]!r})"
+    return None
 
 
 def _variant_of_7(shapes: Shapes) -> str | None:
     if "blocks.0.qkv.qq.weight" in shapes:
-        return "an RWKV-7b model (DeepEmbed and DEA)"
-    if "blocks.0.ffn.s_emb.weight" in shapes:
-        return "an RWKV-7a model (DeepEmbed)"
+        return "an RWKV-7b model (DeepEmbed and DEA), whose state grows with its length"
     if "blocks.0.ffn.enn.weight" in shapes:
         return "an RWKV-8 preview model"
     # The converters of web-rwkv store the low-rank factors transposed: w1 as (rank, D).
@@ -100,10 +118,3 @@ def _variant_of_7(shapes: Shapes) -> str | None:
     if len(w1) == 2 and len(emb) == 2 and w1[1] == emb[1] != w1[0]:
         return "an RWKV-7 model in the web-rwkv (.st) layout, with transposed low-rank factors"
     return None
-
-
-def _variant_of_5(shapes: Shapes) -> str:
-    if "blocks.0.att.gate.weight" not in shapes:
-        return "an RWKV-5.0 model"
-    decay = [n for n in shapes.get("blocks.0.att.time_decay", ()) if n != 1]
-    return "an RWKV-5.2 model" if len(decay) == 2 else "an RWKV-5.1 model"

@@ -1,5 +1,6 @@
 """RWKV-7 "Goose" (x070): its shape, its state, its weights and its forward pass over the op table.
 
+7a adds DeepEmbed: in each layer a square matrix for each token scales the channel mix.
 Source: "RWKV-7 'Goose' with Expressive Dynamic State Evolution" (arXiv:2503.14456) and the author's `rwkv` package.
 """
 
@@ -7,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from wingbeat.models.shapes import Dimensions, Dims, Shape
-from wingbeat.models.weights import Read, embedding, factor, matrix, norm, norm_names, vectors
+from wingbeat.models.weights import Read, embedding, factor, flat, matrix, norm, norm_names, vectors
 from wingbeat.ops.program import Buffer, Program, Recorder
-from wingbeat.ops.table import Activation, StateField, StateLayout, Weight
+from wingbeat.ops.table import Activation, FloatArray, StateLayout, Weight, WeightKind
 
 MIXES = "rwkvag"
 UNUSED: Set[str] = frozenset(
@@ -25,6 +29,7 @@ class Rwkv7Shape(Shape):
 
     `width` = `heads` * `head_size`. The ranks are those of the low-rank pairs: decay (w1, w2), in-context learning
     rate (a1, a2), value residual (v1, v2; 0 in a model of one layer, which has none) and gate (g1, g2).
+    `deep_side` is that of DeepEmbed's square matrices, 0 in a model without (7).
     """
 
     heads: int
@@ -34,6 +39,7 @@ class Rwkv7Shape(Shape):
     rank_iclr: int
     rank_value: int
     rank_gate: int
+    deep_side: int = 0
 
 
 def read_shape(dims: Dimensions, layers: int) -> Rwkv7Shape:
@@ -52,6 +58,7 @@ def read_shape(dims: Dimensions, layers: int) -> Rwkv7Shape:
         rank_iclr=dims.matrix("blocks.0.att.a1")[1],
         rank_value=dims.matrix("blocks.1.att.v1")[1] if layers > 1 else 0,
         rank_gate=dims.matrix("blocks.0.att.g1")[1],
+        deep_side=dims.matrix("blocks.0.ffn.s1")[1] if dims.has("blocks.0.ffn.s_emb.weight") else 0,
     )
 
 
@@ -88,6 +95,12 @@ def expected(shape: Rwkv7Shape) -> Iterator[tuple[str, Dims]]:
         yield f"{ffn}x_k", vector
         yield f"{ffn}key.weight", (shape.ffn_width, shape.width)
         yield f"{ffn}value.weight", (shape.width, shape.ffn_width)
+        if n := shape.deep_side:
+            yield f"{ffn}s_emb.weight", (shape.vocab_size, n * n)
+            yield f"{ffn}s_emb_x.weight", (n * n, shape.width)
+            yield f"{ffn}s1", (shape.width, n)
+            yield f"{ffn}s2", (n, shape.ffn_width)
+            yield f"{ffn}s0", (shape.ffn_width,)
     for part in norm_names("ln_out"):
         yield part, vector
     yield "head.weight", (shape.vocab_size, shape.width)
@@ -97,10 +110,11 @@ def record(shape: Rwkv7Shape, gn_eps: float) -> Program:
     """The forward pass of one step: tokens in, logits of the wanted rows out."""
     p = Recorder(StateLayout(), shape.vocab_size)
     x = p.embed("emb", shape.width)
+    embedded = p.embed("emb", shape.width) if shape.deep_side else None
     v_first: Buffer | None = None
     for i in range(shape.layers):
         v_first = _time_mix(p, x, f"blocks.{i}.", shape, v_first, gn_eps)
-        _channel_mix(p, x, f"blocks.{i}.", shape)
+        _channel_mix(p, x, f"blocks.{i}.", shape, embedded)
     return p.finish(p.linear(p.gather_norm(x, norm_names("ln_out")), "head", shape.vocab_size))
 
 
@@ -127,11 +141,21 @@ def _time_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape, v_first: Bu
     return v if v_first is None else v_first
 
 
-def _channel_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape) -> None:
-    shift: StateField = p.layout.add(block + "ffn.shift", shape.width)
-    (xk,) = p.norm_shift_mix(x, norm_names(block + "ln2"), block + "ffn.mix", 1, shift)
-    k = p.linear(xk, block + "ffn.key", shape.ffn_width, activation=Activation.RELU2)
-    p.linear_add(k, block + "ffn.value", into=x)
+def _channel_mix(p: Recorder, x: Buffer, block: str, shape: Rwkv7Shape, embedded: Buffer | None) -> None:
+    ffn = block + "ffn."
+    shift = p.layout.add(ffn + "shift", shape.width)
+    xk, *z = p.norm_shift_mix(x, norm_names(block + "ln2"), ffn + "mix", 1 if embedded is None else 2, shift)
+    k = p.linear(xk, ffn + "key", shape.ffn_width, activation=Activation.RELU2)
+    if embedded is not None:
+        k = _deep_embed(p, z[0], k, embedded, ffn, shape)
+    p.linear_add(k, ffn + "value", into=x)
+
+
+def _deep_embed(p: Recorder, z: Buffer, k: Buffer, embedded: Buffer, ffn: str, shape: Rwkv7Shape) -> Buffer:
+    """``k`` times what the token's matrix makes of ``z``, the input before its mix with the previous token's."""
+    extra = p.linear(embedded, ffn + "s_emb_x", shape.deep_side**2)
+    q = p.deep_embed(p.linear(z, ffn + "s1", shape.deep_side), extra, ffn + "s_emb")
+    return p.linear(q, ffn + "s2", shape.ffn_width, bias=ffn + "s0", gate=k)
 
 
 def weights(shape: Rwkv7Shape, read: Read) -> Iterator[Weight]:
@@ -152,8 +176,24 @@ def weights(shape: Rwkv7Shape, read: Read) -> Iterator[Weight]:
             yield vectors(read, att + name, att + name)
         yield from norm(read, att + "ln_x")
         yield from norm(read, f"blocks.{i}.ln2")
-        yield vectors(read, ffn + "mix", ffn + "x_k")
+        yield _channel_shift(shape, read, ffn)
         for name in ("key", "value"):
             yield matrix(read, ffn + name)
+        if shape.deep_side:
+            yield Weight(ffn + "s_emb", WeightKind.TABLE, partial(read, ffn + "s_emb.weight"))
+            yield matrix(read, ffn + "s_emb_x")
+            for part in "12":
+                yield factor(read, f"{ffn}s{part}")
+            yield vectors(read, ffn + "s0", ffn + "s0")
     yield from norm(read, "ln_out")
     yield matrix(read, "head")
+
+
+def _channel_shift(shape: Rwkv7Shape, read: Read, ffn: str) -> Weight:
+    """The mix of the channel mix; DeepEmbed wants the input itself, too: a row of zeros."""
+
+    def rows() -> FloatArray:
+        mix = flat(read(ffn + "x_k"))
+        return np.stack([mix, np.zeros_like(mix)][: 2 if shape.deep_side else 1])
+
+    return Weight(ffn + "mix", WeightKind.VECTOR, rows)

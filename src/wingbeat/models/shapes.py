@@ -38,12 +38,13 @@ class Dimensions:
 
     def matrix(self, name: str) -> tuple[int, int]:
         """Rows and columns. Raises FormatError for a tensor that is no matrix, or an empty one."""
-        if self._blank:
-            return 1, 1
-        dims = self._found[name]
-        if len(dims) != 2 or 0 in dims:
-            raise FormatError(f"tensor {name!r} should be a matrix, but has shape {list(dims)}")
-        return dims[0], dims[1]
+        rows, columns = self._sizes(name, 2, "a matrix")
+        return rows, columns
+
+    def matrices(self, name: str) -> tuple[int, int, int]:
+        """Their number, rows and columns. Raises FormatError for a tensor of another rank, or an empty one."""
+        count, rows, columns = self._sizes(name, 3, "matrices")
+        return count, rows, columns
 
     def vector(self, name: str) -> int:
         """The number of values. Raises FormatError for an empty tensor."""
@@ -53,6 +54,12 @@ class Dimensions:
         if 0 in dims:
             raise FormatError(f"tensor {name!r} is empty: it has shape {list(dims)}")
         return prod(dims)
+
+    def _sizes(self, name: str, rank: int, kind: str) -> Dims:
+        dims = (1,) * rank if self._blank else self._found[name]
+        if len(dims) != rank or 0 in dims:
+            raise FormatError(f"tensor {name!r} should be {kind}, but has shape {list(dims)}")
+        return dims
 
     def check_heads(self, name: str, heads: int, head_size: int, width: int) -> None:
         """Raises FormatError, naming the tensor that told the heads, unless they make up the width."""

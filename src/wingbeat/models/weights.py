@@ -18,6 +18,11 @@ def vectors(read: Read, name: str, *sources: str) -> Weight:
     return Weight(name, WeightKind.VECTOR, lambda: np.stack([flat(read(source)) for source in sources]))
 
 
+def previous_mix(read: Read, name: str, *sources: str) -> Weight:
+    """The weights of the previous token where a file has those of the current one (`time_mix_*`)."""
+    return Weight(name, WeightKind.VECTOR, lambda: 1 - np.stack([flat(read(source)) for source in sources]))
+
+
 def norm(read: Read, name: str) -> Iterator[Weight]:
     """Weight and bias of a norm, under their own names."""
     return (vectors(read, part, part) for part in norm_names(name))
@@ -27,9 +32,9 @@ def matrix(read: Read, name: str) -> Weight:
     return Weight(name, WeightKind.MATRIX, lambda: read(name + ".weight"))
 
 
-def factor(read: Read, name: str) -> Weight:
-    """A low-rank factor, which checkpoints store as [in, out]."""
-    return Weight(name, WeightKind.LOW_RANK, lambda: read(name).T)
+def factor(read: Read, source: str, name: str | None = None) -> Weight:
+    """A low-rank factor, which checkpoints store as [in, out], by its own name or another."""
+    return Weight(name or source, WeightKind.LOW_RANK, lambda: read(source).T)
 
 
 def embedding(read: Read) -> Weight:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wingbeat.ops.program import Constant, Op, Program
-from wingbeat.ops.table import Activation
+from wingbeat.ops.table import Activation, Combine
 
 
 @dataclass(slots=True)
@@ -46,8 +46,12 @@ class Lowered:
 
 def after_relu2(program: Program) -> frozenset[str]:
     """The matrices that meet activations most of which are zero in a trained model: those that relu2 made."""
-    squared = {op.writes[0].id for op in program.ops if op.constants.get("activation") == Activation.RELU2}
-    return frozenset(op.weights[0] for op in program.ops if op.name == "linear" and op.reads[0].id in squared)
+    zeros: set[int] = set()
+    for op in program.ops:
+        gated = op.constants.get("combine") == Combine.GATE and op.reads[1].id in zeros
+        if op.constants.get("activation") == Activation.RELU2 or gated:
+            zeros.add(op.writes[0].id)
+    return frozenset(op.weights[0] for op in program.ops if op.name == "linear" and op.reads[0].id in zeros)
 
 
 def lower(program: Program, weight_formats: Mapping[str, str], by_k: frozenset[str] = frozenset()) -> Lowered:
@@ -85,7 +89,7 @@ def _lowered(op: Op) -> LoweredOp:
     constants = dict(op.constants)
     if op.state is not None:
         constants["state_offset"] = op.state.offset
-    if op.name == "wkv7" and op.state is not None:
+    if op.name in ("wkv6", "wkv7") and op.state is not None:
         constants["size"] = op.state.shape[1]
     if op.name == "linear":
         constants["wanted"] = int(op.reads[0].rows == "logits")
@@ -95,8 +99,9 @@ def _lowered(op: Op) -> LoweredOp:
 def _formats(ops: list[LoweredOp], weight_formats: Mapping[str, str], by_k: frozenset[str]) -> dict[int, set[str]]:
     formats: dict[int, set[str]] = defaultdict(set)
     for op in ops:
-        for buffer in op.reads:
-            formats[buffer].add(weight_formats[op.weights[0]] if op.name == "linear" else "float32")
+        for place, buffer in enumerate(op.reads):
+            multiplied = op.name == "linear" and place == 0
+            formats[buffer].add(weight_formats[op.weights[0]] if multiplied else "float32")
         if op.name == "linear" and op.weights[0] in by_k:
             formats[op.reads[0]].add("mask")
         if op.constants.get("add"):

@@ -75,19 +75,21 @@ class Costs:
         if op.name != "linear":
             return OpProfile(stage, op.name, weights, "", units, seconds, self._bytes(op, batch), 0)
         rows = len(batch.logit_rows if op.constants["wanted"] else batch.tokens)
-        multiply_adds = rows * self._widths[op.reads[0]] * self._widths[op.writes[0]]
+        multiply_adds = rows * int(op.constants["columns"]) * self._widths[op.writes[0]]
         moved = self._matrix_bytes[weights[0]] if rows else 0
         return OpProfile(stage, op.name, weights, self._formats[weights[0]], units, seconds, moved, multiply_adds)
 
     def _bytes(self, op: LoweredOp, batch: StepBatch) -> int:
         """Of the states that an op other than ``linear`` reads and writes, or of the rows that it looks up."""
         sequences = len(batch.slots)
-        if op.name == "wkv7":
+        if op.name == "wkv4":
+            return 2 * 4 * sequences * 3 * round_up(self._widths[op.writes[0]], 16)
+        if op.name in ("wkv6", "wkv7"):
             heads, size = int(op.constants["heads"]), int(op.constants["size"])
             return 2 * 4 * sequences * heads * size * round_up(size, 16)
         if op.name in ("norm_shift_mix", "commit_shift"):  # the one reads what the other writes
             return 4 * sequences * self._widths[op.reads[0]]
-        if op.name == "embed":
+        if op.name in ("embed", "deep_embed"):
             item = 4 if self._formats[op.weights[0]] == "float32" else 2
-            return item * len(batch.tokens) * self._widths[op.writes[0]]
+            return item * len(batch.tokens) * self._widths[op.writes[0] if op.name == "embed" else op.reads[1]]
         return 0

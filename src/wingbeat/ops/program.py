@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wingbeat.ops.table import OPS, Activation, StateField, StateLayout
+from wingbeat.ops.table import OPS, Activation, Combine, StateField, StateLayout
 
 Constant = float | int | str
 
@@ -71,15 +71,46 @@ class Recorder:
         *,
         bias: str | None = None,
         activation: Activation = Activation.NONE,
+        gate: Buffer | None = None,
+        lerp: tuple[Buffer, Buffer] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Buffer:
+        """``gate`` or ``lerp`` (z and z') combine with the result; ``part``: first column of x, and how many."""
         out = self._buffer(width, x.rows)
         weights = (weight,) if bias is None else (weight, bias)
-        self._emit(Op("linear", (x,), (out,), weights, {"activation": activation.value, "add": 0}))
+        start, columns = part or (0, x.width)
+        constants: dict[str, Constant] = {"activation": activation.value, "start": start, "columns": columns, "add": 0}
+        self._emit(Op("linear", (x, *_others(gate, lerp)), (out,), weights, constants | _combine(gate, lerp)))
         return out
 
-    def linear_add(self, x: Buffer, weight: str, into: Buffer) -> None:
-        """``into += x @ W^T``, in place."""
-        self._emit(Op("linear", (x,), (into,), (weight,), {"activation": Activation.NONE.value, "add": 1}))
+    def linear_add(self, x: Buffer, weight: str, into: Buffer, gate: Buffer | None = None) -> None:
+        """``into += x @ W^T``, times ``gate`` where given, in place."""
+        constants: dict[str, Constant] = {"activation": Activation.NONE.value, "start": 0, "columns": x.width, "add": 1}
+        self._emit(Op("linear", (x, *_others(gate, None)), (into,), (weight,), constants | _combine(gate, None)))
+
+    def wkv4(self, inputs: tuple[Buffer, Buffer, Buffer], weights: tuple[str, str], state: StateField) -> Buffer:
+        """``inputs`` are r, k, v; ``weights`` are decay and first."""
+        out = self._buffer(inputs[0].width)
+        self._emit(Op("wkv4", inputs, (out,), weights, {}, state))
+        return out
+
+    def wkv6(
+        self,
+        inputs: tuple[Buffer, Buffer, Buffer],
+        decay: Buffer | str,
+        gate: Buffer | None,
+        weights: tuple[str, str, str],
+        state: StateField,
+        eps: float,
+    ) -> Buffer:
+        """``inputs`` are r, k, v; ``decay`` is a buffer or the name of a weight; ``weights`` are bonus and norm."""
+        out = self._buffer(inputs[0].width)
+        buffers = inputs + ((decay,) if isinstance(decay, Buffer) else ()) + ((gate,) if gate else ())
+        names = weights + ((decay,) if isinstance(decay, str) else ())
+        constants: dict[str, Constant] = {"heads": state.shape[0], "eps": eps}
+        given = {"decay": int(isinstance(decay, Buffer)), "gate": int(gate is not None)}
+        self._emit(Op("wkv6", buffers, (out,), names, constants | given, state))
+        return out
 
     def wkv7(
         self,
@@ -93,6 +124,12 @@ class Recorder:
         out = self._buffer(inputs[0].width)
         constants: dict[str, Constant] = {"heads": state.shape[0], "eps": eps}
         self._emit(Op("wkv7", inputs + (value_mix or ()), (out,), weights, constants, state))
+        return out
+
+    def deep_embed(self, q: Buffer, extra: Buffer, table: str) -> Buffer:
+        """``q`` times a square matrix for each token: its row of ``table`` plus its row of ``extra``."""
+        out = self._buffer(q.width)
+        self._emit(Op("deep_embed", (q, extra), (out,), (table,)))
         return out
 
     def gather_norm(self, x: Buffer, norm: tuple[str, str], eps: float = 1e-5) -> Buffer:
@@ -113,3 +150,14 @@ class Recorder:
         if spec.state != (op.state is not None):
             raise ValueError(f"{op.name}: state given is {op.state}, the table says {spec.state}")
         self._ops.append(op)
+
+
+def _combine(gate: Buffer | None, lerp: tuple[Buffer, Buffer] | None) -> dict[str, Constant]:
+    combine = Combine.GATE if gate is not None else Combine.NONE if lerp is None else Combine.LERP
+    return {"combine": combine.value}
+
+
+def _others(gate: Buffer | None, lerp: tuple[Buffer, Buffer] | None) -> tuple[Buffer, ...]:
+    if gate is not None and lerp is not None:
+        raise ValueError("linear combines its result with a gate or by a lerp, not both")
+    return (gate,) if gate is not None else lerp or ()

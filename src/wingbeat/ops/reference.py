@@ -19,7 +19,7 @@ from wingbeat.ops.quantize import (
     quantize_weight_int4,
     round_bfloat16,
 )
-from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, check_batch, storage_dtype
+from wingbeat.ops.table import Combine, FloatArray, StepBatch, Weight, WeightKind, check_batch, storage_dtype
 
 Floats = NDArray[np.floating]  # float32 throughout; NumPy's type stubs lose that on the way
 DECAY_SCALE = np.float32(-np.exp(-0.5))
@@ -95,6 +95,8 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "tanh": np.tanh,
     "sigmoid": sigmoid,
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "silu": lambda x: x * sigmoid(x),
+    "decay6": lambda x: np.exp(-np.exp(x)),
     "decay7": lambda x: np.exp(DECAY_SCALE * sigmoid(x)),
 }
 
@@ -124,13 +126,56 @@ def _norm_shift_mix(step: _Step, op: Op) -> None:
 
 def _linear(step: _Step, op: Op) -> None:
     name, *bias = op.weights
-    product = _round_activation(step.buffers[op.reads[0].id], step.formats[name]) @ step.weights[name].T
-    if op.constants["add"]:
-        step.buffers[op.writes[0].id] = step.buffers[op.writes[0].id] + product
-        return
+    x, *others = (step.buffers[b.id] for b in op.reads)
+    start, columns = int(op.constants["start"]), int(op.constants["columns"])
+    y = _round_activation(x[:, start : start + columns], step.formats[name]) @ step.weights[name].T
     if bias:
-        product = product + step.weights[bias[0]]
-    step.buffers[op.writes[0].id] = ACTIVATIONS[str(op.constants["activation"])](product)
+        y = y + step.weights[bias[0]]
+    y = ACTIVATIONS[str(op.constants["activation"])](y)
+    if op.constants["combine"] == Combine.GATE:
+        y = others[0] * y
+    elif op.constants["combine"] == Combine.LERP:
+        y = others[0] + (others[1] - others[0]) * y
+    out = op.writes[0].id
+    step.buffers[out] = step.buffers[out] + y if op.constants["add"] else y
+
+
+def _wkv4(step: _Step, op: Op) -> None:
+    assert op.state is not None
+    r, k, v = (step.buffers[b.id] for b in op.reads)
+    decay, first = (step.weights[name].reshape(-1) for name in op.weights)
+    y = np.empty_like(v)
+    for slot, rows in step.sequences():
+        state = op.state.view(step.pool[slot])
+        a, b, p = np.array(state)
+        for t in range(rows.start, rows.stop):
+            q = np.maximum(p, first + k[t])
+            old, new = np.exp(p - q), np.exp(first + k[t] - q)
+            y[t] = (old * a + new * v[t]) / (old * b + new)
+            q = np.maximum(p + decay, k[t])
+            old, new = np.exp(p + decay - q), np.exp(k[t] - q)
+            a, b, p = old * a + new * v[t], old * b + new, q
+        state[...] = a, b, p
+    step.buffers[op.writes[0].id] = r * y
+
+
+def _wkv6(step: _Step, op: Op) -> None:
+    assert op.state is not None
+    heads, size = op.state.shape[:2]
+    r, k, v, *given = (step.buffers[b.id].reshape(-1, heads, size) for b in op.reads)
+    bonus, norm_weight, norm_bias, *fixed = (step.weights[name].reshape(heads, size) for name in op.weights)
+    w = given[0] if op.constants["decay"] else np.broadcast_to(fixed[0], r.shape)
+    y = np.empty_like(v)
+    for slot, rows in step.sequences():
+        state = op.state.view(step.pool[slot])
+        s = np.array(state)
+        for t in range(rows.start, rows.stop):
+            y[t] = np.einsum("hij,hj->hi", s, r[t])
+            s = s * w[t][:, None, :] + v[t][:, :, None] * k[t][:, None, :]
+        state[...] = s
+    y = y + (r * bonus * k).sum(axis=-1, keepdims=True) * v
+    y = layer_norm(y, norm_weight, norm_bias, float(op.constants["eps"]))
+    step.buffers[op.writes[0].id] = (y * given[-1] if op.constants["gate"] else y).reshape(-1, heads * size)
 
 
 def _wkv7(step: _Step, op: Op) -> None:
@@ -157,6 +202,12 @@ def _wkv7(step: _Step, op: Op) -> None:
     step.buffers[op.writes[0].id] = (y * g).reshape(-1, heads * size)
 
 
+def _deep_embed(step: _Step, op: Op) -> None:
+    q, extra = (step.buffers[b.id] for b in op.reads)
+    matrices = step.weights[op.weights[0]][step.batch.tokens] + extra
+    step.buffers[op.writes[0].id] = np.einsum("mi,mij->mj", q, matrices.reshape(len(q), q.shape[1], -1))
+
+
 def _gather_norm(step: _Step, op: Op) -> None:
     weight, bias = (step.weights[name] for name in op.weights)
     rows = step.buffers[op.reads[0].id][step.batch.logit_rows]
@@ -167,6 +218,9 @@ _KERNELS: dict[str, Callable[[_Step, Op], None]] = {
     "embed": _embed,
     "norm_shift_mix": _norm_shift_mix,
     "linear": _linear,
+    "wkv4": _wkv4,
+    "wkv6": _wkv6,
     "wkv7": _wkv7,
+    "deep_embed": _deep_embed,
     "gather_norm": _gather_norm,
 }

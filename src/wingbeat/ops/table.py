@@ -53,7 +53,17 @@ class Activation(StrEnum):
     TANH = "tanh"
     SIGMOID = "sigmoid"
     RELU2 = "relu2"  # max(x, 0)^2
+    SILU = "silu"  # x * sigmoid(x)
+    DECAY6 = "decay6"  # exp(-e^x): RWKV-6's decay, in (0, 1)
     DECAY7 = "decay7"  # exp(-e^(-1/2) * sigmoid(x)): RWKV-7's decay, in (0.545, 1)
+
+
+class Combine(StrEnum):
+    """What ``linear`` makes of its result ``y`` and other buffers, element by element."""
+
+    NONE = "none"  # y
+    GATE = "gate"  # gate * y
+    LERP = "lerp"  # z + (z' - z) * y
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +100,38 @@ _SPECS = (
     ),
     OpSpec(
         "linear",
-        "out = activation(x @ W^T + bias), or out += x @ W^T with add=1. The factors are rounded to the weight's "
-        "activation format first (see ops/quantize.py): float32 as it is, bfloat16, or int8 in blocks of 64 "
-        "(which int4 weights, in blocks of 32, meet too).",
-        reads=("x [M, K]",),
+        "out = combine(activation(x[:, start : start + columns] @ W^T + bias)), with add=1 out += that. The factors "
+        "are rounded to the weight's activation format first (see ops/quantize.py): float32 as it is, bfloat16, or "
+        "int8 in blocks of 64 (which int4 weights, in blocks of 32, meet too). A part of the columns needs a weight "
+        "in float32 or bfloat16, a start that 32 divides, and x to have round_up(columns, 64) columns from there, "
+        "the padding of its width to 64 included.",
+        reads=("x [M, >= start + columns]", "gate, or z and z' [M, O] (if combine says so)"),
         writes=("out [M, O]",),
-        weights=("W [O, K]", "bias [O] (optional)"),
-        constants=("activation", "add"),
+        weights=("W [O, columns]", "bias [O] (optional)"),
+        constants=("activation", "combine", "start", "columns", "add"),
         in_place="out, if add",
+    ),
+    OpSpec(
+        "wkv4",
+        "RWKV-4 time mixing of every sequence, channel by channel, in token order; S is (numerator a, denominator b, "
+        "their common logarithmic scale p), float32. "
+        "q = max(p, first + k); y = (e^(p - q) a + e^(first + k - q) v) / (e^(p - q) b + e^(first + k - q)); then "
+        "q = max(p + decay, k); a = e^(p + decay - q) a + e^(k - q) v; b alike with 1 for v; p = q; out = r * y",
+        reads=("r [M, D]", "k [M, D]", "v [M, D]"),
+        writes=("out [M, D]",),
+        weights=("decay [D], negative", "first [D]"),
+        state=True,
+    ),
+    OpSpec(
+        "wkv6",
+        "RWKV-5 and RWKV-6 time mixing of every sequence, head by head, in token order; S is [value, key], float32. "
+        "y = S r + (sum r * bonus * k) v; S = S diag(w) + v k^T; out = GroupNorm(y), times g where given. The decay w "
+        "is a weight (RWKV-5) or a buffer.",
+        reads=("r [M, D]", "k [M, D]", "v [M, D]", "w [M, D] (if decay)", "g [M, D] (if gate)"),
+        writes=("out [M, D]",),
+        weights=("bonus [D]", "norm_weight [D]", "norm_bias [D]", "w [D] (unless decay)"),
+        constants=("heads", "eps", "decay", "gate"),
+        state=True,
     ),
     OpSpec(
         "wkv7",
@@ -120,6 +154,13 @@ _SPECS = (
         state=True,
     ),
     OpSpec(
+        "deep_embed",
+        "out[m] = q[m] @ M, where M is table[tokens[m]] + extra[m], viewed as [n, n]",
+        reads=("q [M, n]", "extra [M, n * n]"),
+        writes=("out [M, n]",),
+        weights=("table [V, n * n]",),
+    ),
+    OpSpec(
         "gather_norm",
         "out[i] = LayerNorm(x[logit_rows[i]])",
         reads=("x [M, D]",),
@@ -137,21 +178,22 @@ class StateField:
     """One array of a sequence's state.
 
     ``shape`` is the canonical shape that snapshots use. Matrix states ``[H, value, key]`` are kept in the slot as
-    ``[H, key, value]`` with rows padded to a multiple of 16, so that a kernel's lanes are value rows.
+    ``[H, key, value]`` with rows padded to a multiple of 16, so that a kernel's lanes are value rows. The rows of
+    other states of two dimensions are padded alike. ``initial`` is the value of all elements, or one for each row.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int  # in floats, from the start of the slot
     matrix: bool = False
-    initial: float = 0.0
+    initial: float | tuple[float, ...] = 0.0
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        if not self.matrix:
-            return self.shape
-        heads, value, key = self.shape
-        return heads, key, round_up(value, 16)
+        if self.matrix:
+            heads, value, key = self.shape
+            return heads, key, round_up(value, 16)
+        return (self.shape[0], round_up(self.shape[1], 16)) if len(self.shape) == 2 else self.shape
 
     @property
     def floats(self) -> int:
@@ -160,7 +202,14 @@ class StateField:
     def view(self, slot: FloatArray) -> FloatArray:
         """The field inside one slot (float32 [slot_floats]) in its canonical shape, as a writable view."""
         stored = slot[self.offset : self.offset + self.floats].reshape(self.stored_shape)
-        return stored[:, :, : self.shape[1]].swapaxes(1, 2) if self.matrix else stored
+        if self.matrix:
+            return stored[:, :, : self.shape[1]].swapaxes(1, 2)
+        return stored[..., : self.shape[-1]]
+
+    def reset(self, slot: FloatArray) -> None:
+        """Write the initial value into a slot."""
+        initial = np.array(self.initial, np.float32)
+        self.view(slot)[...] = initial[:, None] if initial.ndim else initial
 
 
 class StateLayout:
@@ -170,7 +219,7 @@ class StateLayout:
         self.fields: dict[str, StateField] = {}
         self.slot_floats = 0
 
-    def add(self, name: str, *shape: int, matrix: bool = False, initial: float = 0.0) -> StateField:
+    def add(self, name: str, *shape: int, matrix: bool = False, initial: float | tuple[float, ...] = 0.0) -> StateField:
         field = StateField(name, shape, self.slot_floats, matrix, initial)
         self.fields[name] = field
         self.slot_floats += round_up(field.floats, 16)
@@ -195,7 +244,7 @@ class StateLayout:
         pool[slot] = 0.0
         for field in self.fields.values():
             if field.initial:
-                field.view(pool[slot])[...] = field.initial
+                field.reset(pool[slot])
 
     def export(self, pool: FloatArray, slot: int) -> dict[str, FloatArray]:
         """Copy the state in ``slot`` out as canonical arrays, by field name."""
