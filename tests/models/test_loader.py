@@ -238,7 +238,6 @@ HUGGING_FACE = zeros(model__embeddings__weight=(11, 64), model__layers__0__attn_
         (random_model("7a") | zeros(blocks__0__qkv__qq__weight=(256, 64)), "RWKV-7b .*grows with its length"),
         (small() | zeros(blocks__0__ffn__enn__weight=(11, 64)), "RWKV-8 preview"),
         (small() | zeros(blocks__0__att__w1=(3, 64)), r"RWKV-7 model in the web-rwkv \(\.st\) layout"),
-        (small() | zeros(blocks__0__att__time_state=(1, 64, 64)), "a model with a tuned initial state"),
         (zeros(blocks__0__att__time_state=(1, 64, 64)), "a tuned initial state .* not a model"),
         (zeros(blocks__0__att__key__lora_A=(4, 64)), "LoRA"),
         (zeros(blocks__0__att__key__disha=(4, 64)), "Bone"),

@@ -67,6 +67,7 @@ class EngineClient:
         self.error: str | None = None
         self.progress: tuple[int, int] = (0, 0)  # bytes of the checkpoint read, of all
         self.info: dict[str, Any] | None = None  # ModelInfo's fields, once loaded
+        self.states: list[str] = []  # names of the initial states, once loaded
         self.pid: int | None = None
         self.restarts = 0  # starts of the process after the first
         self.on_ready: Callable[[], None] = lambda: None  # called each time the engine has loaded the model
@@ -213,6 +214,7 @@ class EngineClient:
         elif isinstance(event, Ready):
             self._lose("the engine was started again")
             self.info, self.error = event.info, None
+            self.states = event.states
             self._backlog.slots = event.stats.slots
             self._stats = event.stats
             self._restarts.ready()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.intake import Intake
 from wingbeat.engine.messages import (
     EngineConfig,
@@ -37,6 +38,8 @@ NOT_FINITE = "the model's logits are not finite numbers: its weights or this pro
 class Engine:
     """Runs the requests of one model, all together, a step at a time. Not thread-safe; it starts no thread of its own.
 
+    Raises ValueError for a state of ``config`` that cannot be used.
+
     Without a tokenizer the outputs carry token ids and no text. ``read_bandwidth`` (bytes a second, 0: not known) goes
     into ``Stats`` as it is.
     """
@@ -47,7 +50,8 @@ class Engine:
         executable = model.executable
         self.model = model
         self.tokenizer = tokenizer
-        self._intake = Intake(model, tokenizer, config)
+        self.initial_states = InitialStates(model, config.states, config.default_state)
+        self._intake = Intake(model, tokenizer, config, self.initial_states)
         slots = default_slots(executable.layout) if config.max_batch is None else config.max_batch
         self._pool = StatePool(executable.layout, slots)
         self._scheduler = Scheduler(self._pool, config.token_budget)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, with_seed
-from wingbeat.engine.sequence import FRESH, NOTHING, Origin, Sequence, Wanted
+from wingbeat.engine.sequence import NOTHING, Origin, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StateLayout
@@ -19,10 +20,13 @@ KEPT = ("prompt", "end")
 class Intake:
     """Takes requests for one model."""
 
-    def __init__(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig, initial_states: InitialStates
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._default_max_tokens = config.default_max_tokens
+        self._initial_states = initial_states
 
     def sequences(self, request: GenerationRequest) -> list[Sequence]:
         """The request's rows. Raises ValueError naming what is wrong with it.
@@ -31,7 +35,7 @@ class Intake:
         asked of the prompt.
         """
         self._check(request)
-        origin = FRESH if request.state is None else origin_of(request.state, self._model)
+        origin = self._origin(request)
         sampling = with_seed(request.sampling)
         prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
         seen: set[int] = set()
@@ -47,6 +51,13 @@ class Intake:
                 sequence.scores = []  # the document start is not the caller's
             sequences.append(sequence)
         return sequences
+
+    def _origin(self, request: GenerationRequest) -> Origin:
+        if request.state is None:
+            return self._initial_states.origin(request.initial_state)
+        if request.initial_state is not None:
+            raise ValueError("a request begins from a state or from an initial state, not from both")
+        return origin_of(request.state, self._model)
 
     def _check(self, request: GenerationRequest) -> None:
         vocab_size = self._model.executable.vocab_size

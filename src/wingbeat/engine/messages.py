@@ -21,6 +21,14 @@ STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.
 """Upper edges, in seconds, of the step durations that ``Stats.step_times`` counts."""
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of fine-tuning to merge; see ``wingbeat.models.adapters.Adapter``."""
+
+    path: str
+    alpha: float | None = None
+    init: str | None = None
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How to load a model and how much to run at once. ``None`` leaves the choice to the engine."""
 
@@ -29,6 +37,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "auto"
     threads: int | None = None
     cache_packed: bool = False  # keep the packed weights on disk, and map them the next time
+    adapters: tuple[Adapter, ...] = ()  # merged one after the other
+    states: dict[str, str] = {}  # files of tuned initial states, by the name that requests use
+    default_state: str | None = None  # name of the one for requests that name none; None: the model's own, or none
     tokenizer: str | None = None  # a World vocabulary file; None: found from the model
     profile: str | None = None  # name of a ModelProfile; None: found from the model
     max_batch: int | None = None  # state slots; None: 64, or what a quarter of the free memory holds
@@ -50,6 +61,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     ``fingerprint`` is that of the model whose tokenizer made the ids. ``EngineClient.submit`` chooses the ``id``.
     An empty prompt is fed as token 0, the document start, so that there is something to predict from.
 
+    ``initial_state``: the name of a state to begin from (see ``InitialStates``); None: the default one.
     ``prompt_logprobs``: score the prompts, with so many alternatives for each token (0 to 256). ``state``: begin from
     this state instead of a fresh one; every prompt then needs a token. ``keep``: the snapshots wanted, "prompt" (after
     exactly the prompt) and "end" (when a row ends). See ``RowExtras``. Scores and the state after the prompt need the
@@ -64,6 +76,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     kind: Literal["generate"] = "generate"
     prompt_logprobs: int | None = None
     state: StateSnapshot | None = None
+    initial_state: str | None = None
     keep: tuple[Literal["prompt", "end"], ...] = ()
 
 
@@ -154,10 +167,14 @@ class Loading(msgspec.Struct, tag=True):
 
 
 class Ready(msgspec.Struct, tag=True):
-    """The model is loaded. ``info`` holds the fields of ``ModelInfo``, ``stats`` how many slots there are."""
+    """The model is loaded. ``info`` holds the fields of ``ModelInfo``, ``stats`` how many slots there are.
+
+    ``states`` are the names of its initial states.
+    """
 
     info: dict[str, Any]
     stats: Stats
+    states: list[str] = []
 
 
 class Failed(msgspec.Struct, tag=True):

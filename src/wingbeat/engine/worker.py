@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -34,7 +35,7 @@ from wingbeat.engine.messages import (
     StepOutput,
     Submit,
 )
-from wingbeat.models import Model, load_model
+from wingbeat.models import Model, adapters, load_model
 from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
 from wingbeat.text.world import tokenizer_for
 
@@ -99,7 +100,7 @@ def main() -> None:
         channel.close()
         sys.exit(LOAD_FAILED)
     gc.freeze()  # the weights and the vocabulary stay: no collection need look at them again
-    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats()))
+    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats(), engine.initial_states.names))
     serve(engine, channel)
 
 
@@ -150,6 +151,9 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
         threads=config.threads,
         backend=config.backend,
         cache_packed=config.cache_packed,
+        adapters=[
+            adapters.Adapter(Path(a.path), a.alpha, None if a.init is None else Path(a.init)) for a in config.adapters
+        ],
         progress=progress,
     )
     tokenizer = tokenizer_for(config.model, model.info.vocab_size, config.tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from wingbeat.dtypes import DTYPES, full_name
 from wingbeat.formats.lazy import LazyTensor
+from wingbeat.models.adapters import Adapter
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import PackedCache
+from wingbeat.models.tuned_states import tuned_state
 from wingbeat.models.weights import Read
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
-from wingbeat.ops.table import Executable
+from wingbeat.ops.table import Executable, FloatArray, StateLayout
 
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
@@ -41,8 +43,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Model:
+    """``initial_state``: canonical arrays of what the file holds for sequences to begin from; None for most."""
+
     executable: Executable
     info: ModelInfo
+    initial_state: Mapping[str, FloatArray] | None = None
 
 
 def load_model(
@@ -53,6 +58,7 @@ def load_model(
     backend: str = "auto",
     cache_packed: bool = False,
     gn_eps: float | None = None,
+    adapters: Sequence[Adapter] = (),
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint and bind it to a backend.
@@ -62,18 +68,25 @@ def load_model(
     ``threads``: for cpu; None takes the physical cores this process may use.
     ``cache_packed``: for cpu; keep the packed weights on disk, and map them from there the next time.
     ``gn_eps``: of the GroupNorms, for a model that was trained with another than the published ones.
+    ``adapters``: LoRA and other fine-tuning to merge, one after the other.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
     """
     backend = _choose_backend(backend)
     dtype = _choose_dtype(dtype, backend)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, adapters)
     if backend == "cpu":
         cache = PackedCache(Path(path), checkpoint.fingerprint, dtype) if cache_packed else None
-        native = _native(checkpoint, dtype, threads, gn_eps, cache, progress)
-        return Model(native, _info(checkpoint, Path(path), dtype, backend, native.level))
-    weights = checkpoint.weights(_reader(checkpoint, progress))
-    executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, dtype)
-    return Model(executable, _info(checkpoint, Path(path), dtype, backend))
+        executable = _native(checkpoint, dtype, threads, gn_eps, cache, progress)
+    else:
+        weights = checkpoint.weights(_reader(checkpoint, progress))
+        executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, dtype)
+    kernels = executable.level if isinstance(executable, cpu.CpuExecutable) else ""
+    info = _info(checkpoint, Path(path), dtype, backend, kernels)
+    return Model(executable, info, _initial_state(checkpoint, executable.layout))
+
+
+def _initial_state(checkpoint: LoadedCheckpoint, layout: StateLayout) -> Mapping[str, FloatArray] | None:
+    return tuned_state(checkpoint.initial_state, layout, swapped=False) if checkpoint.initial_state else None
 
 
 def _native(
@@ -147,7 +160,7 @@ def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:
     return read
 
 
-def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str = "") -> ModelInfo:
+def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str) -> ModelInfo:
     shape = checkpoint.info
     return ModelInfo(
         name=checkpoint.metadata.get("name", path.stem),

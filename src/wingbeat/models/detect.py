@@ -56,8 +56,6 @@ def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:
     states = sorted(name for name in names if name.endswith((".time_state", ".time_offset")))
     if states and len(states) == len(names):
         return f"a tuned initial state (such as {states[0]!r}), not a model"
-    if states:
-        return f"a model with a tuned initial state in it (such as {states[0]!r})"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError, open_checkpoint
+from wingbeat.models.adapters import Adapter, merge_adapters, read_adapter
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
 from wingbeat.models.detect import UnsupportedModelError, detect_version, official_name
 from wingbeat.models.shapes import Dimensions, Dims, Shape
+from wingbeat.models.tuned_states import TIME_STATE
 from wingbeat.models.weights import Read
 from wingbeat.ops.program import Program
 from wingbeat.ops.table import Weight
@@ -37,7 +39,8 @@ class LoadedCheckpoint:
 
     `tensors` holds exactly the tensors that the model uses, under their official names and in their official
     orientation: matrices [out, in], low-rank factors [in, out]; a vector may be (D,), (1, D) or (1, 1, D).
-    `fingerprint` is equal for equal weights, whatever the container.
+    `fingerprint` is equal for equal weights, whatever the container. `initial_state` is that which the file itself
+    holds, `blocks.N.att.time_state` [head, value, key] for each layer; empty for most.
     """
 
     version: str
@@ -45,6 +48,7 @@ class LoadedCheckpoint:
     info: Shape
     fingerprint: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    initial_state: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     def record(self, gn_eps: float | None = None) -> Program:
         """The model's program. `gn_eps`: of its GroupNorms; None takes that of every published model."""
@@ -56,8 +60,10 @@ class LoadedCheckpoint:
         return ARCHITECTURES[self.version].weights(self.info, read)
 
 
-def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, adapters: Sequence[Adapter] = ()) -> LoadedCheckpoint:
     """Open a model file and check it: version, names, shapes and dtypes; no weights are read but a few samples.
+
+    `adapters` are merged one after the other, each tensor when it is read.
 
     Raises FormatError for a file that is damaged or whose tensors do not fit together, UnsupportedModelError for
     a model that Wingbeat does not run. Unknown tensors are ignored with a warning on the logger `wingbeat.models`.
@@ -67,11 +73,21 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     except UnsupportedFormatError as error:
         raise UnsupportedModelError(str(error)) from error
     try:
-        return _checked(checkpoint)
+        loaded = _checked(checkpoint)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path} is {error}") from error
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
+    return _with_adapters(loaded, adapters) if adapters else loaded
+
+
+def _with_adapters(loaded: LoadedCheckpoint, adapters: Sequence[Adapter]) -> LoadedCheckpoint:
+    identity = hashlib.sha256(loaded.fingerprint.encode())
+    for adapter in adapters:
+        tensors = read_adapter(adapter)
+        dims = {name: tensor.shape for name, tensor in tensors.items()}
+        identity.update(f"{adapter.alpha} {_fingerprint(tensors, dims)}".encode())
+    return replace(loaded, tensors=merge_adapters(loaded.tensors, adapters), fingerprint=identity.hexdigest())
 
 
 def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
@@ -85,10 +101,12 @@ def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
     expected = dict(architecture.expected(shape))
     tensors = {name: found[name] for name in expected}
     _check(tensors, expected)
-    _warn_of_unknown(found, expected.keys() | architecture.UNUSED, checkpoint.path)
+    initial_state = {name: tensor for name, tensor in found.items() if name.endswith("." + TIME_STATE)}
+    _warn_of_unknown(found, expected.keys() | initial_state.keys() | architecture.UNUSED, checkpoint.path)
     parameters, dtype = sum(tensor.size for tensor in tensors.values()), tensors["emb.weight"].dtype.name
     shape = replace(shape, parameters=parameters, dtype=dtype)
-    return LoadedCheckpoint(version, tensors, shape, _fingerprint(tensors, expected), dict(checkpoint.metadata))
+    fingerprint, metadata = _fingerprint(tensors, expected), dict(checkpoint.metadata)
+    return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state)
 
 
 def _official(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
