@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,24 @@ def test_content_decides_not_the_extension(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "a Web page"),
         (b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", "begins with 00 01 02 03 04 05 06 07"),
-        (b"GGUF\x03\x00\x00\x00", "not yet supported: found a GGUF file"),
-        (b"fmgg\x65\x00\x00\x00", "not yet supported: found an rwkv.cpp file"),
+        (b"\n<html><body>", "a Web page"),
+        (b"<?xml version='1.0'?><Error>", "a Web page"),
+        (b"\x1f\x8b\x08", "a compressed archive"),
+        (b"PK\x05\x06" + bytes(18), "begins with 50 4b 05 06"),
+        (b"tjgg\x03\0\0\0", "an old format of llama.cpp"),
+        (b"1 '\\x00' 1\n2 '\\x01' 1\n", "a tokenizer's vocabulary"),
+        (b'{"version": "1.0", "model": {}}', "a JSON file"),
+        (b"\x80\x04\x95\0\0", "a Python pickle, but not one of torch's"),
+        (b"wbpacked\1", "packed weights"),
+        (b"GGUF\x04\x00\x00\x00", "not yet supported: found version 4 of GGUF"),
+        (b"GGUF\x00\x00\x00\x03", "not yet supported: found a big-endian GGUF file"),
+        (b"fmgg\x66\x00\x00\x00", "not yet supported: found version 102 of rwkv.cpp"),
     ],
 )
 def test_other_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match=message) as error:
+    with pytest.raises(FormatError, match=re.escape(message)) as error:
         open_checkpoint(path)
     assert isinstance(error.value, UnsupportedFormatError) == ("not yet" in message)
 
@@ -53,15 +64,6 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_path_that_no_system_has() -> None:
     with pytest.raises(FormatError, match=r"cannot be read|does not exist"):
         open_checkpoint("a\0b")
-
-
-def test_folder(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"is a folder: give the path of a \.pth or \.safetensors file"):
-        open_checkpoint(tmp_path)
-    for i in range(7):
-        (tmp_path / f"{i}.pth").touch()
-    with pytest.raises(FormatError, match=r"give one of the model files in it: 0\.pth, .*4\.pth and 2 more"):
-        open_checkpoint(tmp_path)
 
 
 def read_all(path: Path) -> None:

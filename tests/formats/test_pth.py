@@ -25,7 +25,7 @@ from tests.torch_zip import (
     write_archive,
     write_torch_zip,
 )
-from wingbeat.formats.checkpoint import Checkpoint, FormatError, UnsupportedFormatError, open_checkpoint
+from wingbeat.formats.checkpoint import Checkpoint, FormatError, open_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "torch"
 COUNTING = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -85,11 +85,6 @@ def test_a_training_checkpoint_saved_by_torch() -> None:
 def test_other_things_saved_by_torch(name: str, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         open_checkpoint(FIXTURES / name)
-
-
-def test_the_old_format_tells_how_to_convert() -> None:
-    with pytest.raises(UnsupportedFormatError, match=r"not yet supported: .*old format.*\n.*torch\.save\(torch\.load"):
-        open_checkpoint(FIXTURES / "legacy.pth")
 
 
 # --- variations of the format -----------------------------------------------------------------------------------------

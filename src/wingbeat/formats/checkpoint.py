@@ -1,77 +1,92 @@
-"""`open_checkpoint`: any checkpoint file to lazily read arrays, whatever its extension says."""
+"""`open_checkpoint`: any checkpoint to lazily read arrays, whatever its name says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from wingbeat.formats import gguf, rwkv_cpp, torch_legacy
+from wingbeat.formats.folder import CONFIG, INDEX, open_folder
+from wingbeat.formats.gguf import open_gguf
 from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError
 from wingbeat.formats.pth import open_pth
+from wingbeat.formats.rwkv_cpp import open_rwkv_cpp
 from wingbeat.formats.safetensors import open_safetensors
+from wingbeat.formats.torch_legacy import open_torch_legacy
 
 __all__ = ["Checkpoint", "FormatError", "LazyTensor", "UnsupportedFormatError", "open_checkpoint"]
 
-READABLE = "Wingbeat reads torch's .pth files and .safetensors files."
-
-# The legacy format begins with a pickle of this number (protocol 2, LONG1 of ten bytes).
-_LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-_RESAVE = (
-    "python -c \"import torch; torch.save(torch.load('old.pth', map_location='cpu', weights_only=True), 'new.pth')\""
+READABLE = (
+    "Wingbeat reads torch's .pth files, .safetensors and .st, GGUF, rwkv.cpp's .bin and the folders of Hugging Face"
 )
 
-_NOT_YET = {  # first bytes: what such a file is and what to do
-    b"GGUF": "a GGUF file (llama.cpp). Use the model's .pth or .safetensors file",
-    b"fmgg": "an rwkv.cpp file. Use the model's .pth or .safetensors file",
-    _LEGACY_TORCH: f"a torch checkpoint in the old format without a zip archive. Convert it once:\n    {_RESAVE}",
+_OPENERS: dict[bytes, Callable[[Path], Checkpoint]] = {  # by first bytes
+    b"PK\x03\x04": open_pth,
+    torch_legacy.MAGIC: open_torch_legacy,
+    gguf.MAGIC: open_gguf,
+    rwkv_cpp.MAGIC: open_rwkv_cpp,
 }
+_WEB_PAGE = "a Web page, not a model: the download went wrong. Download the file again"
+_ARCHIVE = "a compressed archive: unpack it and give the model file in it"
+_OLD_LLAMA = "a file in an old format of llama.cpp, which held no RWKV"
 _NEVER = {
     b"version https://git-lfs": "a Git LFS pointer, not the model itself. Run `git lfs pull` or download the model",
-    b"<!DOCTYPE": "a Web page, not a model: the download went wrong. Download the file again",
-    b"<html": "a Web page, not a model: the download went wrong. Download the file again",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+    b"<?xml": _WEB_PAGE,
+    b"\x1f\x8b": _ARCHIVE,
+    b"7z\xbc\xaf": _ARCHIVE,
+    b"rar!": _ARCHIVE,
+    b"\xfd7zxz": _ARCHIVE,
+    b"\x28\xb5\x2f\xfd": _ARCHIVE,
+    b"tjgg": _OLD_LLAMA,
+    b"lmgg": _OLD_LLAMA,
+    b"wbpacked": "packed weights that wingbeat keeps to load faster: give the model that they were made from",
+    b"1 '\\x00' 1": "a tokenizer's vocabulary, not a model",
+    b"\x80": "a Python pickle, but not one of torch's files: refused, since such files can run code",
 }
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a torch `.pth` or a `.safetensors` file, told apart by their content.
+    """Open a model file, told by its content, or a Hugging Face folder, named itself or by its config or index.
 
     Reads the table of contents only. Raises FormatError if there is no such file, or if it is damaged or of another
-    kind, and its subclass UnsupportedFormatError if that kind is known but not read yet.
+    kind, and its subclass UnsupportedFormatError if that kind is known but not read.
     """
     path = Path(path)
-    head = _first_bytes(path)
-    for magic, description in _NOT_YET.items():
-        if head.startswith(magic):
-            raise UnsupportedFormatError(f"{path} is not yet supported: found {description}.")
-    for magic, description in _NEVER.items():
-        if head.startswith(magic):
-            raise FormatError(f"{path} is {description}.")
-    if head.startswith(b"PK\x03\x04"):
-        return open_pth(path)
-    if head[8:9] == b"{":
-        return open_safetensors(path)
-    if not head:
-        raise FormatError(f"{path} is empty: download or copy it again.")
-    raise FormatError(f"{path} is not a checkpoint: it begins with {head[:8].hex(' ')}. {READABLE}")
-
-
-def _first_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise FormatError(f"{path} is a folder: {_models_inside(path)}")
-        if not path.exists():
-            raise FormatError(f"{path} does not exist: check the path of the model file.")
-        if not path.is_file():
-            raise FormatError(f"{path} is not a regular file: give the path of a model file.")
-        with path.open("rb") as file:
-            return file.read(64)
+            return open_folder(path, _open_file)
+        if path.name == CONFIG or path.name.endswith(INDEX):
+            return open_folder(path.parent, _open_file)
+        return _open_file(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def _models_inside(folder: Path) -> str:
-    names = sorted(file.name for file in folder.iterdir() if file.suffix in (".pth", ".safetensors"))
-    if not names:
-        return "give the path of a .pth or .safetensors file."
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"give one of the model files in it: {', '.join(names[:5])}{more}."
+def _open_file(path: Path) -> Checkpoint:
+    head = _first_bytes(path)
+    for magic, opener in _OPENERS.items():
+        if head.startswith(magic):
+            return opener(path)
+    if head.startswith(b"{") and b"\0" not in head[:8]:
+        raise FormatError(f"{path} is a JSON file (a tokenizer or settings?), not a model. {READABLE}.")
+    if head[8:9] == b"{":
+        return open_safetensors(path)
+    for magic, description in _NEVER.items():
+        if head.lstrip().lower().startswith(magic):
+            raise FormatError(f"{path} is {description}.")
+    if not head:
+        raise FormatError(f"{path} is empty: download or copy it again.")
+    raise FormatError(f"{path} is not a checkpoint: it begins with {head[:8].hex(' ')}. {READABLE}.")
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise FormatError(f"{path} does not exist: check the path of the model file.")
+    if not path.is_file():
+        raise FormatError(f"{path} is not a regular file: give the path of a model file.")
+    with path.open("rb") as file:
+        return file.read(64)

@@ -6,6 +6,7 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ AROUND = (
     1 << 20
 )  # bytes; who looks at a page gets those around it, too, so the ones before a range are released with it
 MAX_BYTES = 2**62  # of one tensor, so that no size computation overflows
+DAMAGED = "the file is damaged or was not completely copied: download it again"
+
+
+Places = NDArray[np.int64]
 
 
 class FormatError(ValueError):
@@ -32,13 +37,23 @@ class LazyTensor:
 
     `dtype` is the stored one (`ml_dtypes.bfloat16` for bf16). `read()` gives a read-only array of `shape`, aligned to
     its item size: a view of the memory-mapped file where the format allows, a copy otherwise. Its elements need not
-    be contiguous.
+    be contiguous. `pick` is how a format whose `read()` computes finds single elements without it.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], NDArray]
     place: FileRange | None = None
+    pick: Callable[[Places], NDArray] | None = None
+
+    def take(self, places: Places) -> NDArray:
+        """The elements at these positions of the flattened, row-major array, without computing all of it."""
+        if self.pick is not None:
+            return self.pick(places)
+        array = self.read()
+        if array.flags.c_contiguous:  # else reshaping would copy all of it
+            return array.reshape(-1)[places]
+        return array[np.unravel_index(places, array.shape)]
 
     def announce(self) -> None:
         """Say that all of it will be read now, so that the system reads ahead."""
@@ -62,11 +77,24 @@ class LazyTensor:
 
 
 class Checkpoint(Mapping[str, LazyTensor]):
-    """The tensors of one file by name, in the file's order, and the file's own remarks in `metadata`."""
+    """The tensors of one file or folder by name, in its order, and its own remarks in `metadata`.
 
-    def __init__(self, path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
+    `container` names the format. `lists` are its remarks that are lists of texts, such as a GGUF file's
+    `tokenizer.ggml.tokens`: UTF-8 bytes, unchecked, read when called for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, LazyTensor],
+        metadata: Mapping[str, str],
+        container: str,
+        lists: Mapping[str, Callable[[], list[bytes]]] | None = None,
+    ) -> None:
         self.path = path
         self.metadata = dict(metadata)
+        self.container = container
+        self.lists = dict(lists or {})
         self._tensors = dict(tensors)
 
     def __getitem__(self, name: str) -> LazyTensor:
@@ -117,6 +145,22 @@ class FileRange:
         start = max(0, self.start - AROUND)
         self.file.advise("MADV_DONTNEED", start, self.start + self.size - start)
 
+    @property
+    def bytes(self) -> NDArray[np.uint8]:
+        return self.file.bytes[self.start : self.start + self.size]
+
+    def array(self, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
+        """The bytes as an array: a view, or a copy where they do not lie at a multiple of the item size."""
+        raw = self.bytes
+        if raw.ctypes.data % dtype.itemsize:
+            raw = raw.copy()
+            raw.flags.writeable = False
+        return raw.view(dtype).reshape(shape)
+
+    def tensor(self, dtype: np.dtype, shape: tuple[int, ...]) -> LazyTensor:
+        """The tensor whose elements these bytes are, row by row."""
+        return LazyTensor(shape, dtype, lambda: self.array(dtype, shape), self)
+
 
 def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
     """The number of elements of a shape read from a file; raises FormatError if no array could have it."""
@@ -125,6 +169,14 @@ def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
     if math.prod(n for n in shape if n) * itemsize > MAX_BYTES:
         raise FormatError(f"shape {_abbreviate(shape)} is absurdly large")
     return math.prod(shape)
+
+
+def check_overlap(ranges: list[tuple[int, int]]) -> None:
+    """Raise FormatError where two of the ranges (first byte, byte after the last) share bytes."""
+    ranges = sorted(ranges)
+    for (_, end), (begin, _) in pairwise(ranges):
+        if begin < end:
+            raise FormatError(f"two tensors share bytes {begin:,} to {end:,}: {DAMAGED}")
 
 
 def _abbreviate(shape: tuple[int, ...]) -> str:

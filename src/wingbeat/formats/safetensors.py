@@ -12,15 +12,22 @@ import os
 import secrets
 import struct
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
-from wingbeat.formats.lazy import Checkpoint, FileRange, FormatError, LazyTensor, MappedFile, check_shape
+from wingbeat.formats.lazy import (
+    DAMAGED,
+    Checkpoint,
+    FileRange,
+    FormatError,
+    LazyTensor,
+    MappedFile,
+    check_overlap,
+    check_shape,
+)
 
 MAX_HEADER = 16 << 20  # bytes; 100,000 tensors need less, and parsed JSON takes twenty times the memory
 
@@ -40,7 +47,6 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_DAMAGED = "the file is damaged or was not completely copied: download it again"
 
 
 def open_safetensors(path: Path) -> Checkpoint:
@@ -50,24 +56,24 @@ def open_safetensors(path: Path) -> Checkpoint:
     try:
         length = int.from_bytes(data[:8].tobytes(), "little")
         if length > min(MAX_HEADER, len(data) - 8):
-            raise FormatError(f"its header should have {length:,} bytes, the file has {len(data):,}: {_DAMAGED}")
+            raise FormatError(f"its header should have {length:,} bytes, the file has {len(data):,}: {DAMAGED}")
         header = _parse(data[8 : 8 + length].tobytes())
         metadata = _metadata(header.pop("__metadata__", {}))
         ranges: list[tuple[int, int]] = []
         tensors = {name: _tensor(name, entry, file, 8 + length, ranges) for name, entry in header.items()}
-        _check_overlap(ranges)
+        check_overlap(ranges)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    return Checkpoint(path, tensors, metadata)
+    return Checkpoint(path, tensors, metadata, "safetensors")
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"its header is not JSON ({error}): {_DAMAGED}") from error
+        raise FormatError(f"its header is not JSON ({error}): {DAMAGED}") from error
     if not isinstance(header, dict):
-        raise FormatError(f"its header is not a JSON object: {_DAMAGED}")
+        raise FormatError(f"its header is not a JSON object: {DAMAGED}")
     return header
 
 
@@ -79,41 +85,26 @@ def _metadata(value: Any) -> dict[str, str]:
 
 def _tensor(name: str, entry: Any, file: MappedFile, start: int, ranges: list[tuple[int, int]]) -> LazyTensor:
     """One tensor of the header, of data that begins at `start`; its place goes to `ranges`."""
-    values = file.bytes[start:]
+    available = len(file.bytes) - start
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise FormatError(f"the header's entry of {name[:100]!r} lacks dtype, shape or data_offsets: {_DAMAGED}")
+            raise FormatError(f"the header's entry of {name[:100]!r} lacks dtype, shape or data_offsets: {DAMAGED}")
     if not all(type(n) is int for n in shape):
-        raise FormatError(f"the shape of {name[:100]!r} is not a list of whole numbers: {_DAMAGED}")
+        raise FormatError(f"the shape of {name[:100]!r} is not a list of whole numbers: {DAMAGED}")
     dtype = DTYPES.get(code)
     if dtype is None:
         raise FormatError(f"tensor {name[:100]!r} has dtype {code[:20]!r}; known are {', '.join(DTYPES)}")
     size = check_shape(tuple(shape), dtype.itemsize)
-    if not 0 <= begin <= end <= len(values) or end - begin != size * dtype.itemsize:
+    if not 0 <= begin <= end <= available or end - begin != size * dtype.itemsize:
         raise FormatError(
-            f"tensor {name[:100]!r} of {size:,} {code} cannot lie in bytes {begin:,} to {end:,} of {len(values):,}:"
-            f" {_DAMAGED}"
+            f"tensor {name[:100]!r} of {size:,} {code} cannot lie in bytes {begin:,} to {end:,} of {available:,}:"
+            f" {DAMAGED}"
         )
     if end > begin:
         ranges.append((begin, end))
-
-    def read() -> NDArray:
-        raw = values[begin:end]
-        if raw.ctypes.data % dtype.itemsize:
-            raw = raw.copy()
-            raw.flags.writeable = False
-        return raw.view(dtype).reshape(shape)
-
-    return LazyTensor(tuple(shape), dtype, read, FileRange(file, start + begin, end - begin))
-
-
-def _check_overlap(ranges: list[tuple[int, int]]) -> None:
-    ranges = sorted(ranges)
-    for (_, end), (begin, _) in pairwise(ranges):
-        if begin < end:
-            raise FormatError(f"two tensors share bytes {begin:,} to {end:,}: {_DAMAGED}")
+    return FileRange(file, start + begin, end - begin).tensor(dtype, tuple(shape))
 
 
 def save_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

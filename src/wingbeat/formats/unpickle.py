@@ -26,14 +26,15 @@ class Call:
     apply: Callable[..., Any]
 
 
-def unpickle(data: bytes, allowed: Mapping[str, Any], persistent: Callable[[Any], Any]) -> Any:
-    """The value of a pickle.
+def unpickle(data: bytes, allowed: Mapping[str, Any], persistent: Callable[[Any], Any]) -> tuple[Any, int]:
+    """The value of the pickle that ``data`` begins with, and where it ends.
 
     `allowed` maps `module.name` to a Call or to an inert value; `persistent` resolves persistent ids. Raises
     FormatError for anything that is damaged or not allowed.
     """
     try:
-        return _Machine(data, allowed, persistent).run()
+        machine = _Machine(data, allowed, persistent)
+        return machine.run(), machine.position
     except (IndexError, struct.error, UnicodeDecodeError, TypeError) as error:
         raise FormatError("the pickle inside is damaged: download the file again") from error
 

@@ -46,10 +46,6 @@ def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:
     """Files that are not a model in the official layout."""
     if "_strategy" in names or "_strategy" in metadata:
         return "a model that the old rwkv package converted in place (it has the key _strategy); use the original file"
-    if any(name.startswith(("model.layers.", "model.embeddings.")) for name in names):
-        return _hugging_face(names)
-    if any(name.startswith("rwkv.blocks.") for name in names):
-        return "an RWKV model in the Hugging Face layout (rwkv.blocks...); use the official .pth file"
     adapters = sorted(name for name in names if name.endswith(ADAPTER_ENDINGS) or "init_lora_" in name)
     if adapters:
         return f"a LoRA, PiSSA or Bone adapter (such as {adapters[0]!r}); merge it into its model first"
@@ -57,13 +53,6 @@ def _not_a_model(names: set[str], metadata: Mapping[str, str]) -> str | None:
     if states and len(states) == len(names):
         return f"a tuned initial state (such as {states[0]!r}), not a model"
     return None
-
-
-def _hugging_face(names: set[str]) -> str:
-    if any(".attn.r_proj." in name for name in names):
-        version = "RWKV-7" if any(name.endswith(".attn.r_k") for name in names) else "RWKV-6"
-        return f"an {version} model in the Hugging Face layout (model.layers...); use the official .pth file"
-    return "a model in the Hugging Face layout (model.layers...) that is not an RWKV"
 
 
 def _version(shapes: Shapes) -> str | None:
@@ -87,7 +76,7 @@ def _version_of_5(shapes: Shapes) -> str:
 
 
 def _variant(shapes: Shapes) -> str | None:
-    """What looks like a version that runs but is not: research models, and other layouts of the tensors."""
+    """What looks like a version that runs but is not: research models."""
 
     def has(name: str) -> bool:
         return "blocks.0." + name in shapes
@@ -96,8 +85,6 @@ def _variant(shapes: Shapes) -> str | None:
         return "a file without tensors"
     if has("att.r_k") or has("att.k_k"):
         return _variant_of_7(shapes)
-    if has("att.time_mix_x"):
-        return "an RWKV-6 model in the web-rwkv (.st) layout"
     if has("att.time_maa_x") and any(map(has, RESEARCH_V6)):
         return "a research variant of RWKV-6"
     research = [key for key in RESEARCH_V4 if any(key in name for name in shapes)]
@@ -111,8 +98,4 @@ def _variant_of_7(shapes: Shapes) -> str | None:
         return "an RWKV-7b model (DeepEmbed and DEA), whose state grows with its length"
     if "blocks.0.ffn.enn.weight" in shapes:
         return "an RWKV-8 preview model"
-    # The converters of web-rwkv store the low-rank factors transposed: w1 as (rank, D).
-    w1, emb = shapes.get("blocks.0.att.w1", ()), shapes.get("emb.weight", ())
-    if len(w1) == 2 and len(emb) == 2 and w1[1] == emb[1] != w1[0]:
-        return "an RWKV-7 model in the web-rwkv (.st) layout, with transposed low-rank factors"
     return None

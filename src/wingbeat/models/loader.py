@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError, open_checkpoint
 from wingbeat.models.adapters import Adapter, merge_adapters, read_adapter
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
-from wingbeat.models.detect import UnsupportedModelError, detect_version, official_name
+from wingbeat.models.detect import UnsupportedModelError, detect_version
+from wingbeat.models.layouts import to_official
 from wingbeat.models.shapes import Dimensions, Dims, Shape
 from wingbeat.models.tuned_states import TIME_STATE
 from wingbeat.models.weights import Read
@@ -91,7 +92,7 @@ def _with_adapters(loaded: LoadedCheckpoint, adapters: Sequence[Adapter]) -> Loa
 
 
 def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
-    found = _official(checkpoint)
+    found = to_official(checkpoint)
     dims = {name: tensor.shape for name, tensor in found.items()}
     version = detect_version(dims, checkpoint.metadata)
     architecture, layers = ARCHITECTURES[version], _count_layers(found)
@@ -107,16 +108,6 @@ def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
     shape = replace(shape, parameters=parameters, dtype=dtype)
     fingerprint, metadata = _fingerprint(tensors, expected), dict(checkpoint.metadata)
     return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state)
-
-
-def _official(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    found: dict[str, LazyTensor] = {}
-    for name, tensor in checkpoint.items():
-        official = official_name(name)
-        if official in found:
-            raise FormatError(f"two tensors are both called {official!r} once prefixes such as 'module.' are removed")
-        found[official] = tensor
-    return found
 
 
 def _count_layers(found: Mapping[str, LazyTensor]) -> int:
@@ -162,10 +153,7 @@ def _fingerprint(tensors: Mapping[str, LazyTensor], expected: Mapping[str, Dims]
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {expected[name]} {tensor.dtype.name}\n".encode())
-        array, places = tensor.read(), _sampled(tensor.size)
-        flat = array.flags.c_contiguous  # else reshaping would copy all of it
-        samples = array.reshape(-1)[places] if flat else array[np.unravel_index(places, array.shape)]
-        digest.update(samples.tobytes())
+        digest.update(tensor.take(_sampled(tensor.size)).tobytes())
         tensor.release()
     return digest.hexdigest()
 

@@ -1,0 +1,48 @@
+"""Quantised blocks against llama.cpp's own package."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wingbeat.formats import blocks
+from wingbeat.formats.blocks import BlockKind
+from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, MappedFile
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "gguf" / "blocks.npz"
+KINDS = [blocks.Q4_0, blocks.Q4_1, blocks.Q5_0, blocks.Q5_1, blocks.Q8_0, blocks.Q4_K, blocks.Q5_K, blocks.Q6_K]
+
+
+def tensor_of(tmp_path: Path, kind: BlockKind, raw: np.ndarray, shape: tuple[int, ...]) -> LazyTensor:
+    (tmp_path / "blocks").write_bytes(b"odd" + raw.tobytes())
+    return kind.tensor(FileRange(MappedFile(tmp_path / "blocks"), 3, raw.size), shape)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_values_of_the_gguf_package(tmp_path: Path, kind: BlockKind) -> None:
+    fixture = np.load(FIXTURE)
+    expected = fixture[kind.name].reshape(2, -1)
+    tensor = tensor_of(tmp_path, kind, fixture[kind.name + "_bytes"], expected.shape)
+    assert kind.size(expected.shape, expected.size) == fixture[kind.name + "_bytes"].size
+    np.testing.assert_array_equal(tensor.read(), expected, strict=True)
+    places = np.random.default_rng(2).integers(0, expected.size, 50)
+    np.testing.assert_array_equal(tensor.take(places), expected.reshape(-1)[places], strict=True)
+    assert not tensor.read().flags.writeable
+
+
+def test_rows_of_whole_blocks() -> None:
+    with pytest.raises(FormatError, match=r"must be multiples of 32, not \[2, 48\]"):
+        blocks.Q8_0.size((2, 48), 96)
+
+
+def test_decoding_takes_little_more_than_the_result(tmp_path: Path) -> None:
+    raw = np.zeros((1 << 16, 18), np.uint8)
+    tensor = tensor_of(tmp_path, blocks.Q4_0, raw, (1 << 10, 1 << 11))
+    tracemalloc.start()
+    array = tensor.read()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.6 * array.nbytes
