@@ -39,7 +39,7 @@ class ReferenceExecutable:
             self._formats[weight.name] = storage_dtype(weight.kind, dtype)
             if weight.kind is not WeightKind.TABLE:
                 self._read_whole.append(weight.name)
-            array = weight.read().astype(np.float32)
+            array = weight.read().astype(np.float32, order="C")  # BLAS sums in another order where rows are columns
             if weight.norm is not None:
                 array = np.asarray(layer_norm(array, *weight.norm(), 1e-5), np.float32)
             self._weights[weight.name] = _round_weight(array, self._formats[weight.name])

@@ -1,0 +1,90 @@
+"""One checkpoint saved in each container gives the same logits, bit for bit where its values are stored as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.model_files import q8_0, write_folder, write_gguf, write_rwkv_cpp
+from tests.models.layouts import schemes
+from tests.models.layouts.schemes import Arrays
+from tests.models.test_official_logits import forward
+from tests.random_models import random_model, write_pth, write_safetensors
+from wingbeat.models import load_model
+
+Write = Callable[[Path, Arrays, str], Path]
+TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
+
+
+def st(path: Path, model: Arrays, version: str) -> Path:
+    return write_safetensors(path / "model.st", schemes.web_rwkv(model, version))
+
+
+def fla(path: Path, model: Arrays, version: str) -> Path:
+    config = {"model_type": f"rwkv{version}", "attn": None, "value_dim": [64] * 3}
+    return write_folder(path / "model", schemes.fla(model, version), config, shards=3)
+
+
+def hugging_face(path: Path, model: Arrays, version: str) -> Path:
+    return write_folder(path / "model", schemes.hugging_face(model, version), {"rescale_every": 2}) / "config.json"
+
+
+def gguf(path: Path, model: Arrays, version: str) -> Path:
+    metadata = {"general.architecture": f"rwkv{version}", f"rwkv{version}.wkv.head_size": 16}
+    metadata |= {"rwkv6.rescale_every_n_layers": schemes.RESCALE_EVERY}
+    return write_gguf(path / "model.gguf", schemes.gguf(model, version, rescaled=version == "6"), metadata)
+
+
+def rwkv_cpp(path: Path, model: Arrays, version: str) -> Path:
+    return write_rwkv_cpp(path / "model.bin", schemes.rwkv_cpp(model, version))
+
+
+def safetensors(path: Path, model: Arrays, version: str) -> Path:
+    return write_safetensors(path / "model.safetensors", model)
+
+
+CASES = [
+    *((version, write) for version in ("4", "5.0", "5.1", "5.2", "6", "7") for write in (st, rwkv_cpp)),
+    *((version, hugging_face) for version in ("4", "5.0", "5.1", "5.2", "6")),
+    *((version, write) for version in ("6", "7") for write in (fla, gguf)),
+    ("7a", safetensors),
+    ("7a", st),
+]
+
+
+def a_model(version: str) -> Arrays:
+    return random_model(version, layers=3, width=64, vocab=11, **({} if version == "4" else {"head_size": 16}))
+
+
+def logits(path: Path) -> np.ndarray:
+    return forward(load_model(path, dtype="float32", backend="reference").executable, TOKENS, [len(TOKENS)])
+
+
+@pytest.mark.parametrize(("version", "write"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_a_checkpoint_in_another_container(tmp_path: Path, version: str, write: Write) -> None:
+    model = a_model(version)
+    original, other = write_pth(tmp_path / "model.pth", model), write(tmp_path, model, version)
+    expected, found = logits(original), logits(other)
+    stored_as_exponentials = write is rwkv_cpp and version[0] in "45"
+    if stored_as_exponentials:
+        assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+        return
+    np.testing.assert_array_equal(found, expected)
+    info, same = (load_model(path, dtype="float32", backend="reference").info for path in (original, other))
+    assert (info.version, info.fingerprint, info.parameters) == (same.version, same.fingerprint, same.parameters)
+
+
+def test_a_quantised_gguf_file_is_near(tmp_path: Path) -> None:
+    model = a_model("7")
+    stored = {
+        name: q8_0(array) if array.ndim == 2 and array.shape[1] % 32 == 0 and "time_mix_r_k" not in name else array
+        for name, array in schemes.gguf(model, "7").items()
+    }
+    metadata = {"general.architecture": "rwkv7", "rwkv7.wkv.head_size": 16}
+    path = write_gguf(tmp_path / "model.gguf", stored, metadata)
+    expected = logits(write_pth(tmp_path / "model.pth", model))
+    found = logits(path)
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.ptp(expected)
