@@ -16,7 +16,7 @@ constexpr int kGroupBytes = 64;  // one K group of a panel: 1 x 16 float32, 2 x 
 constexpr int kRowsPerUnit = 16;
 
 enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8, kInt4 };
-enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kDecay7 };
+enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kSilu, kDecay6, kDecay7 };
 
 // A weight [out, in], packed in panels of 16 output rows by groups of K, both padded to 64 with zeros.
 // int8 values are stored plus 128, int4 values plus 8 (the multiply-add instructions want one unsigned factor). A byte of
@@ -104,6 +104,25 @@ struct LinearOp {
   Activation activation;
   bool add;     // out += instead of out =
   bool wanted;  // its rows are the step's wanted rows, not its tokens
+  int start;    // the first column of x that it reads
+  const Buffer* gate;         // or null: what the result is multiplied with
+  const Buffer *from, *to;    // or null: the result is how far to go from the one to the other
+};
+
+struct Wkv4Op {
+  const Buffer *r, *k, *v, *out;
+  const float *decay, *first;  // padded
+  std::size_t state_offset;    // numerators, denominators and their scales, each padded to 16
+};
+
+struct Wkv6Op {
+  const Buffer *r, *k, *v;
+  const Buffer *w, *g;  // or null: then the decay is a weight, and there is no gate
+  const Buffer* out;
+  const float *bonus, *norm_weight, *norm_bias, *decay;
+  int heads, size;  // size: channels of a head
+  float eps;
+  std::size_t state_offset;  // S as [heads][key][value padded to 16]
 };
 
 struct Wkv7Op {
@@ -113,6 +132,13 @@ struct Wkv7Op {
   int heads, size;  // size: channels of a head
   float eps;
   std::size_t state_offset;  // S as [heads][key][value padded to 16]
+};
+
+struct DeepEmbedOp {
+  const Buffer *q, *extra, *out;
+  Format format;  // float32 or bfloat16
+  const void* table;
+  std::size_t stride;  // in elements
 };
 
 struct GatherNormOp {
@@ -153,7 +179,10 @@ struct KernelTable {
   void (*embed)(const EmbedOp&, const Step&, int unit, float* scratch);
   void (*norm_shift_mix)(const NormShiftMixOp&, const Step&, int unit, float* scratch);
   void (*linear)(const LinearOp&, const Step&, int unit, float* scratch, SparseLines& lines);
+  void (*wkv4)(const Wkv4Op&, const Step&, int unit);
+  void (*wkv6)(const Wkv6Op&, const Step&, int unit, float* scratch);
   void (*wkv7)(const Wkv7Op&, const Step&, int unit, float* scratch);
+  void (*deep_embed)(const DeepEmbedOp&, const Step&, int unit, float* scratch);
   void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
   // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.
   float (*read_bytes)(const std::uint8_t* data, std::size_t bytes);

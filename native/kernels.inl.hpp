@@ -100,6 +100,8 @@ inline F16 activate(Activation activation, F16 x) {
     case Activation::kTanh: return sub(set1(1.0f), div(set1(2.0f), add(set1(1.0f), exp(add(x, x)))));
     case Activation::kSigmoid: return sigmoid(x);
     case Activation::kRelu2: x = max(set1(0.0f), x); return mul(x, x);
+    case Activation::kSilu: return mul(x, sigmoid(x));
+    case Activation::kDecay6: return exp(sub(set1(0.0f), exp(x)));
     case Activation::kDecay7: return exp(mul(set1(-0.60653066f), sigmoid(x)));
     case Activation::kNone: break;
   }
@@ -182,13 +184,17 @@ inline void norm_row(const float* x, int d, const float* weight, const float* bi
     store(z + i, fma(mul(sub(load(x + i), mean), scale), load(weight + i), load(bias + i)));
 }
 
+// 16 values of a table of float32 or bfloat16.
+inline F16 load_table(Format format, const void* table, std::size_t at) {
+  return format == Format::kFloat32 ? load((const float*)table + at) : load_bf16((const std::uint16_t*)table + at);
+}
+
 void embed(const EmbedOp& op, const Step& step, int unit, float* scratch) {
   int end = min_int(step.rows, (unit + 1) * kRowsPerUnit);
   for (int row = unit * kRowsPerUnit; row < end; ++row) {
     std::size_t start = (std::size_t)step.tokens[row] * op.stride;
     for (int i = 0; i < op.out->padded; i += kLanes)
-      store(scratch + i, op.format == Format::kFloat32 ? load((const float*)op.table + start + i)
-                                                       : load_bf16((const std::uint16_t*)op.table + start + i));
+      store(scratch + i, load_table(op.format, op.table, start + (std::size_t)i));
     emit_row(*op.out, (std::size_t)row, scratch);
   }
 }
@@ -241,6 +247,9 @@ void gather_norm(const GatherNormOp& op, const Step& step, int unit, float* scra
 
 #include "linear.inl.hpp"
 #include "wkv7.inl.hpp"
+#include "wkv4.inl.hpp"
+#include "wkv6.inl.hpp"
+#include "deep_embed.inl.hpp"
 
 float read_bytes(const std::uint8_t* data, std::size_t bytes) {
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
@@ -279,8 +288,11 @@ double peak(Format format, int iterations, float* sink) {
   return (double)iterations * count * kBlock * k;
 }
 
-constexpr KernelTable kTable{WINGBEAT_NAME, Bf16Format::act_bytes, Int8Format::act_bytes, embed,      norm_shift_mix,
-                             linear,        wkv7,                  gather_norm,           read_bytes, peak,       leave};
+constexpr KernelTable kTable{WINGBEAT_NAME, Bf16Format::act_bytes, Int8Format::act_bytes,
+                             embed,         norm_shift_mix,        linear,
+                             wkv4,          wkv6,                  wkv7,
+                             deep_embed,    gather_norm,           read_bytes,
+                             peak,          leave};
 
 }  // namespace WINGBEAT_UNIT
 }  // namespace

@@ -241,15 +241,18 @@ inline void multiply(Format format, int rows, const Tile& t) {
 
 #include "sparse.inl.hpp"
 
-// Bias, activation, residual; then out in the forms its readers want.
+// Bias, activation, gate or lerp, residual; then out in the forms its readers want.
 inline void finish_row(const LinearOp& op, std::size_t row, int column, const float* product) {
   const Buffer& out = *op.out;
+  auto at = [&](const Buffer& b, int i) { return load(b.f32 + row * b.f32_stride + column + i * kLanes); };
   F16 v[4];
   for (int i = 0; i < 4; ++i) {
     v[i] = load(product + i * kLanes);
     if (op.bias) v[i] = add(v[i], load(op.bias + column + i * kLanes));
     v[i] = activate(op.activation, v[i]);
-    if (op.add) v[i] = add(v[i], load(out.f32 + row * out.f32_stride + column + i * kLanes));
+    if (op.gate) v[i] = mul(v[i], at(*op.gate, i));
+    if (op.from) v[i] = fma(sub(at(*op.to, i), at(*op.from, i)), v[i], at(*op.from, i));
+    if (op.add) v[i] = add(v[i], at(out, i));
   }
   if (column + kBlock > out.width) {  // keep the padding zero: it must not reach a block's scale or a norm's sum
     float lane[kBlock];
@@ -336,7 +339,7 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
     }
     for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
       int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
-      place_activations(*op.x, w.format, (std::size_t)(first + begin), k, t);
+      place_activations(*op.x, w.format, (std::size_t)(first + begin), op.start + k, t);
       t.fresh = tile == 0;
       t.out = product + begin * kBlock;
       multiply(w.format, end - begin, t);

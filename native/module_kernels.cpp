@@ -40,6 +40,8 @@ Activation activation_of(const std::string& name) {
   if (name == "tanh") return Activation::kTanh;
   if (name == "sigmoid") return Activation::kSigmoid;
   if (name == "relu2") return Activation::kRelu2;
+  if (name == "silu") return Activation::kSilu;
+  if (name == "decay6") return Activation::kDecay6;
   if (name == "decay7") return Activation::kDecay7;
   throw std::invalid_argument("unknown activation '" + name + "'");
 }
@@ -99,6 +101,30 @@ nb::tuple packed(nb::handle_t<Program> self, int id) {
   return nb::make_tuple(view(w.data, w.shape.data_bytes()), view(w.scales, w.shape.scales_bytes()));
 }
 
+LinearOp linear_of(const Program& p, const nb::dict& op, const std::vector<int>& reads, const float* bias) {
+  const PackedWeight& w = p.weight(nb::cast<std::vector<int>>(op["weights"]).at(0)).packed;
+  int target = nb::cast<std::vector<int>>(op["writes"]).at(0), start = nb::cast<int>(op["start"]);
+  const Buffer *x = p.buffer(reads.at(0)), *out = p.buffer(target);
+  bool part = start != 0 || x->width != w.in;
+  check(w.in == nb::cast<int>(op["columns"]) && w.out == out->width, "the matrix has another shape than the buffers");
+  check(!part || ((w.format == Format::kFloat32 || w.format == Format::kBfloat16) && !w.by_k && start >= 0 && start % 32 == 0 &&
+                  start + w.k_padded <= x->padded), "this part of the columns cannot be read");
+  check(!w.by_k || p.spec(reads.at(0)).mask, "a matrix that is kept by K needs a mask of its input");
+  LinearOp o{x, out, &w, bias, activation_of(nb::cast<std::string>(op["activation"])), nb::cast<int>(op["add"]) != 0,
+             nb::cast<int>(op["wanted"]) != 0, start, nullptr, nullptr, nullptr};
+  auto other = [&](std::size_t i) {
+    const Buffer* b = p.buffer(reads.at(i));
+    check(b->width == out->width && p.spec(reads.at(i)).f32 && p.spec(reads.at(i)).rows == p.spec(target).rows,
+          "what the result combines with has another shape");
+    return b;
+  };
+  auto combine = nb::cast<std::string>(op["combine"]);
+  check(combine == "none" || combine == "gate" || combine == "lerp", "unknown way to combine");
+  if (combine == "gate") o.gate = other(1);
+  if (combine == "lerp") o.from = other(1), o.to = other(2);
+  return o;
+}
+
 // One op of a stage as Python describes it: buffers and weights by id. What does not fit together is refused here,
 // since the kernels look at nothing but addresses.
 OpBody op_of(const Program& p, const nb::dict& op) {
@@ -117,12 +143,26 @@ OpBody op_of(const Program& p, const nb::dict& op) {
   };
   auto constant = [&](const char* key) { return nb::cast<float>(op[key]); };
   auto offset = [&] { return nb::cast<std::size_t>(op["state_offset"]); };
-  if (name == "embed") {
+  auto number = [&](const char* key) { return nb::cast<int>(op[key]); };
+  auto table = [&](int width) -> const Weight& {
     const Weight& w = p.weight(weights.at(0));
-    check(w.shape.kind == WeightKind::kTable && w.shape.columns == out(0)->width, "the table has another width than the buffer");
+    check(w.shape.kind == WeightKind::kTable && w.shape.columns == width, "the table has another width than the buffer");
     check(w.shape.format == Format::kFloat32 || w.shape.format == Format::kBfloat16, "a table is float32 or bfloat16");
     check(w.shape.rows == p.vocab_size(), "the table has another number of rows than the vocabulary");
+    return w;
+  };
+  auto of_heads = [&](int width) {
+    check(number("heads") * number("size") == width, "the heads do not make up the width");
+    return number("heads");
+  };
+  if (name == "embed") {
+    const Weight& w = table(out(0)->width);
     return EmbedOp{out(0), w.shape.format, w.data, (std::size_t)w.shape.padded()};
+  }
+  if (name == "deep_embed") {
+    check(in(0)->width * in(0)->width == in(1)->width && out(0)->width == in(0)->width, "the matrices are not square");
+    const Weight& w = table(in(1)->width);
+    return DeepEmbedOp{in(0), in(1), out(0), w.shape.format, w.data, (std::size_t)w.shape.padded()};
   }
   if (name == "norm_shift_mix") {
     int width = in(0)->width, mixes = (int)writes.size() - 1;
@@ -132,18 +172,23 @@ OpBody op_of(const Program& p, const nb::dict& op) {
     return o;
   }
   if (name == "commit_shift") return CommitShiftOp{in(0), offset()};
-  if (name == "linear") {
-    const PackedWeight& w = p.weight(weights.at(0)).packed;
-    check(w.in == in(0)->width && w.out == out(0)->width, "the matrix has another shape than the buffers");
-    check(!w.by_k || p.spec(reads.at(0)).mask, "a matrix that is kept by K needs a mask of its input");
-    return LinearOp{in(0), out(0), &w, weights.size() > 1 ? vec(1, w.out) : nullptr, activation_of(nb::cast<std::string>(op["activation"])),
-                    nb::cast<int>(op["add"]) != 0, nb::cast<int>(op["wanted"]) != 0};
+  if (name == "linear") return linear_of(p, op, reads, weights.size() > 1 ? vec(1, out(0)->width) : nullptr);
+  if (name == "wkv4") {
+    int d = in(0)->width;
+    return Wkv4Op{in(0), in(1), in(2), out(0), vec(0, d), vec(1, d), offset()};
+  }
+  if (name == "wkv6") {
+    int d = in(0)->width, heads = of_heads(d);
+    std::size_t next = 3;
+    const Buffer* w = number("decay") ? in(next++) : nullptr;
+    const Buffer* g = number("gate") ? in(next++) : nullptr;
+    return Wkv6Op{in(0), in(1), in(2), w, g, out(0), vec(0, d), vec(1, d), vec(2, d), w ? nullptr : vec(3, d),
+                  heads, d / heads, constant("eps"), offset()};
   }
   if (name == "wkv7") {
-    int d = in(0)->width, heads = nb::cast<int>(op["heads"]), size = nb::cast<int>(op["size"]);
-    check(heads * size == d, "the heads do not make up the width");
+    int d = in(0)->width, heads = of_heads(d);
     return Wkv7Op{in(0), in(1), in(2), in(3), in(4), in(5), optional_in(6), optional_in(7), out(0), vec(0, d), vec(1, d),
-                  vec(2, d), vec(3, d), vec(4, d), heads, size, constant("eps"), offset()};
+                  vec(2, d), vec(3, d), vec(4, d), heads, d / heads, constant("eps"), offset()};
   }
   if (name == "gather_norm") {
     int width = in(0)->width;

@@ -28,6 +28,11 @@ std::size_t scratch_floats(const OpBody& op) {
                           int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
                           return (std::size_t)(columns + 18 * round_up(o.size, kLanes));
                         },
+                        [](const Wkv6Op& o) {
+                          int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
+                          return (std::size_t)(columns + 10 * round_up(o.size, kLanes));
+                        },
+                        [](const DeepEmbedOp& o) { return (std::size_t)(o.extra->padded + kLanes + o.out->padded); },
                         [](const LinearOp&) { return kLinearScratch; },
                         [](const auto&) { return std::size_t{0}; },
                     },
@@ -178,7 +183,10 @@ int Program::units(const OpBody& op, const Step& step) const {
                         [&](const LinearOp& o) {
                           return ceil_div(o.wanted ? step.wanted : step.rows, kLinearRows) * ceil_div(o.weight->out, kBlock);
                         },
+                        [&](const Wkv4Op& o) { return step.sequences * ceil_div(o.out->width, kBlock); },
+                        [&](const Wkv6Op& o) { return step.sequences * ceil_div(o.heads, heads_per_unit(o.heads, o.size)); },
                         [&](const Wkv7Op& o) { return step.sequences * ceil_div(o.heads, heads_per_unit(o.heads, o.size)); },
+                        [&](const DeepEmbedOp&) { return ceil_div(step.rows, kRowsPerUnit); },
                         [&](const GatherNormOp&) { return ceil_div(step.wanted, kRowsPerUnit); },
                     },
                     op);
@@ -199,7 +207,10 @@ void Program::run_unit(const OpBody& op, int unit, int thread) {
                  [&](const NormShiftMixOp& o) { kernels_.norm_shift_mix(o, step_, unit, scratch); },
                  [&](const CommitShiftOp& o) { commit_shift(o, step_, unit); },
                  [&](const LinearOp& o) { kernels_.linear(o, step_, unit, scratch, lines_[(std::size_t)thread]); },
+                 [&](const Wkv4Op& o) { kernels_.wkv4(o, step_, unit); },
+                 [&](const Wkv6Op& o) { kernels_.wkv6(o, step_, unit, scratch); },
                  [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
+                 [&](const DeepEmbedOp& o) { kernels_.deep_embed(o, step_, unit, scratch); },
                  [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
              },
              op);

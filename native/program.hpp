@@ -32,7 +32,8 @@ struct Blob {
   std::size_t bytes;
 };
 
-using OpBody = std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv7Op, GatherNormOp>;
+using OpBody =
+    std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv4Op, Wkv6Op, Wkv7Op, DeepEmbedOp, GatherNormOp>;
 
 class Program {
  public:

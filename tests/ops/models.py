@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tests.random_models import random_rwkv7
+from tests.random_models import random_model
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
 from wingbeat.models.shapes import Dimensions
 from wingbeat.ops.cpu import CpuExecutable
@@ -20,18 +21,24 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 @dataclass(frozen=True)
 class Shape:
-    version: str = "7"
+    """``more``: what the version's random model takes beside."""
+
     layers: int = 2
     width: int = 128
     vocab: int = 97
     head_size: int = 64
     ffn: int | None = None
-    ranks: tuple[int, int, int, int] = (8, 12, 4, 20)
+    ranks: tuple[int, ...] = (8, 12, 4, 20)
+    version: str = "7"
+    more: tuple[tuple[str, int], ...] = ()
 
     def arrays(self, seed: int) -> dict[str, np.ndarray]:
-        return random_rwkv7(
-            self.layers, self.width, self.vocab, head_size=self.head_size, ffn=self.ffn, ranks=self.ranks, seed=seed
-        )
+        arguments: dict[str, Any] = {"layers": self.layers, "width": self.width, "vocab": self.vocab, "ffn": self.ffn}
+        if self.version != "4":
+            arguments["head_size"] = self.head_size
+        if self.version in ("6", "7", "7a"):
+            arguments["ranks"] = self.ranks
+        return random_model(self.version, **arguments, **dict(self.more), seed=seed)
 
 
 ODD_SHAPES = {
@@ -42,6 +49,17 @@ ODD_SHAPES = {
     "wide_heads": Shape(width=256, vocab=129, head_size=128, ffn=200),
     "heads_of_48": Shape(width=144, vocab=65, head_size=48),
 }
+
+OTHER_VERSIONS = {
+    "rwkv4": Shape(version="4", width=79, vocab=33, ffn=100, more=(("att", 73),)),
+    "rwkv5.0": Shape(version="5.0", width=63, vocab=37, head_size=21, ffn=131),
+    "rwkv5.2": Shape(version="5.2", width=64, vocab=41, head_size=16, more=(("att", 144),)),
+    "rwkv6": Shape(version="6", width=96, vocab=45, head_size=8, ffn=130, ranks=(33, 5)),
+    "rwkv7a": Shape(
+        version="7a", width=63, vocab=37, head_size=21, ffn=131, ranks=(3, 5, 7, 2), more=(("deep_side", 7),)
+    ),
+}
+ALL_SHAPES = ODD_SHAPES | OTHER_VERSIONS
 
 
 def program_of(shape: Shape, arrays: Mapping[str, np.ndarray] | None = None) -> tuple[Program, Iterator[Weight]]:

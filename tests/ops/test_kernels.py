@@ -9,7 +9,18 @@ import threading
 import numpy as np
 import pytest
 
-from tests.ops.models import DTYPES, ODD_SHAPES, Shape, batch, feed, native, program_of, reference
+from tests.ops.models import (
+    ALL_SHAPES,
+    DTYPES,
+    ODD_SHAPES,
+    OTHER_VERSIONS,
+    Shape,
+    batch,
+    feed,
+    native,
+    program_of,
+    reference,
+)
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import BFLOAT16, Executable
@@ -28,10 +39,10 @@ def tokens_of(shape: Shape, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_logits_and_state_equal_the_reference(level: str, name: str, dtype: str) -> None:
-    shape = ODD_SHAPES[name]
+    shape = ALL_SHAPES[name]
     tokens = tokens_of(shape, 37)
     got, got_state = feed(native(shape, dtype, level=level), tokens, [37])
     want, want_state = feed(reference(shape, dtype), tokens, [37])
@@ -40,10 +51,10 @@ def test_logits_and_state_equal_the_reference(level: str, name: str, dtype: str)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_chunking_never_changes_a_bit(level: str, name: str, dtype: str) -> None:
-    shape = ODD_SHAPES[name]
+    shape = ALL_SHAPES[name]
     tokens = tokens_of(shape, 300)
     executable = native(shape, dtype, level=level)
     whole, whole_state = feed(executable, tokens, [300])
@@ -54,10 +65,10 @@ def test_chunking_never_changes_a_bit(level: str, name: str, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -> None:
-    shape = ODD_SHAPES[name]
+    shape = ALL_SHAPES[name]
     tokens = tokens_of(shape, 60)
     every, every_state = feed(native(shape, dtype, level=level, skip_zeros=False), tokens, [60])
     skipping = native(shape, dtype, level=level, skip_zeros=True)
@@ -94,10 +105,10 @@ def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: floa
     assert fed(True, [12]) == every
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "dtype"), [("published", d) for d in DTYPES] + [(n, "int8") for n in OTHER_VERSIONS])
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_row_never_depends_on_its_neighbours(level: str, dtype: str) -> None:
-    shape = ODD_SHAPES["published"]
+def test_a_row_never_depends_on_its_neighbours(level: str, name: str, dtype: str) -> None:
+    shape = ALL_SHAPES[name]
     executable = native(shape, dtype, level=level)
     alone, alone_state = feed(executable, tokens := tokens_of(shape, 20), [5] + [1] * 15)
     for neighbours in (1, 2, 3, 4, 5, 6, 12, 31):
@@ -119,10 +130,12 @@ def test_a_row_never_depends_on_its_neighbours(level: str, dtype: str) -> None:
         assert pool[mine].tobytes() == alone_state.tobytes()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("heads_of_48", d) for d in DTYPES] + [(n, "int8") for n in OTHER_VERSIONS]
+)
 @pytest.mark.parametrize("level", LEVELS)
-def test_threads_never_change_a_bit(level: str, dtype: str) -> None:
-    shape = ODD_SHAPES["heads_of_48"]
+def test_threads_never_change_a_bit(level: str, name: str, dtype: str) -> None:
+    shape = ALL_SHAPES[name]
     tokens = tokens_of(shape, 70)
     results = [feed(native(shape, dtype, level=level, threads=n), tokens, [64, 1, 5]) for n in (1, 2, 3, 7)]
     for logits, state in results[1:]:

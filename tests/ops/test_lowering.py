@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ops.models import ODD_SHAPES, program_of
-from wingbeat.ops.lowering import Lowered, lower
+from tests.ops.models import ALL_SHAPES, ODD_SHAPES, program_of
+from wingbeat.ops.lowering import Lowered, after_relu2, lower
 from wingbeat.ops.program import Recorder
 from wingbeat.ops.table import StateLayout, WeightKind, storage_dtype
 
 
 def lowered(name: str, dtype: str = "int8") -> Lowered:
-    program, weights = program_of(ODD_SHAPES[name])
+    program, weights = program_of(ALL_SHAPES[name])
     return lower(program, {w.name: storage_dtype(w.kind, dtype) for w in weights})
 
 
-@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_ops_of_a_stage_do_not_touch_each_other(name: str) -> None:
     for stage in lowered(name).stages:
         for i, a in enumerate(stage):
@@ -25,14 +25,14 @@ def test_ops_of_a_stage_do_not_touch_each_other(name: str) -> None:
                 assert not set(b.writes) & set(a.reads), (a.name, b.name)
 
 
-@pytest.mark.parametrize("name", ODD_SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_what_is_read_was_written_last_by_its_producer(name: str) -> None:
     """Run the shared program symbolically beside the one with a buffer for each value."""
-    shape = ODD_SHAPES[name]
+    shape = ALL_SHAPES[name]
     program, _ = program_of(shape)
     low = lowered(name)
-    by_offset = iter(op for stage in low.stages for op in stage if op.name == "wkv7")
-    wkvs = [op for op in program.ops if op.name == "wkv7"]
+    by_offset = iter(op for stage in low.stages for op in stage if op.name.startswith("wkv"))
+    wkvs = [op for op in program.ops if op.name.startswith("wkv")]
     assert len(wkvs) == shape.layers
     content: dict[int, tuple] = {}
     for number, stage in enumerate(low.stages):
@@ -45,9 +45,17 @@ def test_what_is_read_was_written_last_by_its_producer(name: str) -> None:
     assert sum(1 for _ in by_offset) == shape.layers
 
 
-def test_a_layer_takes_eight_stages() -> None:
-    shape = ODD_SHAPES["published"]
-    assert len(lowered("published").stages) == 1 + 8 * shape.layers + 2
+@pytest.mark.parametrize(
+    ("name", "stages"), [("published", 8), ("rwkv4", 7), ("rwkv5.0", 7), ("rwkv5.2", 7), ("rwkv6", 10), ("rwkv7a", 10)]
+)
+def test_stages_of_a_layer(name: str, stages: int) -> None:
+    assert len(lowered(name).stages) == 1 + stages * ALL_SHAPES[name].layers + 2
+
+
+@pytest.mark.parametrize("name", ALL_SHAPES)
+def test_the_second_matrix_of_the_channel_mix_meets_zeros(name: str) -> None:
+    shape = ALL_SHAPES[name]
+    assert after_relu2(program_of(shape)[0]) == {f"blocks.{i}.ffn.value" for i in range(shape.layers)}
 
 
 def test_buffers_are_shared_between_layers() -> None:
