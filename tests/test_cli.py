@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tests.live import write_model
 from wingbeat.cli import app
-from wingbeat.config import Settings
+from wingbeat.config import AdapterSettings, Settings
 
 WINGBEAT = [sys.executable, "-c", "from wingbeat.cli import main; main()"]
 
@@ -93,14 +93,25 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "backend": ("cpu", "auto", "reference"),
     "api_keys": (["a"], ["b"], ["c"]),
     "cors_origins": (["a"], ["b"], ["c"]),
+    "loras": (["a"], ["b"], ["c"]),
+    "states": (["a"], ["b"], ["c"]),
     "any_model": (False, True, False),
     "access_log": (True, False, True),
     "cache_packed": (False, True, False),
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
-    **dict.fromkeys(("model", "tokenizer", "profile", "host"), ("a", "b", "c")),
+    **dict.fromkeys(("model", "tokenizer", "profile", "host", "default_state"), ("a", "b", "c")),
 }
 """What each may be in the file, in the environment and as a flag; others are numbers."""
+
+BECOME: dict[str, Any] = {
+    "tokenizer": [Path(each) for each in "abc"],
+    "loras": [[AdapterSettings(path=Path(each))] for each in "abc"],
+    "states": [{each: Path(each)} for each in "abc"],
+}
+"""What they are then, where it is something else."""
+
+OPTIONS = {"api_keys": "api-key", "cors_origins": "cors-origin", "loras": "lora", "states": "state"}
 
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "keys"])
@@ -113,7 +124,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     given: list[Settings] = []
     monkeypatch.setattr("wingbeat.server.run.serve", given.append)
     in_file, in_environment, flag = SETTINGS.get(name, (3, 4, 5))
-    option = "--" + {"api_keys": "api-key", "cors_origins": "cors-origin"}.get(name, name.replace("_", "-"))
+    option = "--" + OPTIONS.get(name, name.replace("_", "-"))
     if isinstance(flag, bool):
         flags = [option if flag else option.replace("--", "--no-")]
     else:
@@ -127,7 +138,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     CliRunner().invoke(app, ["serve"])
     CliRunner().invoke(app, ["serve", *flags])
     found = [getattr(settings, name) for settings in given]
-    assert found == ([Path(each) for each in "abc"] if name == "tokenizer" else [in_file, in_environment, flag])
+    assert found == BECOME.get(name, [in_file, in_environment, flag])
 
 
 def test_ctrl_c_ends_streams_with_an_error_and_leaves_quietly(served: Served) -> None:

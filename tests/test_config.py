@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from wingbeat.adapter import Adapter
 from wingbeat.config import ConfigError, Settings, is_loopback, load_settings
 
 
@@ -141,3 +143,28 @@ def test_origins_are_open_only_on_loopback() -> None:
     assert load_settings().allowed_origins == ["*"]
     assert load_settings({"host": "0.0.0.0"}).allowed_origins == []
     assert load_settings({"host": "0.0.0.0", "cors_origins": ["http://a.test"]}).allowed_origins == ["http://a.test"]
+
+
+def test_adapters_and_states_in_each_form(tmp_path: Path) -> None:
+    file = tmp_path / "wingbeat.toml"
+    file.write_text('loras = [{ path = "a.pth", alpha = 64 }, "b.pth,init=i.pth"]\nstates = { poet = "p.pth" }\n')
+    settings = load_settings(file=file)
+    assert settings.adapters == (Adapter("a.pth", 64.0), Adapter("b.pth", None, "i.pth"))
+    assert settings.states == {"poet": Path("p.pth")}
+    flags = {"loras": ["x.pth,alpha=2.5", "y.lora"], "states": ["poet=p.pth", "folder/law.yer.pth"]}
+    settings = load_settings(flags, file)
+    assert settings.adapters == (Adapter("x.pth", 2.5), Adapter("y.lora"))
+    assert settings.states == {"poet": Path("p.pth"), "law.yer": Path("folder/law.yer.pth")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"loras": ["a.pth,alpha=big"]}, "alpha"),
+        ({"loras": ["a.pth,beta=2"]}, "'beta=2' is not alpha=NUMBER or init=FILE"),
+        ({"states": ["a=x.pth", "a=y.pth"]}, "two of the states have the same name"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_or_state_is_told(flags: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings(flags)

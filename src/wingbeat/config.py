@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from wingbeat.adapter import Adapter
 from wingbeat.demo import demo_model_path
 from wingbeat.dtypes import full_name
 
@@ -70,6 +71,34 @@ class KeySettings(BaseModel):
         return _fit_to_send(key)
 
 
+class AdapterSettings(BaseModel):
+    """A file of fine-tuning that is merged into the model: LoRA, DoRA, PiSSA, DiSHA."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Path
+    alpha: float | None = Field(None, allow_inf_nan=False)
+    init: Path | None = None
+
+
+def parse_adapter(text: str) -> dict[str, str]:
+    """`FILE[,alpha=64][,init=FILE]`. Raises ValueError."""
+    path, *options = text.split(",")
+    fields = {"path": path.strip()}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name.strip() not in ("alpha", "init") or not equals or not value.strip():
+            raise ValueError(f"{option.strip()!r} is not alpha=NUMBER or init=FILE")
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def parse_state(text: str) -> tuple[str, str]:
+    """`NAME=FILE`, or a file whose name without its ending is the state's."""
+    name, equals, path = text.partition("=")
+    return (name.strip(), path.strip()) if equals else (Path(text).stem, text.strip())
+
+
 class Settings(BaseSettings):
     """Everything that can be set. A field `max_batch` is `max_batch` in TOML, `WINGBEAT_MAX_BATCH` in the environment
     and `--max-batch` as a flag."""
@@ -83,6 +112,9 @@ class Settings(BaseSettings):
     backend: Literal["auto", "cpu", "reference"] = "auto"
     threads: int | None = Field(None, ge=1)
     cache_packed: bool = False
+    loras: Annotated[list[AdapterSettings], NoDecode] = []
+    states: Annotated[dict[str, Path], NoDecode] = {}
+    default_state: str | None = None
     max_batch: int | None = Field(None, ge=1)
     token_budget: int = Field(512, ge=1)
     max_queue: int = Field(4096, ge=1)
@@ -109,6 +141,23 @@ class Settings(BaseSettings):
     @classmethod
     def _full_dtype(cls, value: Any) -> Any:
         return full_name(value) if isinstance(value, str) else value
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _adapters(cls, value: Any) -> Any:
+        files = value.split(";") if isinstance(value, str) else value
+        return [parse_adapter(each) if isinstance(each, str) else each for each in files if each]
+
+    @field_validator("states", mode="before")
+    @classmethod
+    def _states(cls, value: Any) -> Any:
+        files = [each for each in value.split(";") if each.strip()] if isinstance(value, str) else value
+        if not isinstance(files, list):
+            return files
+        named = [parse_state(each) for each in files]
+        if len(dict(named)) < len(named):
+            raise ValueError("two of the states have the same name")
+        return dict(named)
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
@@ -153,6 +202,12 @@ class Settings(BaseSettings):
         if not path.is_file():
             raise ConfigError(f"There is no file {path}: name a model's .pth or .safetensors file.")
         return path
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        return tuple(
+            Adapter(str(lora.path), lora.alpha, None if lora.init is None else str(lora.init)) for lora in self.loras
+        )
 
     @property
     def loopback(self) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.adapter import Adapter
 from wingbeat.demo import demo_model_path
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.intake import KEPT, origin_of
@@ -102,6 +103,9 @@ class LLM:
         profile: str | None = None,
         token_budget: int = 512,
         cache_packed: bool = False,
+        adapters: Sequence[Adapter] = (),
+        states: Mapping[str, str | Path] | None = None,
+        default_state: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Load a model.
@@ -116,16 +120,31 @@ class LLM:
             profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
+            adapters: LoRA and other fine-tuning to merge into the model, one after the other.
+            states: files of tuned initial states by the name under which ``generate`` and ``stream`` take them.
+            default_state: the one of them to begin from where none is named; None: the model's own, if it has one.
             progress: called with the bytes read and the bytes in all while the model is loaded.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
         path = demo_model_path() if path is None else path
         model = load_model(
-            path, dtype=dtype, threads=threads, backend=backend, cache_packed=cache_packed, progress=progress
+            path,
+            dtype=dtype,
+            threads=threads,
+            backend=backend,
+            cache_packed=cache_packed,
+            adapters=adapters,
+            progress=progress,
         )
         config = EngineConfig(
-            model=str(path), threads=threads, max_batch=max_batch, profile=profile, token_budget=token_budget
+            model=str(path),
+            threads=threads,
+            max_batch=max_batch,
+            profile=profile,
+            token_budget=token_budget,
+            states={name: str(file) for name, file in (states or {}).items()},
+            default_state=default_state,
         )
         self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
 
@@ -165,18 +184,24 @@ class LLM:
         self,
         prompts: Prompt | Iterable[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        initial_state: str | None = None,
     ) -> list[Completion]:
         """Complete one or many prompts, all together; the answers come in the order of the prompts.
 
         A prompt is a text or token ids. One ``sampling_params`` serves all prompts, or there is one for each; several
-        for a single prompt give as many answers to it. None: temperature 1, at most 512 tokens.
+        for a single prompt give as many answers to it. None: temperature 1, at most 512 tokens. ``initial_state`` names
+        one of the model's ``states`` to begin from.
         Raises ValueError for a bad prompt or parameter before anything runs, GenerationError when an answer fails.
         """
         many, single = _many(prompts)
         params = self._spread(sampling_params, len(many), single=single)
         if single:
             many *= len(params)
+        self._check_initial(initial_state)
         requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
+        for request in requests:
+            request.initial_state = initial_state
         completions = {request.id: Completion(request.prompts[0]) for request in requests}
         for output in self._shared.run(requests):
             _append(completions[output.request], output)
@@ -188,6 +213,7 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         state: StateSnapshot | None = None,
+        initial_state: str | None = None,
         keep: Sequence[Literal["prompt", "end"]] = (),
         stop_when: Callable[[], bool] | None = None,
     ) -> Generator[Chunk]:
@@ -197,6 +223,7 @@ class LLM:
 
         Args:
             state: go on from this state as if ``prompt`` followed what it has seen.
+            initial_state: begin from this one of the model's ``states``; "none" is a fresh one.
             keep: states wanted: "prompt", after the prompt (in ``prompt_state`` of the first chunk), and "end", after
                 the prompt and all sampled tokens but the last (in ``state`` of the last chunk).
             stop_when: asked before each step; once true the answer ends, with the ``finish_reason`` "cancelled".
@@ -210,7 +237,10 @@ class LLM:
             self.check_state(state)
             if not request.prompts[0]:
                 raise ValueError("going on from a state needs a prompt of at least one token")
-        request.state, request.keep = state, tuple(keep)
+            if initial_state is not None:
+                raise ValueError("a prompt goes on from a state or begins from an initial state, not both")
+        self._check_initial(initial_state)
+        request.state, request.keep, request.initial_state = state, tuple(keep), initial_state
         return self._stream(request, stop_when)
 
     def _stream(self, request: GenerationRequest, stop_when: Callable[[], bool] | None) -> Generator[Chunk]:
@@ -227,6 +257,10 @@ class LLM:
                 prompt_state=extras.prompt_state,
                 state=extras.state,
             )
+
+    def _check_initial(self, name: str | None) -> None:
+        """Raises ValueError for the name of no initial state."""
+        self._shared.engine.initial_states.origin(name)
 
     def check_state(self, state: StateSnapshot) -> None:
         """Raises ValueError, saying why, for a state that is not of this model."""

@@ -9,8 +9,8 @@ import pytest
 
 from tests.models.test_official_logits import forward
 from tests.random_models import normal, random_rwkv7, write_pth
+from wingbeat.adapter import Adapter
 from wingbeat.models import load_model
-from wingbeat.models.adapters import Adapter
 from wingbeat.models.loader import load_checkpoint
 
 MODEL = random_rwkv7(layers=2, width=64)
@@ -47,7 +47,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 )
 def test_the_logits_are_those_of_the_merged_model(paths: tuple[Path, Path, Path], backend: str, dtype: str) -> None:
     base, lora, merged = paths
-    adapted = load_model(base, dtype=dtype, backend=backend, threads=1, adapters=[Adapter(lora, 8.0)]).executable
+    adapted = load_model(base, dtype=dtype, backend=backend, threads=1, adapters=[Adapter(str(lora), 8.0)]).executable
     expected = forward(load_model(merged, dtype=dtype, backend=backend, threads=1).executable, TOKENS, 6)
     plain = forward(load_model(base, dtype=dtype, backend=backend, threads=1).executable, TOKENS, 6)
     logits = forward(adapted, TOKENS, 6)
@@ -58,11 +58,11 @@ def test_the_logits_are_those_of_the_merged_model(paths: tuple[Path, Path, Path]
 def test_what_is_merged_makes_another_model(paths: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, lora, _ = paths
     other = write_pth(tmp_path / "other.pth", {n: t * np.float32(1.01) for n, t in adapter_tensors().items()})
-    choices: list[list[Adapter]] = [[], [Adapter(lora)], [Adapter(lora, 8.0)], [Adapter(other)]]
-    choices.append([Adapter(lora), Adapter(other)])
+    choices: list[list[Adapter]] = [[], [Adapter(str(lora))], [Adapter(str(lora), 8.0)], [Adapter(str(other))]]
+    choices.append([Adapter(str(lora)), Adapter(str(other))])
     fingerprints = [load_checkpoint(base, adapters).fingerprint for adapters in choices]
     assert len(set(fingerprints)) == len(choices)
-    assert load_checkpoint(base, [Adapter(lora, 8.0)]).fingerprint == fingerprints[2]
+    assert load_checkpoint(base, [Adapter(str(lora), 8.0)]).fingerprint == fingerprints[2]
 
 
 def test_packed_weights_are_kept_for_each(
@@ -73,7 +73,7 @@ def test_packed_weights_are_kept_for_each(
     expected = forward(load_model(merged, dtype="int8", threads=1).executable, TOKENS, 6)
     plain = forward(load_model(base, dtype="int8", threads=1, cache_packed=True).executable, TOKENS, 6)
     for _ in range(2):  # anew, then from the cache
-        adapted = load_model(base, dtype="int8", threads=1, cache_packed=True, adapters=[Adapter(lora, 8.0)])
+        adapted = load_model(base, dtype="int8", threads=1, cache_packed=True, adapters=[Adapter(str(lora), 8.0)])
         np.testing.assert_array_equal(forward(adapted.executable, TOKENS, 6), expected)
     again = load_model(base, dtype="int8", threads=1, cache_packed=True)
     np.testing.assert_array_equal(forward(again.executable, TOKENS, 6), plain)

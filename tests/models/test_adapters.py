@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.random_models import normal, random_rwkv7, write_pth, write_safetensors
+from wingbeat.adapter import Adapter
 from wingbeat.formats.checkpoint import FormatError, open_checkpoint
-from wingbeat.models.adapters import DORA_EPS, Adapter, merge_adapters
+from wingbeat.models.adapters import DORA_EPS, merge_adapters
 
 KEY, VALUE, FFN = "blocks.0.att.key", "blocks.1.att.value", "blocks.1.ffn.key"
 MODEL = random_rwkv7(layers=2, width=64)
@@ -55,7 +56,7 @@ def test_lora(tmp_path: Path, alpha: float | None, scale: float, prefix: str) ->
     tensors = {**factors(KEY), **factors(FFN), "blocks.1.ln2.weight": draw("norm", 64)}
     path = write_pth(tmp_path / "lora.pth", {prefix + name: tensor for name, tensor in tensors.items()})
     assert_only(
-        merge(tmp_path, Adapter(path, alpha)),
+        merge(tmp_path, Adapter(str(path), alpha)),
         {
             KEY + ".weight": MODEL[KEY + ".weight"] + scale * delta(tensors, KEY),
             FFN + ".weight": MODEL[FFN + ".weight"] + scale * delta(tensors, FFN),
@@ -67,7 +68,7 @@ def test_lora(tmp_path: Path, alpha: float | None, scale: float, prefix: str) ->
 def test_several_add_up(tmp_path: Path) -> None:
     first, second = factors(KEY), {name: draw(name + "2", *t.shape) for name, t in factors(KEY).items()}
     paths = write_pth(tmp_path / "a.pth", first), write_pth(tmp_path / "b.pth", second)
-    merged = merge(tmp_path, Adapter(paths[0], 2.0), Adapter(paths[1], 12.0))
+    merged = merge(tmp_path, Adapter(str(paths[0]), 2.0), Adapter(str(paths[1]), 12.0))
     assert_only(merged, {KEY + ".weight": MODEL[KEY + ".weight"] + 0.5 * delta(first, KEY) + 3 * delta(second, KEY)})
 
 
@@ -76,7 +77,7 @@ def test_dora_scales_the_columns(tmp_path: Path) -> None:
     w = MODEL[VALUE + ".weight"].astype(np.float64) + 2 * delta(tensors, VALUE)
     w = tensors[f"{VALUE}.lora_M"] * w / (np.linalg.norm(w, axis=0) + DORA_EPS)
     path = write_pth(tmp_path / "dora.pth", tensors)
-    assert_only(merge(tmp_path, Adapter(path, 8.0)), {VALUE + ".weight": w})
+    assert_only(merge(tmp_path, Adapter(str(path), 8.0)), {VALUE + ".weight": w})
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -86,7 +87,7 @@ def test_pissa_takes_away_what_it_began_from(tmp_path: Path, beside: bool) -> No
     path = write_pth(tmp_path / "pissa.pth", tensors)
     init = write_pth(tmp_path / ("init_pissa.pth" if beside else "began.pth"), began)
     first = began[f"{KEY}.init_lora_B"].astype(np.float64) @ began[f"{KEY}.init_lora_A"]
-    adapter = Adapter(path, 99.0, None if beside else init)
+    adapter = Adapter(str(path), 99.0, None if beside else str(init))
     assert_only(merge(tmp_path, adapter), {KEY + ".weight": MODEL[KEY + ".weight"] - first + delta(tensors, KEY)})
 
 
@@ -97,7 +98,7 @@ def test_disha_repeats_a_block(tmp_path: Path, rank: int) -> None:
     for column in range(64):
         w[:, column] += table[column % rank]
     path = write_pth(tmp_path / "disha.pth", {KEY + ".disha": table})
-    assert_only(merge(tmp_path, Adapter(path)), {KEY + ".weight": w})
+    assert_only(merge(tmp_path, Adapter(str(path))), {KEY + ".weight": w})
 
 
 def test_bone_of_blocks(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_bone_of_blocks(tmp_path: Path) -> None:
             block, m = w[a : a + rank, b : b + rank].copy(), table[b // rank]
             w[a : a + rank, b : b + rank] = block + block @ m + m
     path = write_pth(tmp_path / "bone.pth", {FFN + ".bone": table})
-    assert_only(merge(tmp_path, Adapter(path)), {FFN + ".weight": w})
+    assert_only(merge(tmp_path, Adapter(str(path))), {FFN + ".weight": w})
 
 
 def test_the_converters_form_has_its_own_rules(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_the_converters_form_has_its_own_rules(tmp_path: Path) -> None:
         },
     )
     assert_only(
-        merge(tmp_path, Adapter(path, 8.0)),
+        merge(tmp_path, Adapter(str(path), 8.0)),
         {
             KEY + ".weight": MODEL[KEY + ".weight"] + 2 * delta(tensors, KEY),
             VALUE + ".weight": MODEL[VALUE + ".weight"] + 8 * full.astype(np.float64),
@@ -160,13 +161,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, case: str) -> None:
     tensors, message = REFUSED[case]
     path = write_pth(tmp_path / "adapter.pth", tensors)
     with pytest.raises(FormatError, match=message) as refused:
-        merge(tmp_path, Adapter(path))
+        merge(tmp_path, Adapter(str(path)))
     assert "adapter.pth" in str(refused.value)
 
 
 def test_a_file_that_is_no_beginning(tmp_path: Path) -> None:
     path, other = write_pth(tmp_path / "a.pth", factors(KEY)), write_pth(tmp_path / "b.pth", factors(KEY))
     with pytest.raises(FormatError, match=r"b\.pth does not hold what a PiSSA adapter began from"):
-        merge(tmp_path, Adapter(path, init=other))
+        merge(tmp_path, Adapter(str(path), init=str(other)))
     with pytest.raises(FormatError, match="nowhere"):
-        merge(tmp_path, Adapter(tmp_path / "nowhere.pth"))
+        merge(tmp_path, Adapter(str(tmp_path / "nowhere.pth")))

@@ -69,6 +69,9 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
             backend=settings.backend,
             profile=settings.profile,
             cache_packed=settings.cache_packed,
+            adapters=settings.adapters,
+            states=settings.states,
+            default_state=settings.default_state,
             progress=progress,
         )
     for warning in caught:

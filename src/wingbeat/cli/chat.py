@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from wingbeat.cli.common import fail, files, model_files
-from wingbeat.cli.model_options import MODEL, Backend, CachePacked, Dtype, Profile, Threads, Tokenizer
+from wingbeat.cli.model_options import (
+    MODEL,
+    Backend,
+    CachePacked,
+    DefaultState,
+    Dtype,
+    Lora,
+    Profile,
+    State,
+    Threads,
+    Tokenizer,
+)
 
 EXAMPLES = """\
 Examples:
@@ -35,6 +46,9 @@ def chat(
     threads: Threads = None,
     backend: Backend = None,
     cache_packed: CachePacked = None,
+    lora: Lora = None,
+    state: State = None,
+    default_state: DefaultState = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
     config: Annotated[
@@ -126,6 +140,9 @@ def chat(
                 "threads": threads,
                 "backend": backend,
                 "cache_packed": cache_packed,
+                "loras": lora or None,
+                "states": state or None,
+                "default_state": default_state,
                 "tokenizer": tokenizer,
                 "profile": profile,
             },

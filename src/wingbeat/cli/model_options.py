@@ -43,6 +43,33 @@ CachePacked = Annotated[
         metavar="",
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A LoRA, DoRA, PiSSA or DiSHA file to merge into the model; repeat it for several. "
+        "Its alpha is not in the file: FILE,alpha=64. Default: its rank.",
+        rich_help_panel=MODEL,
+        metavar="FILE[,alpha=N]",
+        autocompletion=files(".pth", ".safetensors", ".lora", ".st"),
+    ),
+]
+State = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A tuned initial state that requests may begin from, by its name; repeat it for several.",
+        rich_help_panel=MODEL,
+        metavar="[NAME=]FILE",
+        autocompletion=files(".pth", ".safetensors", ".state", ".st"),
+    ),
+]
+DefaultState = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the state for requests that name none. Default: the one in the model's file, if there is one.",
+        rich_help_panel=MODEL,
+        metavar="NAME",
+    ),
+]
 Tokenizer = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from wingbeat.cli.common import choices_of, fail, files, model_files
-from wingbeat.cli.model_options import MODEL, Backend, CachePacked, Dtype, Profile, Threads, Tokenizer
+from wingbeat.cli.model_options import (
+    MODEL,
+    Backend,
+    CachePacked,
+    DefaultState,
+    Dtype,
+    Lora,
+    Profile,
+    State,
+    Threads,
+    Tokenizer,
+)
 
 EXAMPLES = """\
 Examples:
@@ -33,6 +44,9 @@ def serve(
     threads: Threads = None,
     backend: Backend = None,
     cache_packed: CachePacked = None,
+    lora: Lora = None,
+    state: State = None,
+    default_state: DefaultState = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
     max_batch: Annotated[
@@ -166,6 +180,9 @@ def serve(
         "threads": threads,
         "backend": backend,
         "cache_packed": cache_packed,
+        "loras": lora or None,
+        "states": state or None,
+        "default_state": default_state,
         "tokenizer": tokenizer,
         "profile": profile,
         "max_batch": max_batch,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from wingbeat.adapter import Adapter
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.sampling.params import SamplingParams
 
@@ -19,14 +20,6 @@ FinishReason = Literal["stop", "length", "error", "cancelled"]
 
 STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Upper edges, in seconds, of the step durations that ``Stats.step_times`` counts."""
-
-
-class Adapter(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of fine-tuning to merge; see ``wingbeat.models.adapters.Adapter``."""
-
-    path: str
-    alpha: float | None = None
-    init: str | None = None
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -35,7 +34,7 @@ from wingbeat.engine.messages import (
     StepOutput,
     Submit,
 )
-from wingbeat.models import Model, adapters, load_model
+from wingbeat.models import Model, load_model
 from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
 from wingbeat.text.world import tokenizer_for
 
@@ -151,9 +150,7 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
         threads=config.threads,
         backend=config.backend,
         cache_packed=config.cache_packed,
-        adapters=[
-            adapters.Adapter(Path(a.path), a.alpha, None if a.init is None else Path(a.init)) for a in config.adapters
-        ],
+        adapters=config.adapters,
         progress=progress,
     )
     tokenizer = tokenizer_for(config.model, model.info.vocab_size, config.tokenizer)

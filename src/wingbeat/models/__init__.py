@@ -9,9 +9,9 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
+from wingbeat.adapter import Adapter
 from wingbeat.dtypes import DTYPES, full_name
 from wingbeat.formats.lazy import LazyTensor
-from wingbeat.models.adapters import Adapter
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import PackedCache
 from wingbeat.models.tuned_states import tuned_state

@@ -9,12 +9,12 @@ the embedding and the head stay as they are. All sums are float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.adapter import Adapter
 from wingbeat.formats.checkpoint import FormatError, LazyTensor, open_checkpoint
 from wingbeat.models.detect import official_name
 
@@ -30,18 +30,6 @@ Tensors = Mapping[str, LazyTensor]
 Change = Callable[[NDArray], NDArray]
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's file. ``alpha`` scales a LoRA by alpha / rank; files do not hold it. None: alpha = rank.
-
-    ``init``: for a PiSSA adapter, the file of what it began from; None: `init_pissa.pth` beside it, if it is there.
-    """
-
-    path: Path
-    alpha: float | None = None
-    init: Path | None = None
-
-
 def merge_adapters(tensors: Tensors, adapters: Sequence[Adapter]) -> dict[str, LazyTensor]:
     """The model's tensors with the adapters in them, one after the other. They are read, and merged, when asked for.
 
@@ -54,15 +42,16 @@ def merge_adapters(tensors: Tensors, adapters: Sequence[Adapter]) -> dict[str, L
             merged.update(_merged(merged, adapter))
         except FormatError as error:
             text = str(error)
-            raise FormatError(text if str(adapter.path) in text else f"{adapter.path}: {text}") from error
+            raise FormatError(text if adapter.path in text else f"{adapter.path}: {text}") from error
     return merged
 
 
 def read_adapter(adapter: Adapter) -> dict[str, LazyTensor]:
     """The tensors of an adapter's files, those that PiSSA began from included. Raises FormatError."""
-    tensors = _named(adapter.path)
-    init = adapter.init or adapter.path.with_name(PISSA_INIT)
-    if adapter.init is None and (init == adapter.path or not init.is_file()):
+    path = Path(adapter.path)
+    tensors = _named(path)
+    init = Path(adapter.init) if adapter.init else path.with_name(PISSA_INIT)
+    if adapter.init is None and (init == path or not init.is_file()):
         return tensors
     began = _named(init)
     if not any(name.endswith(".init_lora_A") for name in began):

@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.adapter import Adapter
 from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError, open_checkpoint
-from wingbeat.models.adapters import Adapter, merge_adapters, read_adapter
+from wingbeat.models.adapters import merge_adapters, read_adapter
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
 from wingbeat.models.detect import UnsupportedModelError, detect_version
 from wingbeat.models.layouts import to_official

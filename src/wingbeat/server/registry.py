@@ -172,17 +172,22 @@ class ServedModel:
         sampling: SamplingParams,
         *,
         prompt_logprobs: int | None = None,
+        initial_state: str | None = None,
     ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
 
         With a seed each prompt is answered as it would be alone; without one all rows are drawn independently.
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
+        `initial_state` names the state that each row begins from; None: the default one.
 
-        Raises ApiError: 429 when the queue is full or the client may not have so much, 503 when the engine is away or
-        runs another model than the prompts are for.
+        Raises ApiError: 400 for an unknown state, 429 when the queue is full or the client may not have so much, 503
+        when the engine is away or runs another model than the prompts are for.
         """
         if prompts.fingerprint != self.fingerprint:
             raise unavailable("Another model was loaded while the request was prepared. Send it again.")
+        if initial_state is not None and initial_state not in self.client.states:
+            known = ", ".join(self.client.states)
+            raise bad_request(f"state: there is no initial state {initial_state[:100]!r}; there are {known}.", "state")
         apart = choices if sampling.seed is None else 0
         request = GenerationRequest(
             fingerprint=prompts.fingerprint,
@@ -190,6 +195,7 @@ class ServedModel:
             rows=[Row(prompt, prompt * apart + choice) for prompt in range(len(prompts)) for choice in range(choices)],
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
+            initial_state=initial_state,
         )
         record, tokens = current_request(), sum(map(len, prompts))
         if record is not None:

@@ -12,17 +12,14 @@ from collections.abc import Callable
 
 import structlog
 
-from wingbeat.dtypes import BYTES_PER_WEIGHT
+from wingbeat.engine.memory import available_memory
 from wingbeat.engine.messages import EngineConfig
-from wingbeat.engine.state_pool import available_memory
-from wingbeat.models.loader import load_checkpoint
+from wingbeat.engine.weigh import weigh
 from wingbeat.server.registry import ModelRegistry, ServedModel
 
 log = structlog.get_logger("wingbeat.server")
 
 REPLACED = "another model was loaded in the place of this one: send the request again"
-PROCESS_BYTES = 256 << 20
-"""Of an engine besides its weights and states: the interpreter, the vocabulary, the buffers of a step."""
 
 
 class ReplacementError(Exception):
@@ -59,8 +56,8 @@ class Replacement:
             if old not in self._registry.models:
                 raise ReplacementError("another model has taken its place meanwhile")
             try:
-                needed = await asyncio.to_thread(_memory_needed, config)
-            except (ValueError, OSError) as error:
+                needed = await weigh(config)
+            except (ValueError, OSError, TimeoutError) as error:
                 raise ReplacementError(str(error)) from error
             new = ServedModel(config, max_prompt_tokens=old.max_prompt_tokens)
             beside = needed <= self._free_memory()
@@ -115,13 +112,3 @@ async def _load(model: ServedModel) -> None:
     await asyncio.shield(model.loading)
     if model.failure is not None:
         raise ReplacementError(model.failure)
-
-
-def _memory_needed(config: EngineConfig) -> int:
-    """Bytes that an engine of this model takes at most, but for its states, which take what is free. Raises ValueError
-    and OSError for a file that cannot be loaded."""
-    checkpoint = load_checkpoint(config.model)
-    shape, dtype = checkpoint.info, "bfloat16" if config.dtype == "auto" else config.dtype
-    weights = shape.parameters * BYTES_PER_WEIGHT[dtype] + 2 * shape.vocab_size * shape.width
-    largest = max(tensor.nbytes for tensor in checkpoint.tensors.values())
-    return int(weights) + largest + PROCESS_BYTES

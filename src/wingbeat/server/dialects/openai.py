@@ -80,7 +80,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         ]
         gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
         answer = Answer(model, COMPLETION, choices, per_prompt=per_prompt, include_usage=body.include_usage, gate=gate)
-        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored)
+        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored, initial_state=body.state)
         if body.stream:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)
@@ -109,7 +109,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             for _ in range(count)
         ]
         answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage)
-        generation = model.submit(prompt.prompts, count, sampling)
+        generation = model.submit(prompt.prompts, count, sampling, initial_state=body.state)
         if body.stream:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)

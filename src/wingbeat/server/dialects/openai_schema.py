@@ -122,6 +122,7 @@ class GenerationBody(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="Beyond OpenAI. 1 is off.")
     stop_token_ids: list[int] | None = Field(None, max_length=256, description="Beyond OpenAI. Token ids that end it.")
     ignore_eos: bool | None = Field(None, description="Beyond OpenAI. Go on after the end of text.")
+    state: str | None = Field(None, description="Beyond OpenAI. Name of the tuned initial state to begin from.")
 
     guided_json: Any = NotYet
     guided_regex: Any = NotYet
