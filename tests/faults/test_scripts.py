@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SCRIPTS = {
     "faults.py": ["--kills", "4", "--streams", "16"],
+    "fuzz_files.py": ["--seconds", "4"],
     "fuzz.py": ["--requests", "2000", "--seed", "5"],
     "soak.py": ["--streams", "250", "--minutes", "0.1", "--tokens", "40"],
 }
