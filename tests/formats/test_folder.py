@@ -11,6 +11,7 @@ import pytest
 from tests.model_files import write_folder
 from tests.torch_zip import write_torch_zip
 from wingbeat.formats.checkpoint import FormatError, open_checkpoint
+from wingbeat.formats.folder import model_files, model_name
 from wingbeat.formats.safetensors import save_safetensors
 
 ARRAYS = {name: np.full((2, 3), i, np.float32) for i, name in enumerate("abcde")}
@@ -57,6 +58,15 @@ def test_the_hubs_cache(tmp_path: Path) -> None:
     (snapshot / "model.safetensors").symlink_to("../../blobs/123")
     (snapshot / "config.json").symlink_to("../../blobs/456")
     check(snapshot)
+
+
+def test_what_a_model_is_called_and_consists_of(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "RWKV7-2.9B", ARRAYS, CONFIG)
+    assert model_name(folder) == model_name(folder / "config.json") == "RWKV7-2.9B"
+    assert model_name(Path("models/rwkv-1.5b.pth")) == "rwkv-1.5b"
+    assert model_name(Path("models--RWKV--v7-2.9B") / "snapshots" / "abc" / "config.json") == "v7-2.9B"
+    assert model_files(folder) == [folder / "config.json", folder / "model.safetensors"]
+    assert model_files(folder / "model.safetensors") == [folder / "model.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ HUGE = 1 << 60
         (b"GGUF" + struct.pack("<IQQ", 3, 0, HUGE), "1,152,921,504,606,846,976 remarks"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1000, 0), "1,000 tensors"),
         (gguf_header({"k": struct.pack("<IQ", 8, HUGE)}, []), "claims to have 1,152,921,504,606,846,976 bytes"),
+        (gguf_header({"k": gguf_value("x" * 2_000_000)}, []), "claims to have 2,000,000 bytes"),
         (gguf_header({"k": struct.pack("<IQ", 8, 9) + b"short"}, []), "needs 9 bytes where it has 5"),
         (gguf_header({"k" * 70_000: number("I", 4, 1)}, []), "claims to have 70,000 bytes"),
         (gguf_header({"k": array(0, HUGE)}, []), "needs 1,152,921,504,606,846,976 bytes"),

@@ -7,12 +7,14 @@ whole numbers. A block decodes to exactly the same values wherever it is read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, Places
+from wingbeat.ops.cpu import default_threads
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -55,9 +57,17 @@ class BlockKind:
     def _decoded(self, blocks: Bytes) -> Values:
         values = np.empty((len(blocks), self.elements), np.float32)
         step = AT_ONCE // self.elements
-        with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be infinite
-            for start in range(0, len(blocks), step):
+
+        def decode(start: int) -> None:
+            with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be infinite
                 self.decode(blocks[start : start + step], values[start : start + step])
+
+        if len(blocks) <= step:
+            decode(0)
+            return values
+        with ThreadPoolExecutor(default_threads()) as pool:  # NumPy works without the interpreter's lock
+            for _ in pool.map(decode, range(0, len(blocks), step)):
+                pass
         return values
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wingbeat.formats import gguf, rwkv_cpp, torch_legacy
-from wingbeat.formats.folder import CONFIG, INDEX, open_folder
+from wingbeat.formats.folder import folder_of, open_folder
 from wingbeat.formats.gguf import open_gguf
 from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError
 from wingbeat.formats.pth import open_pth
@@ -55,11 +55,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            return open_folder(path, _open_file)
-        if path.name == CONFIG or path.name.endswith(INDEX):
-            return open_folder(path.parent, _open_file)
-        return _open_file(path)
+        folder = folder_of(path)
+        return _open_file(path) if folder is None else open_folder(folder, _open_file)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         if isinstance(error, FormatError):
             raise

@@ -15,6 +15,7 @@ from wingbeat.formats.lazy import DAMAGED, Checkpoint, FormatError, LazyTensor
 
 CONFIG = "config.json"
 INDEX = ".index.json"
+SNAPSHOTS = "snapshots"  # in the hub's cache: models--OWNER--NAME/snapshots/REVISION
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MODEL_SUFFIXES = (".pth", ".safetensors", ".st", ".gguf", ".bin")
 MAX_INDEX, MAX_CONFIG = 16 << 20, 1 << 20  # bytes
@@ -42,6 +43,28 @@ def open_folder(folder: Path, open_file: Open) -> Checkpoint:
     raise FormatError(f"{folder} is a folder without {' or '.join(WEIGHTS)}: {_models_inside(folder)}")
 
 
+def folder_of(path: Path) -> Path | None:
+    """The folder that a path means: itself, or that of the config or index which it names; None for other files."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name == CONFIG or path.name.endswith(INDEX) else None
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: as its file without the extension, or as its folder; in the hub's cache, as there."""
+    folder = folder_of(path)
+    if folder is None:
+        return path.stem
+    home = folder.absolute()
+    return home.parent.parent.name.rpartition("--")[2] if home.parent.name == SNAPSHOTS else home.name
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files that a model consists of: its one, or all of its folder."""
+    folder = folder_of(path)
+    return [path] if folder is None else sorted(file for file in folder.iterdir() if file.is_file())
+
+
 def _sharded(folder: Path, index: str, open_file: Open) -> tuple[dict[str, LazyTensor], str]:
     places = _read_json(folder, index, MAX_INDEX).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
@@ -67,7 +90,7 @@ def _inside(folder: Path, name: str) -> Path:
         target, home = path.resolve(strict=True), folder.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise FormatError(f"{path} is missing ({error}): download it, too") from error
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    blobs = home.parent.parent / "blobs" if home.parent.name == SNAPSHOTS else home
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise FormatError(f"{path} is a link that leads out of its folder, to {target}: refused. Copy the file instead")
     if not target.is_file():

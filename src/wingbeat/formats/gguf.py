@@ -36,6 +36,7 @@ MAX_HEADER = 128 << 20  # bytes; a vocabulary of 256,000 tokens with its merges 
 MAX_TENSORS = 1 << 17
 MAX_KEYS = 1 << 16
 MAX_KEY = 1 << 16  # bytes, as the format says
+MAX_TEXT = 1 << 20  # bytes; a chat template or a licence
 MAX_TEXTS = 1 << 21  # in all lists, since each is walked over
 MAX_DIMS = 4  # as in ggml
 MAX_ALIGNMENT = 1 << 16
@@ -117,7 +118,7 @@ class _Reader:
         if key in self.metadata or key in self.lists:
             raise FormatError(f"it has the remark {key[:60]!r} twice: {DAMAGED}")
         if kind == TEXT:
-            self.metadata[key] = self.text(MAX_HEADER)
+            self.metadata[key] = self.text(MAX_TEXT)
         elif kind == ARRAY:
             self.read_list(key)
         else:
