@@ -12,8 +12,9 @@ from tests.model_files import q8_0, write_folder, write_gguf, write_rwkv_cpp
 from tests.models.layouts import schemes
 from tests.models.layouts.schemes import Arrays
 from tests.models.test_official_logits import forward
-from tests.random_models import random_model, write_pth, write_safetensors
+from tests.random_models import cast, random_model, write_pth, write_safetensors
 from wingbeat.models import load_model
+from wingbeat.ops import cpu
 
 Write = Callable[[Path, Arrays, str], Path]
 TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
@@ -59,15 +60,18 @@ def a_model(version: str) -> Arrays:
     return random_model(version, layers=3, width=64, vocab=11, **({} if version == "4" else {"head_size": 16}))
 
 
-def logits(path: Path) -> np.ndarray:
-    return forward(load_model(path, dtype="float32", backend="reference").executable, TOKENS, [len(TOKENS)])
+def logits(path: Path, backend: str = "reference") -> np.ndarray:
+    return forward(load_model(path, dtype="float32", backend=backend).executable, TOKENS, [len(TOKENS)])
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize(("version", "write"), CASES, ids=lambda case: getattr(case, "__name__", case))
-def test_a_checkpoint_in_another_container(tmp_path: Path, version: str, write: Write) -> None:
+def test_a_checkpoint_in_another_container(tmp_path: Path, version: str, write: Write, backend: str) -> None:
+    if backend == "cpu" and not cpu.available():
+        pytest.skip("installed without the C++ kernels")
     model = a_model(version)
     original, other = write_pth(tmp_path / "model.pth", model), write(tmp_path, model, version)
-    expected, found = logits(original), logits(other)
+    expected, found = logits(original, backend), logits(other, backend)
     stored_as_exponentials = write is rwkv_cpp and version[0] in "45"
     if stored_as_exponentials:
         assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
@@ -75,6 +79,19 @@ def test_a_checkpoint_in_another_container(tmp_path: Path, version: str, write: 
     np.testing.assert_array_equal(found, expected)
     info, same = (load_model(path, dtype="float32", backend="reference").info for path in (original, other))
     assert (info.version, info.fingerprint, info.parameters) == (same.version, same.fingerprint, same.parameters)
+
+
+def test_a_gguf_file_whose_vectors_were_widened(tmp_path: Path) -> None:
+    """As llama.cpp's converter does with a bfloat16 model: the same model, by its fingerprint, too."""
+    model = cast(a_model("7"), "bfloat16")
+    stored = {
+        name: array if array.ndim == 2 else array.astype(np.float32) for name, array in schemes.gguf(model, "7").items()
+    }
+    metadata = {"general.architecture": "rwkv7", "rwkv7.wkv.head_size": 16}
+    paths = write_pth(tmp_path / "model.pth", model), write_gguf(tmp_path / "model.gguf", stored, metadata)
+    np.testing.assert_array_equal(*map(logits, paths))
+    first, second = (load_model(path, dtype="float32", backend="reference").info.fingerprint for path in paths)
+    assert first == second
 
 
 def test_a_quantised_gguf_file_is_near(tmp_path: Path) -> None:
