@@ -90,6 +90,7 @@ def test_help_explains_the_flags() -> None:
 
 SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "dtype": ("float32", "bfloat16", "int8"),
+    "quant": ("int8", "int4", "int8"),
     "backend": ("cpu", "auto", "reference"),
     "api_keys": (["a"], ["b"], ["c"]),
     "cors_origins": (["a"], ["b"], ["c"]),
@@ -100,7 +101,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "cache_packed": (False, True, False),
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
-    **dict.fromkeys(("model", "tokenizer", "profile", "host", "default_state"), ("a", "b", "c")),
+    **dict.fromkeys(("model", "tokenizer", "profile", "host", "default_state", "strategy"), ("a", "b", "c")),
 }
 """What each may be in the file, in the environment and as a flag; others are numbers."""
 

@@ -18,7 +18,8 @@ from wingbeat.cli import app
 from wingbeat.config import Settings
 from wingbeat.demo import demo_model_path
 from wingbeat.doctor import installation, machine, model, serving
-from wingbeat.models import DTYPES, load_model
+from wingbeat.dtypes import DTYPES
+from wingbeat.models import load_model
 from wingbeat.models.loader import load_checkpoint
 from wingbeat.ops import cpu
 

@@ -22,7 +22,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from wingbeat.adapter import Adapter
 from wingbeat.demo import demo_model_path
-from wingbeat.dtypes import full_name
+from wingbeat.dtypes import QUANTS, full_name
 
 DEFAULT_FILE = Path("wingbeat.toml")
 """Read from the working directory when no other file is named."""
@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     tokenizer: Path | None = None
     profile: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    quant: Literal["int8", "int4"] | None = None
+    quant_layers: int | None = Field(None, ge=0)
+    strategy: str | None = None
     backend: Literal["auto", "cpu", "reference"] = "auto"
     threads: int | None = Field(None, ge=1)
     cache_packed: bool = False
@@ -176,6 +179,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_keys(cls, keys: list[str]) -> list[str]:
         return [_fit_to_send(key) for key in keys]
+
+    @model_validator(mode="after")
+    def _one_way_to_quantise(self) -> Self:
+        if self.strategy is not None and (self.dtype != "auto" or self.quant or self.quant_layers is not None):
+            raise ValueError("strategy says what dtype, quant and quant_layers say: give one or the other")
+        if self.quant is not None and self.dtype in QUANTS:
+            raise ValueError(f"dtype {self.dtype} quantises everything: with quant it is bfloat16 or float32")
+        return self
 
     @model_validator(mode="after")
     def _no_key_twice(self) -> Self:

@@ -96,6 +96,9 @@ class LLM:
         path: str | Path | None = None,
         *,
         dtype: str = "auto",
+        quant: str | None = None,
+        quant_layers: int | None = None,
+        strategy: str | None = None,
         tokenizer: str | Path | None = None,
         threads: int | None = None,
         max_batch: int | None = None,
@@ -113,6 +116,9 @@ class LLM:
         Args:
             path: a ``.pth`` or ``.safetensors`` file; None: the demo model that comes with wingbeat.
             dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", or "auto" for the backend's usual one.
+            quant: "int8" or "int4" for the matrices of the first ``quant_layers`` layers (None: of all); the head and
+                all else stay in ``dtype``.
+            strategy: in place of these three, the `rwkv` package's words: "cuda fp16i8 *10 -> cuda fp16".
             tokenizer: a World vocabulary file; None: the one beside the model or the standard one, where it fits.
             threads: None: the physical cores this process may use.
             max_batch: sequences that run at once; None: up to 64, as memory allows.
@@ -131,6 +137,9 @@ class LLM:
         model = load_model(
             path,
             dtype=dtype,
+            quant=quant,
+            quant_layers=quant_layers,
+            strategy=strategy,
             threads=threads,
             backend=backend,
             cache_packed=cache_packed,

@@ -62,6 +62,9 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
         llm = LLM(
             path,
             dtype=settings.dtype,
+            quant=settings.quant,
+            quant_layers=settings.quant_layers,
+            strategy=settings.strategy,
             tokenizer=settings.tokenizer,
             threads=settings.threads,
             max_batch=1,

@@ -21,6 +21,30 @@ Dtype = Annotated[
         autocompletion=choices_of("dtype"),
     ),
 ]
+Quant = Annotated[
+    str | None,
+    typer.Option(
+        help="int8 or int4 for the matrices of layers; the head and all else stay in --dtype.",
+        rich_help_panel=MODEL,
+        metavar="TYPE",
+        autocompletion=choices_of("quant"),
+    ),
+]
+QuantLayers = Annotated[
+    int | None,
+    typer.Option(
+        help="--quant for so many layers, from the first on. Default: all.", metavar="N", rich_help_panel=MODEL
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of --dtype and --quant: the rwkv package's words, such as 'cuda fp16i8 *10 -> cuda fp16'. "
+        "What they become here is logged.",
+        metavar="TEXT",
+        rich_help_panel=MODEL,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads. Default: the physical cores.", metavar="N", rich_help_panel=MODEL)
 ]

@@ -27,6 +27,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     dtype: str = "auto"
+    quant: str | None = None  # dtype of the matrices of the first quant_layers layers (None: of all)
+    quant_layers: int | None = None
+    strategy: str | None = None  # in place of these three: the rwkv package's words for them
     backend: str = "auto"
     threads: int | None = None
     cache_packed: bool = False  # keep the packed weights on disk, and map them the next time

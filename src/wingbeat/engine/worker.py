@@ -147,6 +147,9 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
     model = load_model(
         config.model,
         dtype=config.dtype,
+        quant=config.quant,
+        quant_layers=config.quant_layers,
+        strategy=config.strategy,
         threads=config.threads,
         backend=config.backend,
         cache_packed=config.cache_packed,

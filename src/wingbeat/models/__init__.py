@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from wingbeat.adapter import Adapter
-from wingbeat.dtypes import DTYPES, full_name
+from wingbeat.dtypes import QUANTS, full_name
 from wingbeat.formats.lazy import LazyTensor
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import PackedCache
+from wingbeat.models.precision import Precision, quantised, uniform
+from wingbeat.models.strategy import map_strategy
 from wingbeat.models.tuned_states import tuned_state
 from wingbeat.models.weights import Read
 from wingbeat.ops import cpu
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable, FloatArray, StateLayout
+
+log = logging.getLogger("wingbeat.models")
 
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
@@ -54,6 +59,9 @@ def load_model(
     path: str | Path,
     *,
     dtype: str = "auto",
+    quant: str | None = None,
+    quant_layers: int | None = None,
+    strategy: str | None = None,
     threads: int | None = None,
     backend: str = "auto",
     cache_packed: bool = False,
@@ -64,6 +72,9 @@ def load_model(
     """Load a checkpoint and bind it to a backend.
 
     ``dtype``: one of ``DTYPES``, also by its short name, or "auto" (bfloat16 on the kernels, else float32).
+    ``quant``: one of ``QUANTS``, for the matrices of the first ``quant_layers`` layers (None: of all); all else, the
+    head too, in ``dtype``.
+    ``strategy``: in place of these three, the `rwkv` package's words for them; what differs is logged.
     ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
     ``threads``: for cpu; None takes the physical cores this process may use.
     ``cache_packed``: for cpu; keep the packed weights on disk, and map them from there the next time.
@@ -72,16 +83,16 @@ def load_model(
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
     """
     backend = _choose_backend(backend)
-    dtype = _choose_dtype(dtype, backend)
     checkpoint = load_checkpoint(path, adapters)
+    precision = _choose_precision(checkpoint, backend, dtype, quant, quant_layers, strategy)
     if backend == "cpu":
-        cache = PackedCache(Path(path), checkpoint.fingerprint, dtype) if cache_packed else None
-        executable = _native(checkpoint, dtype, threads, gn_eps, cache, progress)
+        cache = PackedCache(Path(path), checkpoint.fingerprint, precision.label) if cache_packed else None
+        executable = _native(checkpoint, precision, threads, gn_eps, cache, progress)
     else:
-        weights = checkpoint.weights(_reader(checkpoint, progress))
-        executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, dtype)
+        weights = precision.apply(checkpoint.weights(_reader(checkpoint, progress)))
+        executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, precision.rest)
     kernels = executable.level if isinstance(executable, cpu.CpuExecutable) else ""
-    info = _info(checkpoint, Path(path), dtype, backend, kernels)
+    info = _info(checkpoint, Path(path), precision.label, backend, kernels)
     return Model(executable, info, _initial_state(checkpoint, executable.layout))
 
 
@@ -91,7 +102,7 @@ def _initial_state(checkpoint: LoadedCheckpoint, layout: StateLayout) -> Mapping
 
 def _native(
     checkpoint: LoadedCheckpoint,
-    dtype: str,
+    precision: Precision,
     threads: int | None,
     gn_eps: float | None,
     cache: PackedCache | None,
@@ -100,7 +111,8 @@ def _native(
     program, read = checkpoint.record(gn_eps), _reader(checkpoint, progress)
 
     def make(packed: Mapping[str, cpu.PackedWeight] | None = None) -> cpu.CpuExecutable:
-        return cpu.CpuExecutable(program, checkpoint.weights(read), dtype, threads, packed=packed)
+        weights = precision.apply(checkpoint.weights(read))
+        return cpu.CpuExecutable(program, weights, precision.rest, threads, packed=packed)
 
     if cache is None:
         return make()
@@ -131,13 +143,28 @@ def _choose_backend(backend: str) -> str:
     return backend
 
 
-def _choose_dtype(dtype: str, backend: str) -> str:
-    dtype = full_name(dtype)
+def _choose_precision(
+    checkpoint: LoadedCheckpoint,
+    backend: str,
+    dtype: str,
+    quant: str | None,
+    quant_layers: int | None,
+    strategy: str | None,
+) -> Precision:
+    dtype, layers = full_name(dtype), checkpoint.info.layers
+    if strategy is not None:
+        if dtype != "auto" or quant is not None or quant_layers is not None:
+            raise ValueError("strategy says what dtype, quant and quant_layers say: give one or the other")
+        precision, notes = map_strategy(strategy, layers)
+        log.info("strategy %r: %s", strategy, "; ".join([f"the model is {precision.label}", *notes]))
+        return precision
     if dtype == "auto":
-        return "bfloat16" if backend == "cpu" else "float32"
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, not {dtype!r}")
-    return dtype
+        dtype = "bfloat16" if backend == "cpu" else "float32"
+    if quant is not None:
+        return quantised(dtype, quant, quant_layers, layers)
+    if quant_layers is not None:
+        raise ValueError(f"quant_layers needs quant: {' or '.join(QUANTS)}")
+    return uniform(dtype, layers)
 
 
 def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:

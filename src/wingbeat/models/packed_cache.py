@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ class PackedCache:
             "size of the model's file": found.st_size,
             "time of the model's file": found.st_mtime_ns,
         }
-        self._stem = f"{fingerprint[:32]}-{dtype}-"
+        self._stem = f"{fingerprint[:32]}-{re.sub('[^a-z0-9]+', '_', dtype)}-"
         self.path = cache_folder() / f"{self._stem}{packed_layout()}.packed"
 
     def load(self, make: Make) -> tuple[CpuExecutable, int] | None:

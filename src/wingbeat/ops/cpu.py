@@ -91,15 +91,18 @@ class CpuExecutable:
         self._ids: dict[str, int] = {}
         self._shapes: dict[str, tuple[str, str, int, int]] = {}
         formats: dict[str, str] = {}
-        by_k = after_relu2(program) if _skips_zeros(skip_zeros, dtype) else frozenset[str]()
+        mostly_zero, by_k = after_relu2(program), set[str]()
         for weight in weights:
-            formats[weight.name] = storage_dtype(weight.kind, dtype)
-            kind = "matrix by K" if weight.name in by_k else _PACKED_AS[weight.kind]
+            formats[weight.name] = storage_dtype(weight.kind, weight.dtype or dtype)
+            kind = _PACKED_AS[weight.kind]
+            if weight.name in mostly_zero and _skips_zeros(skip_zeros, formats[weight.name]):
+                kind = "matrix by K"
+                by_k.add(weight.name)
             if packed is None:
                 self._pack(weight, kind, formats[weight.name])
             else:
                 self._adopt(weight.name, kind, formats[weight.name], packed)
-        lowered = lower(program, formats, by_k)
+        lowered = lower(program, formats, frozenset(by_k))
         self.matrix_formats = frozenset(formats[op.weights[0]] for op in program.ops if op.name == "linear")
         self._add_ops(lowered)
         sizes = {name: self._program.matrix_bytes(number) for name, number in self._ids.items()}

@@ -36,7 +36,7 @@ class ReferenceExecutable:
         self._formats: dict[str, str] = {}
         self._read_whole: list[str] = []
         for weight in weights:
-            self._formats[weight.name] = storage_dtype(weight.kind, dtype)
+            self._formats[weight.name] = storage_dtype(weight.kind, weight.dtype or dtype)
             if weight.kind is not WeightKind.TABLE:
                 self._read_whole.append(weight.name)
             array = weight.read().astype(np.float32, order="C")  # BLAS sums in another order where rows are columns

@@ -38,12 +38,14 @@ class Weight(NamedTuple):
 
     ``read`` gives a float32, bfloat16 or float16 array, which need not be contiguous. ``norm`` (of a table) gives the
     weight and the bias, float32 [width], of a LayerNorm with eps 1e-5 that is applied to its rows once, at load.
+    ``dtype``: one of ``DTYPES``, in place of the model's.
     """
 
     name: str
     kind: WeightKind
     read: Callable[[], NDArray]
     norm: Callable[[], tuple[FloatArray, FloatArray]] | None = None
+    dtype: str | None = None
 
 
 class Activation(StrEnum):

@@ -37,6 +37,9 @@ def build_registry(settings: Settings) -> ModelRegistry:
     config = EngineConfig(
         model=str(settings.model_path()),
         dtype=settings.dtype,
+        quant=settings.quant,
+        quant_layers=settings.quant_layers,
+        strategy=settings.strategy,
         backend=settings.backend,
         threads=settings.threads,
         cache_packed=settings.cache_packed,
