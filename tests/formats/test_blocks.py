@@ -13,7 +13,10 @@ from wingbeat.formats.blocks import BlockKind
 from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, MappedFile
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "gguf" / "blocks.npz"
-KINDS = [blocks.Q4_0, blocks.Q4_1, blocks.Q5_0, blocks.Q5_1, blocks.Q8_0, blocks.Q4_K, blocks.Q5_K, blocks.Q6_K]
+KINDS = [
+    *(blocks.Q4_0, blocks.Q4_1, blocks.Q5_0, blocks.Q5_1, blocks.Q8_0),
+    *(blocks.Q2_K, blocks.Q3_K, blocks.Q4_K, blocks.Q5_K, blocks.Q6_K),
+]
 
 
 def tensor_of(tmp_path: Path, kind: BlockKind, raw: np.ndarray, shape: tuple[int, ...]) -> LazyTensor:

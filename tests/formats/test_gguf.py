@@ -108,7 +108,7 @@ def test_hostile_headers(tmp_path: Path, content: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (one((4, 256), 11) + bytes(999), "tensor 'x' is of type Q3_K; read are F32, F16, Q4_0"),
+        (one((4, 256), 23) + bytes(999), "tensor 'x' is of type IQ4_XS; read are F32, F16, Q4_0"),
         (one((4, 256), 99) + bytes(999), "tensor 'x' is of type 99"),
         (gguf_header({"split.count": struct.pack("<IH", 2, 3)}, [ENTRY]) + bytes(99), "one part of a split GGUF"),
     ],

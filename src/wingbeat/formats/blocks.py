@@ -138,6 +138,32 @@ def _scale_parts(blocks: Bytes, parts: Values) -> None:
     parts -= minima[:, :, None]
 
 
+def _pairs_of_bits(packed: Bytes, values: Values) -> None:
+    """64 bytes to 256 numbers: of each 32 bytes the lowest two bits, then the next two, and so on."""
+    quarters, halves = values.reshape(-1, 2, 4, 32), packed.reshape(-1, 2, 32)
+    for quarter in range(4):
+        quarters[:, :, quarter] = (halves >> (2 * quarter)) & 3
+
+
+def _q2_k(blocks: Bytes, values: Values) -> None:
+    _pairs_of_bits(blocks[:, 16:80], values)
+    sixteens = values.reshape(-1, 16, 16)
+    sixteens *= (_half(blocks, 80) * (blocks[:, :16] & 15))[:, :, None]
+    sixteens -= (_half(blocks, 82) * (blocks[:, :16] >> 4))[:, :, None]
+
+
+def _q3_k(blocks: Bytes, values: Values) -> None:
+    _pairs_of_bits(blocks[:, 32:96], values)
+    eighths = values.reshape(-1, 8, 32)
+    for eighth in range(8):  # a bit that is not set takes 4 away
+        eighths[:, eighth] -= np.float32(4) * ((~blocks[:, :32] >> eighth) & 1)
+    low, high = blocks[:, 96:104], blocks[:, 104:108]
+    scales = np.concatenate([low & 15, low >> 4], axis=1)
+    scales |= np.concatenate([((high >> (2 * part)) & 3) << 4 for part in range(4)], axis=1)
+    sixteens = values.reshape(-1, 16, 16)
+    sixteens *= (_half(blocks, 108) * (scales.view(np.int8) - np.int8(32)))[:, :, None]
+
+
 def _q4_k(blocks: Bytes, values: Values) -> None:
     parts = values.reshape(-1, 8, 32)
     _parts(blocks[:, 16:], parts)
@@ -169,6 +195,8 @@ Q4_1 = BlockKind("Q4_1", 32, 20, _q4_1)
 Q5_0 = BlockKind("Q5_0", 32, 22, _q5_0)
 Q5_1 = BlockKind("Q5_1", 32, 24, _q5_1)
 Q8_0 = BlockKind("Q8_0", 32, 34, _q8_0)
+Q2_K = BlockKind("Q2_K", 256, 84, _q2_k)
+Q3_K = BlockKind("Q3_K", 256, 110, _q3_k)
 Q4_K = BlockKind("Q4_K", 256, 144, _q4_k)
 Q5_K = BlockKind("Q5_K", 256, 176, _q5_k)
 Q6_K = BlockKind("Q6_K", 256, 210, _q6_k)

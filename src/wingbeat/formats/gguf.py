@@ -60,11 +60,13 @@ QUANTISED = {
     6: blocks.Q5_0,
     7: blocks.Q5_1,
     8: blocks.Q8_0,
+    10: blocks.Q2_K,
+    11: blocks.Q3_K,
     12: blocks.Q4_K,
     13: blocks.Q5_K,
     14: blocks.Q6_K,
 }
-OTHERS = {10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 20: "IQ4_NL", 23: "IQ4_XS", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
+OTHERS = {15: "Q8_K", 20: "IQ4_NL", 23: "IQ4_XS", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
 
 
 def open_gguf(path: Path) -> Checkpoint:
