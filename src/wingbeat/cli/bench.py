@@ -21,7 +21,10 @@ Examples:
 def bench(
     model: Annotated[
         Path | None,
-        typer.Option(help="A .pth or .safetensors file. Default: the small bundled demo.", autocompletion=model_files),
+        typer.Option(
+            help="A model's file or folder. Default: the small bundled demo.",
+            autocompletion=model_files,
+        ),
     ] = None,
     shape: Annotated[
         str | None,

@@ -71,7 +71,7 @@ def files(*suffixes: str) -> Complete:
     return complete
 
 
-model_files = files(".pth", ".safetensors")
+model_files = files(".pth", ".safetensors", ".st", ".gguf", ".bin")
 
 
 def _beginning(words: Iterable[str], incomplete: str) -> list[str]:

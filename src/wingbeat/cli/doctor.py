@@ -21,7 +21,7 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A .pth or .safetensors file to look at, too. Default: the one that would be served.",
+            help="A model's file or folder to look at, too. Default: the one that would be served.",
             autocompletion=model_files,
         ),
     ] = None,

@@ -8,4 +8,4 @@ def demo_model_path() -> Path:
     folder = Path(__file__).parent
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.pth")):
         return path
-    raise FileNotFoundError(f"no demo model in {folder}: name a model file (.pth or .safetensors)")
+    raise FileNotFoundError(f"no demo model in {folder}: name a model's file")

@@ -29,7 +29,7 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
         path = settings.model_path()
         checkpoint = load_checkpoint(path)
     except (ConfigError, ValueError, OSError) as error:
-        yield Finding("model", str(error), "problem", "name an RWKV-7 model in a .pth or .safetensors file")
+        yield Finding("model", str(error), "problem", "name the file or folder of an RWKV model")
         return
     shape = checkpoint.info
     yield Finding(
