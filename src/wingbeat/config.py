@@ -203,15 +203,15 @@ class Settings(BaseSettings):
         return bool(self.api_keys or self.keys)
 
     def model_path(self) -> Path:
-        """The model's file. Raises ConfigError when there is none."""
+        """The model's file or folder. Raises ConfigError when there is none."""
         if self.model == DEMO:
             try:
                 return demo_model_path()
             except FileNotFoundError as error:
                 raise ConfigError(str(error)) from None
         path = Path(self.model).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"There is no file {path}: name a model's .pth or .safetensors file.")
+        if not path.exists():
+            raise ConfigError(f"There is no file {path}: name a model's file, such as a .pth, or its folder.")
         return path
 
     @property

@@ -114,7 +114,7 @@ class LLM:
         """Load a model.
 
         Args:
-            path: a ``.pth`` or ``.safetensors`` file; None: the demo model that comes with wingbeat.
+            path: a model's file or folder; None: the demo model that comes with wingbeat.
             dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", or "auto" for the backend's usual one.
             quant: "int8" or "int4" for the matrices of the first ``quant_layers`` layers (None: of all); the head and
                 all else stay in ``dtype``.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.model_files import write_folder
 from tests.random_models import cast, random_rwkv7, write_safetensors
 from wingbeat.dtypes import DTYPES
 from wingbeat.formats.packed import MAGIC, PREFIX, TEMPORARY
@@ -223,3 +224,18 @@ def test_the_folder_is_the_systems_or_the_users_choice(monkeypatch: pytest.Monke
     monkeypatch.delenv("WINGBEAT_CACHE")
     assert cache_folder().is_absolute()
     assert cache_folder().parts[-2:] == ("wingbeat", "packed") or "Cache" in cache_folder().parts
+
+
+def test_a_change_of_any_file_of_a_folder_is_seen(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = cast(random_rwkv7(2, 128, 300, ranks=(8, 12, 4, 20)), "bfloat16")
+    model = write_folder(tmp_path / "model", arrays, {}, shards=2)
+    load(model)
+    with caplog.at_level(logging.INFO, "wingbeat.models"):
+        load(model / "config.json")
+        assert "packed weights are mapped" in caplog.text
+        edit(model / "model-00001-of-00002.safetensors", -1, keep_time=False)
+        load(model)
+        assert "packing the model anew" in caplog.text
+    assert only(folder)

@@ -41,7 +41,7 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A .pth or .safetensors file. Default: the model of the settings, else the small bundled demo.",
+            help="A model's file or folder. Default: the model of the settings, else the small bundled demo.",
             autocompletion=model_files,
         ),
     ] = None,

@@ -39,7 +39,7 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A .pth or .safetensors file. Without it the small bundled demo is served.",
+            help="A model's file or folder. Without it the small bundled demo is served.",
             autocompletion=model_files,
         ),
     ] = None,

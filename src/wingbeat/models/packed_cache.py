@@ -16,6 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from wingbeat.formats.folder import model_files
 from wingbeat.formats.lazy import FormatError
 from wingbeat.formats.packed import TEMPORARY, Identity, open_packed, save_packed
 from wingbeat.ops.cpu import CpuExecutable, PackedWeight, packed_layout
@@ -40,17 +41,17 @@ class PackedCache:
     """The file of one model in one dtype.
 
     The fingerprint looks at samples of the weights, and a model may be edited in between: so the size and the time of
-    its file count, too.
+    its file count, too, or those of all files of its folder.
     """
 
     def __init__(self, source: Path, fingerprint: str, dtype: str) -> None:
-        found = source.stat()
+        found = [file.stat() for file in model_files(source)]
         self._identity: Identity = {
             "fingerprint": fingerprint,
             "dtype": dtype,
             "layout": packed_layout(),
-            "size of the model's file": found.st_size,
-            "time of the model's file": found.st_mtime_ns,
+            "size of the model's file": sum(file.st_size for file in found),
+            "time of the model's file": max(file.st_mtime_ns for file in found),
         }
         self._stem = f"{fingerprint[:32]}-{re.sub('[^a-z0-9]+', '_', dtype)}-"
         self.path = cache_folder() / f"{self._stem}{packed_layout()}.packed"
