@@ -24,7 +24,7 @@ from wingbeat.cli.common import fail
 from wingbeat.config import Settings
 from wingbeat.text.profile import PROFILES
 
-COMMANDS = ("chat", "serve", "doctor", "bench")
+COMMANDS = ("chat", "serve", "doctor", "quantize", "bench")
 WINGBEAT = str(Path(sys.executable).with_name("wingbeat"))
 FRAMES = "╭╮╰╯│─ \n"
 
@@ -183,7 +183,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["chat", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["chat", "doctor", "quantize", "bench"])
 def test_every_option_is_described(command: str) -> None:
     described = DOCUMENT.partition(f"## wingbeat {command}\n")[2].partition("\n## ")[0]
     for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from wingbeat.dtypes import DTYPES
 from wingbeat.models import load_model
 from wingbeat.models.loader import load_checkpoint
 from wingbeat.ops import cpu
+from wingbeat.ops.cores import default_threads
 
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason="no C++ kernels")
 
@@ -59,7 +60,7 @@ def findings(*args: str | Path) -> dict[str, dict[str, Any]]:
 def test_a_machine_that_can_serve(tiny: Path) -> None:
     found = findings(tiny)
     assert {finding["status"] for finding in found.values()} <= {"ok", "note"}
-    assert found["processor"]["details"]["threads"] == cpu.default_threads()
+    assert found["processor"]["details"]["threads"] == default_threads()
     assert found["kernels"]["details"]["level"] == cpu.levels()[0]
     assert set(cpu.levels()) <= set(cpu.built_levels())
     assert found["speed"]["details"]["read_bytes_per_second"] > 0

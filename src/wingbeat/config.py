@@ -80,6 +80,10 @@ class AdapterSettings(BaseModel):
     alpha: float | None = Field(None, allow_inf_nan=False)
     init: Path | None = None
 
+    @property
+    def adapter(self) -> Adapter:
+        return Adapter(str(self.path), self.alpha, None if self.init is None else str(self.init))
+
 
 def parse_adapter(text: str) -> dict[str, str]:
     """`FILE[,alpha=64][,init=FILE]`. Raises ValueError."""
@@ -115,6 +119,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "cpu", "reference"] = "auto"
     threads: int | None = Field(None, ge=1)
     cache_packed: bool = False
+    gn_eps: float | None = Field(None, gt=0, allow_inf_nan=False)
     loras: Annotated[list[AdapterSettings], NoDecode] = []
     states: Annotated[dict[str, Path], NoDecode] = {}
     default_state: str | None = None
@@ -216,9 +221,7 @@ class Settings(BaseSettings):
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
-        return tuple(
-            Adapter(str(lora.path), lora.alpha, None if lora.init is None else str(lora.init)) for lora in self.loras
-        )
+        return tuple(lora.adapter for lora in self.loras)
 
     @property
     def loopback(self) -> bool:

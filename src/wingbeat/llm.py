@@ -106,6 +106,7 @@ class LLM:
         profile: str | None = None,
         token_budget: int = 512,
         cache_packed: bool = False,
+        gn_eps: float | None = None,
         adapters: Sequence[Adapter] = (),
         states: Mapping[str, str | Path] | None = None,
         default_state: str | None = None,
@@ -126,6 +127,7 @@ class LLM:
             profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
+            gn_eps: of the GroupNorms, for a model that was trained with another than 64e-5.
             adapters: LoRA and other fine-tuning to merge into the model, one after the other.
             states: files of tuned initial states by the name under which ``generate`` and ``stream`` take them.
             default_state: the one of them to begin from where none is named; None: the model's own, if it has one.
@@ -143,6 +145,7 @@ class LLM:
             threads=threads,
             backend=backend,
             cache_packed=cache_packed,
+            gn_eps=gn_eps,
             adapters=adapters,
             progress=progress,
         )

@@ -72,6 +72,7 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
             backend=settings.backend,
             profile=settings.profile,
             cache_packed=settings.cache_packed,
+            gn_eps=settings.gn_eps,
             adapters=settings.adapters,
             states=settings.states,
             default_state=settings.default_state,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wingbeat.cli import bench, chat, doctor, serve
+from wingbeat.cli import bench, chat, doctor, quantize, serve
 
 app = typer.Typer(
     help="Wingbeat runs RWKV models: a chat in the terminal, or a server with OpenAI's API.",
@@ -44,6 +44,7 @@ def _root(
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 

@@ -67,6 +67,14 @@ CachePacked = Annotated[
         metavar="",
     ),
 ]
+GnEps = Annotated[
+    float | None,
+    typer.Option(
+        help="Epsilon of the GroupNorms, for a model that was trained with another than 64e-5.",
+        metavar="X",
+        rich_help_panel=MODEL,
+    ),
+]
 Lora = Annotated[
     list[str] | None,
     typer.Option(

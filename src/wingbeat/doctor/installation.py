@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from wingbeat.config import version
 from wingbeat.doctor.finding import Finding
 from wingbeat.dtypes import DTYPES
-from wingbeat.engine.state_pool import available_memory
+from wingbeat.engine.memory import available_memory
 from wingbeat.ops import cpu
+from wingbeat.ops.cores import default_threads
 
 NATIVE = {"_kernels": "kernels", "_sampler": "sampler", "_text": "tokenizer"}
 """The C++ modules and what they are for."""
@@ -88,7 +89,7 @@ def _kernel_level() -> Finding:
 
 def _speed(level: str) -> Finding:
     """Reading bounds how fast tokens come, multiplying how fast prompts are read."""
-    threads = cpu.default_threads()
+    threads = default_threads()
     megabytes = max(1, min(PROBED_MEGABYTES, available_memory() // _MEMORY_SHARE >> 20))
     bandwidth = cpu.read_bandwidth(threads, level, megabytes)
     peaks = {dtype: 2 * cpu.multiply_add_peak(threads, dtype, level) for dtype in DTYPES}

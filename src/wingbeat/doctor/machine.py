@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wingbeat.doctor.finding import Finding, gigabytes
 from wingbeat.engine.state_pool import available_memory
-from wingbeat.ops.cpu import cgroup_quota, default_threads, physical_cores
+from wingbeat.ops.cores import cgroup_quota, default_threads, physical_cores
 
 LITTLE_MEMORY = 1 << 30
 

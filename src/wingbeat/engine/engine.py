@@ -25,7 +25,7 @@ from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
-from wingbeat.ops.cpu import default_threads
+from wingbeat.ops.cores import default_threads
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.world import WorldTokenizer

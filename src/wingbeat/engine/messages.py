@@ -33,6 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "auto"
     threads: int | None = None
     cache_packed: bool = False  # keep the packed weights on disk, and map them the next time
+    gn_eps: float | None = None  # of the GroupNorms; None: that of every published model
     adapters: tuple[Adapter, ...] = ()  # merged one after the other
     states: dict[str, str] = {}  # files of tuned initial states, by the name that requests use
     default_state: str | None = None  # name of the one for requests that name none; None: the model's own, or none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -10,6 +11,7 @@ from wingbeat.dtypes import BYTES_PER_WEIGHT
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.engine.weigh import Weight
 from wingbeat.models.loader import load_checkpoint
+from wingbeat.models.prefab import is_prefab, open_prefab
 
 PROCESS_BYTES = 256 << 20
 """Of an engine besides its weights and states: the interpreter, the vocabulary, the buffers of a step."""
@@ -25,6 +27,8 @@ def main() -> None:
 
 
 def _bytes(config: EngineConfig) -> int:
+    if is_prefab(config.model):
+        return open_prefab(Path(config.model)).size + PROCESS_BYTES
     checkpoint = load_checkpoint(config.model, config.adapters)
     shape, dtype = checkpoint.info, "bfloat16" if config.dtype == "auto" else config.dtype
     weights = shape.parameters * BYTES_PER_WEIGHT[dtype] + 2 * shape.vocab_size * shape.width

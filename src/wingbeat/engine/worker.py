@@ -153,6 +153,7 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
         threads=config.threads,
         backend=config.backend,
         cache_packed=config.cache_packed,
+        gn_eps=config.gn_eps,
         adapters=config.adapters,
         progress=progress,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, Places
-from wingbeat.ops.cpu import default_threads
+from wingbeat.ops.cores import default_threads
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]

@@ -63,6 +63,7 @@ class _Header(msgspec.Struct, frozen=True):
 class PackedFile:
     """An open file: ``weights`` are views of its mapping, unchecked until ``verify``."""
 
+    identity: Identity
     weights: Mapping[str, PackedWeight]
     size: int
     _checksums: Mapping[str, tuple[int, int]]
@@ -74,11 +75,18 @@ class PackedFile:
                 raise FormatError(f"the bytes of {name!r} are not those that were written")
 
 
-def open_packed(path: Path, identity: Identity) -> PackedFile:
-    """Map a file. Raises FormatError, which says why, if it is damaged or of another identity."""
+def is_packed(path: Path) -> bool:
+    """Whether this is a file of packed weights. Raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def open_packed(path: Path, identity: Identity | None) -> PackedFile:
+    """Map a file. Raises FormatError, which says why, if it is damaged or not of this identity (None: of any)."""
     file = MappedFile(path)
     header, start = _read_header(file.bytes)
-    differing = [key for key in identity | header.identity if identity.get(key) != header.identity.get(key)]
+    wanted = header.identity if identity is None else identity
+    differing = [key for key in wanted | header.identity if wanted.get(key) != header.identity.get(key)]
     if differing:
         raise FormatError(f"it is of another {' and '.join(differing)}")
     if len(file.bytes) != start + header.size:
@@ -90,7 +98,7 @@ def open_packed(path: Path, identity: Identity) -> PackedFile:
         for name, e in header.weights.items()
     }
     sums = {name: (entry.data.checksum, entry.scales.checksum) for name, entry in header.weights.items()}
-    return PackedFile(weights, len(file.bytes), sums)
+    return PackedFile(header.identity, weights, len(file.bytes), sums)
 
 
 def _read_header(data: NDArray[np.uint8]) -> tuple[_Header, int]:

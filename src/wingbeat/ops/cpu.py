@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.ops.cores import default_threads
 from wingbeat.ops.lowering import Lowered, after_relu2, lower
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
@@ -26,6 +26,8 @@ _PACKED_AS = {
     WeightKind.VECTOR: "vectors",
 }
 """The kinds that the kernels tell apart."""
+
+BY_K = "matrix by K"
 
 
 class PackedWeight(NamedTuple):
@@ -95,8 +97,8 @@ class CpuExecutable:
         for weight in weights:
             formats[weight.name] = storage_dtype(weight.kind, weight.dtype or dtype)
             kind = _PACKED_AS[weight.kind]
-            if weight.name in mostly_zero and _skips_zeros(skip_zeros, formats[weight.name]):
-                kind = "matrix by K"
+            if weight.name in mostly_zero and _by_k(weight.name, packed, skip_zeros, formats[weight.name]):
+                kind = BY_K
                 by_k.add(weight.name)
             if packed is None:
                 self._pack(weight, kind, formats[weight.name])
@@ -173,6 +175,13 @@ class CpuExecutable:
         self._program.set_logits(lowered.logits)
 
 
+def _by_k(name: str, packed: Mapping[str, PackedWeight] | None, wanted: bool | None, dtype: str) -> bool:
+    """Whether a matrix that meets many zeros is kept by K; one that is packed already stays as it is."""
+    if packed is not None and name in packed:
+        return packed[name].kind == BY_K
+    return _skips_zeros(wanted, dtype)
+
+
 def _skips_zeros(wanted: bool | None, dtype: str) -> bool:
     """bfloat16 and int4 are no faster where half of the activations are zero, and slower in batches."""
     if wanted is not None:
@@ -196,39 +205,6 @@ def _native_array(array: np.ndarray) -> tuple[np.ndarray, str]:
     array = np.atleast_2d(array)
     source = array.dtype.name
     return (array.view(np.uint16) if array.dtype.itemsize == 2 else array), source
-
-
-def default_threads() -> int:
-    """Physical cores this process may use: its affinity, two hyper-threads counted once, within the cgroup's quota."""
-    cores = physical_cores()
-    return max(1, min(cores, cgroup_quota() or cores))
-
-
-def physical_cores() -> int:
-    """Physical cores that the affinity of this process leaves to it."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return len({_core_of(cpu) for cpu in cpus})
-
-
-def _core_of(cpu: int) -> str:
-    siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return siblings.read_text().strip()
-    except OSError:
-        return str(cpu)
-
-
-def cgroup_quota() -> int | None:
-    """Whole cores of the container's CPU quota (cgroup v2, else v1), None without one."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
-    return None if quota.strip() in ("max", "-1") else max(1, round(int(quota) / int(period)))
 
 
 def _kernels() -> Any:

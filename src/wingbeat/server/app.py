@@ -43,6 +43,7 @@ def build_registry(settings: Settings) -> ModelRegistry:
         backend=settings.backend,
         threads=settings.threads,
         cache_packed=settings.cache_packed,
+        gn_eps=settings.gn_eps,
         adapters=settings.adapters,
         states={name: str(path) for name, path in settings.states.items()},
         default_state=settings.default_state,
