@@ -15,7 +15,6 @@ Examples:
   wingbeat quantize model.pth model-int8.prefab
   wingbeat quantize model.pth model-int4.prefab --dtype int4
   wingbeat quantize model.pth mixed.prefab --quant int8 --quant-layers 20
-  wingbeat serve model-int8.prefab
 """
 
 
