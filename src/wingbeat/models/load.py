@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wingbeat.adapter import Adapter
 from wingbeat.dtypes import QUANTS, full_name
+from wingbeat.formats.folder import model_name
 from wingbeat.formats.lazy import FormatError, LazyTensor
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import PackedCache
@@ -254,7 +255,7 @@ def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:
 def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str) -> ModelInfo:
     shape = checkpoint.info
     return ModelInfo(
-        name=checkpoint.metadata.get("name", path.stem),
+        name=checkpoint.metadata.get("name", model_name(path)),
         version=checkpoint.version,
         layers=shape.layers,
         width=shape.width,

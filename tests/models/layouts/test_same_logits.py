@@ -105,3 +105,8 @@ def test_a_quantised_gguf_file_is_near(tmp_path: Path) -> None:
     expected = logits(write_pth(tmp_path / "model.pth", model))
     found = logits(path)
     assert 0 < np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_a_model_is_called_after_its_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "RWKV7-2.9B", schemes.fla(a_model("7"), "7"), {"model_type": "rwkv7"})
+    assert load_model(folder / "config.json", dtype="float32", backend="reference").info.name == "RWKV7-2.9B"
