@@ -34,7 +34,7 @@ from wingbeat.llm import demo_model_path
 from wingbeat.models import load_model
 from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.text.world import tokenizer_for
+from wingbeat.text.choose import tokenizer_for
 
 PROMPT = [10, 20, 30]  # a byte each
 SAMPLING = {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.3, "frequency_penalty": 0.3, "stop": ["\n\n\n☃"]}

@@ -30,7 +30,7 @@ from wingbeat.dtypes import DTYPES, full_name
 from wingbeat.llm import demo_model_path
 from wingbeat.models import Model, load_model
 from wingbeat.ops.table import FloatArray, IntArray, StepBatch
-from wingbeat.text.world import tokenizer_for
+from wingbeat.text.choose import tokenizer_for
 
 TEXT = Path(__file__).parent / "texts" / "moby-dick.txt"
 WINDOW = 512

@@ -179,7 +179,7 @@ def test_reasoning_stays_out_of_a_pipe(tiny: Path) -> None:
         (["--dtype", "int3"], "dtype: "),
         (["--temperature", "-1"], "temperature must be at least 0"),
         (["--load", "none.st"], "there is no file none.st"),
-        (["--tokenizer", "none.txt"], "none.txt: No such file"),
+        (["--tokenizer", "none.txt"], "there is no tokenizer 'none.txt'"),
         (["--tokenizer", "text.pth"], "text.pth, line 1"),
         (["--profile", "robot"], "robot"),
         (["--config", "none.toml"], "none.toml does not exist"),

@@ -106,7 +106,6 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
 """What each may be in the file, in the environment and as a flag; others are numbers."""
 
 BECOME: dict[str, Any] = {
-    "tokenizer": [Path(each) for each in "abc"],
     "loras": [[AdapterSettings(path=Path(each))] for each in "abc"],
     "states": [{each: Path(each)} for each in "abc"],
 }

@@ -265,7 +265,7 @@ def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "odd.safetensors", random_rwkv7(layers=1, width=64, vocab=77))
     with LLM(path, backend="reference") as llm:
         assert len(llm.generate([1, 2], SamplingParams(max_tokens=3, ignore_eos=True))[0].token_ids) == 3
-        with pytest.raises(ValueError, match="pass token ids"):
+        with pytest.raises(ValueError, match="or pass token ids"):
             llm.generate("text")
         with pytest.raises(ValueError, match="use stop_token_ids"):
             llm.generate([1], SamplingParams(stop=("x",)))

@@ -18,7 +18,7 @@ from wingbeat.dtypes import DTYPES
 from wingbeat.llm import demo_model_path
 from wingbeat.models import load_model
 from wingbeat.ops import cpu
-from wingbeat.text.world import tokenizer_for
+from wingbeat.text.choose import tokenizer_for
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "perplexity.py"
 VOCAB = 50

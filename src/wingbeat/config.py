@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", validate_default=False)
 
     model: str = DEMO
-    tokenizer: Path | None = None
+    tokenizer: str | None = None
     profile: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
     quant: Literal["int8", "int4"] | None = None

@@ -81,8 +81,9 @@ class Conversation:
     def __init__(self, llm: LLM, messages: Sequence[Mapping[str, str]] = (), *, system: str | None = None) -> None:
         """``messages``: what was said before. ``system``: a message that comes before all others.
 
-        Raises ValueError for a message of another form, or a model without a tokenizer.
+        Raises ValueError for a message of another form, or a model that does not chat or has no tokenizer.
         """
+        llm.profile.chat_template()
         self._llm = llm
         self._encode = llm.tokenizer.encode_segments
         self._turns = [to_message(message) for message in messages]
@@ -90,7 +91,7 @@ class Conversation:
         self._seen: list[_Seen] = []  # at most those before, within and after the last turn
         self._reply: Reply | None = None
         if self._messages():
-            llm.profile.template.render(self._messages())  # an unknown role is told now
+            llm.profile.render(self._messages())  # an unknown role is told now
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -139,7 +140,7 @@ class Conversation:
         if not self._turns:
             raise ValueError("there is nothing to save yet")
         # Without the label that opens the next reply: the next message comes before it.
-        ids = self._encode(self._llm.profile.template.render(self._messages())[:-1])
+        ids = self._encode(self._llm.profile.render(self._messages())[:-1])
         seen = self._longest(ids)
         if seen.state is None:
             seen = self._read(ids)
@@ -165,7 +166,7 @@ class Conversation:
         try:
             messages = [to_message(m) for m in msgspec.json.decode(extra[_MESSAGES], type=list[dict[str, str]])]
             ids = msgspec.json.decode(extra[_TOKENS], type=list[int])
-            self._llm.profile.template.render(messages)
+            self._llm.profile.render(messages)
         except (KeyError, ValueError, msgspec.MsgspecError) as error:
             raise ValueError(f"{path} holds a state, but no conversation that it belongs to") from error
         if len(ids) != state.position:
@@ -195,8 +196,8 @@ class Conversation:
     def _answer(self, turns: list[Message], params: SamplingParams | None, thinking: bool | None) -> Reply:
         profile, messages = self._llm.profile, self._messages(turns)
         # Of what opens the reply, such as "<think", nothing stays in the conversation: it is read after the rest.
-        before = profile.template.render(messages)
-        segments = profile.template.render(messages, thinking=thinking)
+        before = profile.render(messages)
+        segments = profile.render(messages, thinking=thinking)
         base, opening = self._encode(before), self._encode(segments[len(before) :])
         params = chat_sampling(profile, params, thinking)
         params.validate(self._llm.info.vocab_size)

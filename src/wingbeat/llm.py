@@ -31,12 +31,14 @@ from wingbeat.engine.messages import (
 )
 from wingbeat.engine.shared import SharedEngine
 from wingbeat.engine.snapshot import StateSnapshot
+from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.models import Model, ModelInfo, Progress, load_model
 from wingbeat.ops.table import FloatArray, StepBatch
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.templates import Message
-from wingbeat.text.world import WorldTokenizer, tokenizer_for
+from wingbeat.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "Chunk", "Completion", "GenerationError", "chat_sampling", "demo_model_path"]
 
@@ -120,11 +122,11 @@ class LLM:
             quant: "int8" or "int4" for the matrices of the first ``quant_layers`` layers (None: of all); the head and
                 all else stay in ``dtype``.
             strategy: in place of these three, the `rwkv` package's words: "cuda fp16i8 *10 -> cuda fp16".
-            tokenizer: a World vocabulary file; None: the one beside the model or the standard one, where it fits.
+            tokenizer: "world", "20b", "midi", "piano", "abc", "bytes" or a file; None: told by the model and its files.
             threads: None: the physical cores this process may use.
             max_batch: sequences that run at once; None: up to 64, as memory allows.
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
-            profile: the chat format: "world", "g1" or "demo"; None: told by the file's metadata or its name.
+            profile: the chat format: "world", "g1", "demo", "raven" or "plain" (none); None: told by the model.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
             gn_eps: of the GroupNorms, for a model that was trained with another than 64e-5.
@@ -158,18 +160,20 @@ class LLM:
             states={name: str(file) for name, file in (states or {}).items()},
             default_state=default_state,
         )
-        self._start(model, tokenizer_for(path, model.info.vocab_size, tokenizer), config)
+        found = load_tokenizer(path, model.info.vocab_size, tokenizer, model.info.metadata)
+        self._start(model, found, config)
 
     @classmethod
-    def from_model(cls, model: Model, tokenizer: WorldTokenizer | None = None, *, max_batch: int | None = None) -> LLM:
+    def from_model(cls, model: Model, tokenizer: Tokenizer | None = None, *, max_batch: int | None = None) -> LLM:
         """The same over a model that is loaded already."""
         llm = cls.__new__(cls)
         llm._start(model, tokenizer, EngineConfig(model=model.info.path, max_batch=max_batch))
         return llm
 
-    def _start(self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig) -> None:
+    def _start(self, model: Model, tokenizer: Tokenizer | None, config: EngineConfig) -> None:
         self._tokenizer = tokenizer
-        self._profile = choose_profile(model.info.path, model.info.metadata, config.profile)
+        kind = kind_of(model.info.vocab_size) if tokenizer is None else tokenizer.kind
+        self._profile = choose_profile(model.info.path, model.info.metadata, config.profile, kind)
         self._shared = SharedEngine(Engine(model, tokenizer, config))
         self._chunk = config.token_budget
         self._scratch: FloatArray | None = None  # a pool of one state, for logits()
@@ -179,12 +183,10 @@ class LLM:
         return self._loaded().info
 
     @property
-    def tokenizer(self) -> WorldTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Raises ValueError when no tokenizer fits the model: it takes token ids only."""
         if self._tokenizer is None:
-            raise ValueError(
-                "no tokenizer fits this model's vocabulary: pass token ids, or LLM(..., tokenizer=<vocabulary file>)"
-            )
+            raise ValueError(f"this model has no tokenizer: {advice(self.info.vocab_size)}")
         return self._tokenizer
 
     @property
@@ -291,7 +293,7 @@ class LLM:
         Raises ValueError for a bad conversation or parameter, GenerationError when the answer fails.
         """
         profile = self._profile
-        segments = profile.template.render([to_message(m) for m in messages], thinking=thinking)
+        segments = profile.render([to_message(m) for m in messages], thinking=thinking)
         params = chat_sampling(profile, sampling_params, thinking)
         completion = self.generate(self.tokenizer.encode_segments(segments), params)[0]
         splitter = profile.splitter(segments)
@@ -342,7 +344,7 @@ class LLM:
         params.validate(vocab_size)
         if params.stop and self._tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._token_ids(prompt)
+        ids = self.tokenizer.encode_segments([prompt]) if isinstance(prompt, str) else self._token_ids(prompt)
         return GenerationRequest(
             fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=self._shared.new_id()
         )
@@ -375,11 +377,7 @@ def chat_sampling(profile: ModelProfile, params: SamplingParams | None, thinking
     """Parameters for a chat reply: ``params``, None for the model's own, with the stops of its format on top."""
     if params is None:
         params = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, **profile.sampling_for(thinking))
-    return msgspec.structs.replace(
-        params,
-        stop=(*params.stop, *profile.stops),
-        stop_token_ids=profile.stop_ids(params.stop_token_ids, ignore_eos=params.ignore_eos),
-    )
+    return msgspec.structs.replace(params, stop=(*params.stop, *profile.stops))
 
 
 def _many(prompts: Prompt | Iterable[Prompt]) -> tuple[list[Any], bool]:

@@ -30,21 +30,42 @@ def test_the_name_tells(name: str, profile: str) -> None:
     assert choose_profile(name).name == profile
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "profile"),
+    [
+        ("RWKV-4-Raven-7B-v12-Eng98%-Other2%-20230521-ctx8192.pth", "20b", "raven"),
+        ("RWKV-4-Pile-169M-20220807-8023.pth", "20b", "plain"),
+        ("RWKV-4-World-0.1B-v1-20230520-ctx4096.pth", "world", "world"),
+        ("RWKV-4-MIDI-120M-v1-20230714-ctx4096.pth", "midi", "plain"),
+        ("model", "piano", "plain"),
+        ("RWKV-5-ABC-82M-v1-20230901-ctx1024.pth", "abc", "plain"),
+        ("model", "bytes", "plain"),
+        ("rwkv7-g1-0.1b", "bpe", "g1"),
+        ("raven", "world", "world"),
+    ],
+)
+def test_the_kind_of_tokenizer_tells(name: str, kind: str, profile: str) -> None:
+    assert choose_profile(name, kind=kind).name == profile
+    assert choose_profile(name, {"wingbeat.profile": "demo"}, kind=kind).name == "demo"
+    assert choose_profile(name, override="g1", kind=kind).name == "g1"
+
+
 def test_metadata_and_override_come_first() -> None:
     assert choose_profile("rwkv7-g1-0.1b", {"wingbeat.profile": "demo"}).name == "demo"
     assert choose_profile("rwkv7-g1-0.1b", {"format": "pt"}).name == "g1"
     assert choose_profile("rwkv7-g1-0.1b", {"wingbeat.profile": "demo"}, "World").name == "world"
     for metadata, override in (({"wingbeat.profile": "x"}, None), (None, "x")):
-        with pytest.raises(ValueError, match="unknown model profile 'x': use one of world, g1, demo"):
+        with pytest.raises(ValueError, match="unknown model profile 'x': use one of world, g1, demo, raven, plain"):
             choose_profile("m", metadata, override)
 
 
 def test_every_profile_is_usable() -> None:
     for name, profile in PROFILES.items():
         assert profile.name == name
-        assert profile.stop_token_ids == (0,)
+        if profile.template is None:
+            continue
         assert (profile.thinking == "optional") == profile.template.can_think
-        assert StopMatcher(profile.stops).push("Hi.\n\nUser: x")[0] == "Hi."
+        assert StopMatcher(profile.stops).push(f"Hi.\n\n{profile.template.user}: x")[0] == "Hi."
         assert 0 < profile.sampling["top_p"] <= 1
 
 
@@ -64,8 +85,15 @@ def test_thinking_has_its_own_sampling() -> None:
 def test_the_splitter_continues_the_prompt() -> None:
     g1 = PROFILES["g1"]
     ask = [Message("user", "2+2?")]
-    assert g1.splitter(g1.template.render(ask, thinking=True)).push(">Easy.</think>Four.") == ("Easy.", "Four.")
-    assert g1.splitter(g1.template.render(ask, thinking=False)).push(">\nFour.") == ("", "Four.")
-    assert g1.splitter(g1.template.render(ask)).push(" Four.") == ("", "Four.")
+    assert g1.splitter(g1.render(ask, thinking=True)).push(">Easy.</think>Four.") == ("Easy.", "Four.")
+    assert g1.splitter(g1.render(ask, thinking=False)).push(">\nFour.") == ("", "Four.")
+    assert g1.splitter(g1.render(ask)).push(" Four.") == ("", "Four.")
     world = PROFILES["world"]
-    assert world.splitter(world.template.render(ask)).push(" Four.") == ("", "Four.")
+    assert world.splitter(world.render(ask)).push(" Four.") == ("", "Four.")
+
+
+def test_a_model_that_does_not_chat_says_so() -> None:
+    plain = PROFILES["plain"]
+    with pytest.raises(ValueError, match="does not chat"):
+        plain.render([Message("user", "hi")])
+    assert (plain.stops, dict(plain.sampling)) == ((), {})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingbeat.text.templates import G1, WORLD, ChatTemplate, Message, sanitise
+from wingbeat.text.templates import G1, RAVEN, WORLD, ChatTemplate, Message, sanitise
 from wingbeat.text.world import WorldTokenizer
 
 TALK = [
@@ -134,3 +134,15 @@ def test_segments_give_the_ids_of_the_whole_text(world: WorldTokenizer, content:
     # The models were trained on text tokenised whole; in World no token crosses these borders.
     segments = WORLD.render([Message("system", content), Message("user", content), Message("assistant", content)])
     assert world.encode_segments(segments) == world.encode("".join(segments))
+
+
+def test_raven_has_names_of_its_own_and_no_system() -> None:
+    messages = [
+        Message("system", "Be\n\nbrief."),
+        Message("user", "hi"),
+        Message("assistant", "Hello."),
+        Message("user", "2"),
+    ]
+    rendered = "Be\nbrief.\n\nBob: hi\n\nAlice: Hello.\n\nBob: 2\n\nAlice:"
+    assert "".join(RAVEN.render(messages)) == rendered
+    assert RAVEN.render(messages[:3], continue_final=True)[-2:] == ["Alice:", " Hello."]

@@ -10,8 +10,8 @@ from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
 from wingbeat.text import world as world_module
 from wingbeat.text.greedy import GreedyMatcher
-from wingbeat.text.vocab import VocabError, default_vocab_path, read_vocab
-from wingbeat.text.world import WorldTokenizer, tokenizer_for
+from wingbeat.text.vocab import default_vocab_path, read_vocab
+from wingbeat.text.world import WorldTokenizer
 
 from .vocabs import SINGLE_BYTES, with_bytes, write_vocab
 
@@ -47,11 +47,6 @@ DATA = st.one_of(st.binary(), TEXTS.map(lambda text: text.encode("utf-8", "repla
 @pytest.fixture(scope="module")
 def twin() -> WorldTokenizer:
     return WorldTokenizer(default_vocab_path(), native=False)
-
-
-@pytest.fixture(scope="module")
-def subset(subset_path: Path) -> WorldTokenizer:
-    return WorldTokenizer(subset_path)
 
 
 @pytest.fixture(scope="module")
@@ -160,52 +155,6 @@ def test_a_missing_native_module_is_explained(monkeypatch: pytest.MonkeyPatch, s
     assert not WorldTokenizer(subset_path).native
     with pytest.raises(RuntimeError, match="C\\+\\+ compiler"):
         WorldTokenizer(subset_path, native=True)
-
-
-class TestTokenizerFor:
-    @pytest.fixture
-    def model(self, tmp_path: Path) -> Path:
-        path = tmp_path / "model.pth"
-        path.touch()
-        return path
-
-    @pytest.mark.parametrize("rows", [65530, 65536])
-    def test_world_by_the_number_of_rows(self, model: Path, rows: int) -> None:
-        tokenizer = tokenizer_for(model, rows)
-        assert tokenizer is not None
-        assert tokenizer.path == default_vocab_path()
-
-    @pytest.mark.parametrize("rows", [100, 65529, 65537, 50277])
-    def test_none_when_nothing_fits(self, model: Path, rows: int) -> None:
-        assert tokenizer_for(model, rows) is None
-
-    def test_the_file_beside_the_model(self, model: Path) -> None:
-        path = write_vocab(model.with_name("model.vocab.txt"), SINGLE_BYTES)
-        tokenizer = tokenizer_for(model, 4096)
-        assert tokenizer is not None
-        assert tokenizer.path == path
-
-    def test_an_override_wins(self, model: Path, tmp_path: Path) -> None:
-        write_vocab(model.with_name("model.vocab.txt"), SINGLE_BYTES)
-        path = write_vocab(tmp_path / "mine.txt", with_bytes([b"ab"]))
-        tokenizer = tokenizer_for(model, 300, override=str(path))
-        assert tokenizer is not None
-        assert tokenizer.path == path
-
-    @pytest.mark.parametrize("named", [True, False])
-    def test_a_chosen_file_must_fit(self, model: Path, named: bool) -> None:
-        name = "mine.txt" if named else "model.vocab.txt"
-        path = write_vocab(model.with_name(name), with_bytes([b"ab"], first_id=512))
-        with pytest.raises(VocabError, match="ids up to 512, but the model has only 512 rows"):
-            tokenizer_for(model, 512, override=path if named else None)
-
-    def test_a_guessed_file_that_does_not_fit_is_passed_over(self, model: Path) -> None:
-        write_vocab(model.with_name("vocab.txt"), SINGLE_BYTES)
-        tokenizer = tokenizer_for(model, 65536)
-        assert tokenizer is not None
-        assert tokenizer.path == default_vocab_path()
-        assert tokenizer_for(model, 200) is None
-        assert tokenizer_for(model, 257) is not None
 
 
 def test_the_subset_is_a_subset(subset: WorldTokenizer) -> None:

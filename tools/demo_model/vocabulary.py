@@ -8,8 +8,8 @@ from pathlib import Path
 
 import corpus as corpora
 
-from wingbeat.text.vocab import read_vocab
-from wingbeat.text.world import WorldTokenizer, default_vocab_path
+from wingbeat.text.vocab import default_vocab_path, read_vocab
+from wingbeat.text.world import WorldTokenizer
 
 FIXED = {*range(1, 257), 261}  # World's single bytes and the blank line keep their ids; 0 is the end of text
 _LABELS = (b"User", b"Assistant", b"System", b"English", b"Chinese")

@@ -40,10 +40,7 @@ def prepare(
     if load is not None and not load.expanduser().is_file():
         raise ValueError(f"there is no file {load}: name one that /save wrote")
     llm = _load(model_flags, config)
-    try:
-        conversation = Conversation(llm)
-    except ValueError:
-        raise ValueError("no vocabulary fits this model: name its own with --tokenizer FILE") from None
+    conversation = Conversation(llm)
     if load is not None:
         conversation.load(load.expanduser())
     if system is not None:

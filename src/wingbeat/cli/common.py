@@ -47,6 +47,12 @@ def profiles(incomplete: str) -> list[str]:
     return _beginning(PROFILES, incomplete)
 
 
+def tokenizers(incomplete: str) -> list[str]:
+    from wingbeat.text.choose import NAMES
+
+    return [*_beginning(NAMES, incomplete), *files(".txt", ".json")(incomplete)]
+
+
 def shapes(incomplete: str) -> list[str]:
     from wingbeat.bench.random_model import SHAPES
 

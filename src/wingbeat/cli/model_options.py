@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wingbeat.cli.common import choices_of, files, profiles
+from wingbeat.cli.common import choices_of, files, profiles, tokenizers
 
 MODEL = "Model"
 """The panel of the help in which they stand."""
@@ -103,18 +102,19 @@ DefaultState = Annotated[
     ),
 ]
 Tokenizer = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Vocabulary file in World format. Default: found from the model.",
+        help="A vocabulary file (World format or tokenizer.json), or world, 20b, midi, piano, abc, bytes. "
+        "Default: found from the model.",
         rich_help_panel=MODEL,
         metavar="FILE",
-        autocompletion=files(".txt"),
+        autocompletion=tokenizers,
     ),
 ]
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="How to chat with the model: world, g1 or demo. Default: found from the model.",
+        help="How to chat with the model: world, g1, demo, raven, or plain (no chat). Default: found from the model.",
         rich_help_panel=MODEL,
         metavar="NAME",
         autocompletion=profiles,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from numpy.typing import NDArray
 
@@ -11,13 +11,15 @@ from wingbeat.config import ConfigError, Settings
 from wingbeat.doctor.finding import Finding, gigabytes
 from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
+from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
 from wingbeat.ops import cpu
 from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
 from wingbeat.ops.table import WeightKind, round_up, storage_dtype
+from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import choose_profile
-from wingbeat.text.world import tokenizer_for
+from wingbeat.text.tokenizer import Tokenizer
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
 """Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
@@ -42,8 +44,7 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
     )
     yield _memory(checkpoint, settings)
     yield _packed_weights(settings)
-    yield _tokenizer(settings, str(path), shape.vocab_size)
-    yield _profile(settings, str(path), checkpoint)
+    yield from _text(settings, str(path), checkpoint)
 
 
 def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
@@ -109,25 +110,40 @@ def _packed_weights(settings: Settings) -> Finding:
     return Finding("packed weights", f"kept in {folder}, {there}", details=details)
 
 
-def _tokenizer(settings: Settings, path: str, vocab_size: int) -> Finding:
+def _text(settings: Settings, path: str, checkpoint: LoadedCheckpoint) -> Iterator[Finding]:
+    """The tokenizer, and the chat format, which depends on it."""
+    rows, metadata = checkpoint.info.vocab_size, checkpoint.metadata
     try:
-        tokenizer = tokenizer_for(path, vocab_size, settings.tokenizer)
+        tokenizer = load_tokenizer(path, rows, settings.tokenizer, metadata)
     except (ValueError, OSError) as error:
-        return Finding("tokenizer", str(error), "problem", "name the model's own vocabulary file with --tokenizer")
+        fix = "name the model's own vocabulary file with --tokenizer"
+        yield Finding("tokenizer", str(error), "problem", fix)
+        tokenizer = None
+    else:
+        yield _tokenizer(tokenizer, rows)
+    yield _profile(settings, path, metadata, kind_of(rows) if tokenizer is None else tokenizer.kind)
+
+
+def _tokenizer(tokenizer: Tokenizer | None, rows: int) -> Finding:
     if tokenizer is None:
-        text = f"no vocabulary fits {vocab_size} rows: requests must be token ids, and there is no chat"
-        return Finding("tokenizer", text, "note", "name the model's vocabulary file with --tokenizer")
+        text = f"no vocabulary fits {rows} rows: requests must be token ids, and there is no chat"
+        return Finding("tokenizer", text, "note", advice(rows))
+    name = "built in" if tokenizer.path is None else tokenizer.path.name
+    path = None if tokenizer.path is None else str(tokenizer.path)
     return Finding(
-        "tokenizer", f"{tokenizer.path.name}, {tokenizer.size:,} tokens", details={"path": str(tokenizer.path)}
+        "tokenizer",
+        f"{tokenizer.kind}: {name}, {tokenizer.size:,} tokens",
+        details={"kind": tokenizer.kind, "path": path},
     )
 
 
-def _profile(settings: Settings, path: str, checkpoint: LoadedCheckpoint) -> Finding:
+def _profile(settings: Settings, path: str, metadata: Mapping[str, str], kind: str | None) -> Finding:
     try:
-        profile = choose_profile(path, checkpoint.metadata, settings.profile)
+        profile = choose_profile(path, metadata, settings.profile, kind)
     except ValueError as error:
         return Finding("chat format", str(error), "problem", "choose one of them with --profile")
-    thinks = "can think" if profile.thinking != "none" else "does not think"
-    return Finding(
-        "chat format", f"{profile.name} ({thinks}); --profile chooses another", details={"name": profile.name}
-    )
+    if profile.template is None:
+        says = "no chat, completions only"
+    else:
+        says = "can think" if profile.thinking != "none" else "does not think"
+    return Finding("chat format", f"{profile.name} ({says}); --profile chooses another", details={"name": profile.name})

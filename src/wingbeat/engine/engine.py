@@ -28,7 +28,7 @@ from wingbeat.models import Model
 from wingbeat.ops.cores import default_threads
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
-from wingbeat.text.world import WorldTokenizer
+from wingbeat.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig, read_bandwidth: float = 0.0
+        self, model: Model, tokenizer: Tokenizer | None, config: EngineConfig, read_bandwidth: float = 0.0
     ) -> None:
         executable = model.executable
         self.model = model

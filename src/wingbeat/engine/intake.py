@@ -11,7 +11,8 @@ from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StateLayout
 from wingbeat.sampling.params import MAX_LOGPROBS
-from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
+from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
 MAX_POSITION = 2**62  # of a state: draws are counted in 64 bits
 KEPT = ("prompt", "end")
@@ -21,7 +22,7 @@ class Intake:
     """Takes requests for one model."""
 
     def __init__(
-        self, model: Model, tokenizer: WorldTokenizer | None, config: EngineConfig, initial_states: InitialStates
+        self, model: Model, tokenizer: Tokenizer | None, config: EngineConfig, initial_states: InitialStates
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -37,7 +38,8 @@ class Intake:
         self._check(request)
         origin = self._origin(request)
         sampling = with_seed(request.sampling)
-        prompts = [np.array(ids or (END_OF_TEXT,), np.int32) for ids in request.prompts]
+        start = END_OF_TEXT if self._tokenizer is None else self._tokenizer.start
+        prompts = [np.array(ids or (start,), np.int32) for ids in request.prompts]
         seen: set[int] = set()
         sequences = []
         for index, row in enumerate(request.rows):

@@ -12,7 +12,8 @@ from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.stream import StopMatcher, StreamDecoder
-from wingbeat.text.world import END_OF_TEXT, WorldTokenizer
+from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
 
 class Finish(NamedTuple):
@@ -50,6 +51,7 @@ class Sequence:
 
     __slots__ = (
         "_decoder",
+        "_end_of_text",
         "_max_tokens",
         "_stop_ids",
         "_stops",
@@ -77,7 +79,7 @@ class Sequence:
         choice: int,
         prompt: IntArray,
         sampling: SamplingParams,
-        tokenizer: WorldTokenizer | None,
+        tokenizer: Tokenizer | None,
         default_max_tokens: int,
         origin: Origin = FRESH,
         wanted: Wanted = NOTHING,
@@ -98,6 +100,7 @@ class Sequence:
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._tokenizer = tokenizer
+        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
         self._decoder = StreamDecoder()
         self._stops = StopMatcher(sampling.stop) if sampling.stop else None
 
@@ -163,7 +166,7 @@ class Sequence:
         return self._close(RowOutput(self.request, self.row, error=error), Finish(reason))
 
     def _stop_token(self, token: int) -> Finish | None:
-        if token == END_OF_TEXT and not self.sampling.ignore_eos:
+        if token == self._end_of_text and not self.sampling.ignore_eos:
             return Finish("stop")
         if token in self._stop_ids:
             return Finish("stop", token)

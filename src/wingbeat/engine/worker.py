@@ -34,9 +34,9 @@ from wingbeat.engine.messages import (
     StepOutput,
     Submit,
 )
+from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.models import Model, load_model
 from wingbeat.ops.cpu import CpuExecutable, read_bandwidth
-from wingbeat.text.world import tokenizer_for
 
 log = logging.getLogger("wingbeat.engine.worker")  # __name__ is "__main__" here
 
@@ -157,7 +157,7 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
         adapters=config.adapters,
         progress=progress,
     )
-    tokenizer = tokenizer_for(config.model, model.info.vocab_size, config.tokenizer)
+    tokenizer = load_tokenizer(config.model, model.info.vocab_size, config.tokenizer, model.info.metadata)
     return Engine(model, tokenizer, config, _read_bandwidth(model))
 
 

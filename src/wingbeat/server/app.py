@@ -47,7 +47,7 @@ def build_registry(settings: Settings) -> ModelRegistry:
         adapters=settings.adapters,
         states={name: str(path) for name, path in settings.states.items()},
         default_state=settings.default_state,
-        tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
+        tokenizer=settings.tokenizer,
         profile=settings.profile,
         max_batch=settings.max_batch,
         token_budget=settings.token_budget,

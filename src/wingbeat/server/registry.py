@@ -12,13 +12,16 @@ import structlog
 
 from wingbeat.engine.client import CLOSED, EngineClient, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
+from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
 from wingbeat.server.figures import Figures
 from wingbeat.server.tracking import current_request
+from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import ModelProfile, choose_profile
-from wingbeat.text.world import WorldTokenizer, tokenizer_for
+from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
 log = structlog.get_logger("wingbeat.server")
 
@@ -43,7 +46,7 @@ class ServedModel:
         self.created = int(time.time())
         self.client = EngineClient(config)
         self.figures = Figures(self.client)
-        self.tokenizer: WorldTokenizer | None = None
+        self.tokenizer: Tokenizer | None = None
         self.loading: asyncio.Task[None] | None = None
         self.failure: str | None = None
         self.fingerprint = ""
@@ -60,10 +63,12 @@ class ServedModel:
         try:
             await self.client.wait_ready()
             while not self._fits:
-                info = self.info
-                path, override = self.config.model, self.config.tokenizer
-                self.tokenizer = await asyncio.to_thread(tokenizer_for, path, info["vocab_size"], override)
-                self._profile = choose_profile(self.name, info["metadata"], self.config.profile)
+                info, config = self.info, self.config
+                rows, metadata = info["vocab_size"], info["metadata"]
+                found = await asyncio.to_thread(load_tokenizer, config.model, rows, config.tokenizer, metadata)
+                kind = kind_of(rows) if found is None else found.kind
+                self.tokenizer = found
+                self._profile = choose_profile(self.name, metadata, config.profile, kind)
                 self.fingerprint = info["fingerprint"]
         except Exception as error:  # whatever it is, "loading" must not last for ever
             expected = isinstance(error, EngineUnavailable | ValueError | OSError)
@@ -131,7 +136,7 @@ class ServedModel:
         return Prompts(ids, fingerprint)
 
     def _encode(
-        self, tokenizer: WorldTokenizer | None, prompts: Sequence[Prompt], param: str, choices: int
+        self, tokenizer: Tokenizer | None, prompts: Sequence[Prompt], param: str, choices: int
     ) -> list[list[int]]:
         encoded: list[list[int]] = []
         total, most = 0, self.max_prompt_tokens
@@ -146,13 +151,20 @@ class ServedModel:
                 raise bad_request(message, param, "context_length_exceeded")
         return encoded
 
-    def _encode_one(self, tokenizer: WorldTokenizer | None, prompt: Prompt, param: str) -> list[int]:
+    def _encode_one(self, tokenizer: Tokenizer | None, prompt: Prompt, param: str) -> list[int]:
         if isinstance(prompt, list):
             self.check_tokens(prompt, param)
             return prompt
         if tokenizer is None:
-            raise bad_request(f"The model {self.name} has no tokenizer: send token ids to /v1/completions.", param)
+            raise bad_request(f"The model {self.name} has no tokenizer: {advice(self.vocab_size)}.", param)
         return tokenizer.encode_segments(prompt)
+
+    def check_chats(self) -> None:
+        """Raises ApiError (400) for a model that has no form for conversations."""
+        try:
+            self.profile.chat_template()
+        except ValueError as error:
+            raise bad_request(f"{self.name}: {error}.", "model", "unsupported_value") from None
 
     def check_tokens(self, ids: Collection[int], param: str) -> None:
         """Raises ApiError (400) for an id that the model does not know."""
@@ -160,6 +172,11 @@ class ServedModel:
         if ids and not (min(ids) >= 0 and max(ids) < size):
             wrong = next(token for token in ids if not 0 <= token < size)
             raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
+
+    @property
+    def end_of_text(self) -> int:
+        """The token that ends a text."""
+        return END_OF_TEXT if self.tokenizer is None else self.tokenizer.end_of_text
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token; empty where there is no tokenizer."""

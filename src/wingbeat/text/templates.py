@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SEPARATOR = "\n\n"
-_LABELS = {
-    "system": "System",
-    "developer": "System",
-    "user": "User",
-    "assistant": "Assistant",
-    "tool": "User",
-    "function": "User",
+_SPEAKERS = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "user",
+    "function": "user",
 }
 _TOOL_RESULT = "Function output:\n"
 _REASONING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -41,10 +41,14 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How messages become a prompt. Immutable; the instances WORLD and G1 serve everyone."""
+    """How messages become a prompt. Immutable; the instances WORLD, G1 and RAVEN serve everyone."""
 
     reply_openings: Mapping[bool, str] | None = None
     """What follows the last "Assistant:" for thinking on (True) and off (False); None: the model cannot think."""
+    user: str = "User"
+    assistant: str = "Assistant"
+    system: str = "System"
+    """The labels; an empty one stands for a text without label."""
 
     @property
     def can_think(self) -> bool:
@@ -70,17 +74,20 @@ class ChatTemplate:
         segments: list[str] = []
         for message in messages[:-1] if continue_final else messages:
             segments += self._turn(message)
-        segments.append(_LABELS["assistant"] + ":")
+        segments.append(f"{self.assistant}:")
         opening = self._partial(messages[-1]) if continue_final else self._opening(thinking)
         return [*segments, opening] if opening else segments
 
     def _turn(self, message: Message) -> list[str]:
-        label = _LABELS.get(message.role.lower())
-        if label is None:
-            raise ValueError(f"unknown role {message.role!r}: use one of {', '.join(_LABELS)}")
+        speaker = _SPEAKERS.get(message.role.lower())
+        if speaker is None:
+            raise ValueError(f"unknown role {message.role!r}: use one of {', '.join(_SPEAKERS)}")
         content = self._content(message)
-        if label == "System" and not content:
+        if speaker == "system" and not content:
             return []
+        label = {"system": self.system, "user": self.user, "assistant": self.assistant}[speaker]
+        if not label:
+            return [content, SEPARATOR]
         return [f"{label}:", f" {content}", SEPARATOR] if content else [f"{label}:", SEPARATOR]
 
     def _content(self, message: Message) -> str:
@@ -125,3 +132,4 @@ def sanitise(text: str) -> str:
 WORLD = ChatTemplate()
 # "<think" lacks its ">" on purpose: the model writes it. An empty reasoning makes it answer at once, and well.
 G1 = ChatTemplate(reply_openings={True: " <think", False: " <think>\n</think"})
+RAVEN = ChatTemplate(user="Bob", assistant="Alice", system="")

@@ -91,19 +91,23 @@ def _shorten(line: bytes) -> str:
 
 
 def default_vocab_path() -> Path:
-    """The World vocabulary that the installed `rwkv` package carries as data. The package is located, never imported.
+    """The World vocabulary that the installed `rwkv` package carries as data.
 
     Raises FileNotFoundError when the package or its file is absent.
     """
-    spec = importlib.util.find_spec("rwkv")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / WORLD_VOCAB_NAME
-        if path.is_file():
-            return path
+    if path := packaged_file(WORLD_VOCAB_NAME):
+        return path
     raise FileNotFoundError(
         f"the World vocabulary ({WORLD_VOCAB_NAME}) was not found: install the 'rwkv' package, which carries it "
         "(pip install rwkv; PyTorch is not needed), or name a vocabulary file yourself"
     )
+
+
+def packaged_file(name: str) -> Path | None:
+    """A file that the installed `rwkv` package carries as data, or None. The package is located, never imported."""
+    spec = importlib.util.find_spec("rwkv")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
 
 
 def own_vocab(model_path: str | Path) -> Path | None:

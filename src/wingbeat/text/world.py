@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from wingbeat.text.greedy import GreedyMatcher
-from wingbeat.text.vocab import VocabError, default_vocab_path, find_vocab, own_vocab, read_vocab
+from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.vocab import VocabError, read_vocab
 
 try:
     _native = import_module(
@@ -16,35 +17,38 @@ try:
 except ImportError:  # installed without a C++ compiler
     _native = None
 
-__all__ = ["END_OF_TEXT", "VocabError", "WorldTokenizer", "default_vocab_path", "find_vocab", "tokenizer_for"]
-
 END_OF_TEXT = 0
-_MAX_PADDING = 512  # rows that a model may have beyond its vocabulary, when the two are matched by guess
 
 
-class WorldTokenizer:
-    """Text to token ids and back, from a World-format vocabulary file.
+class WorldTokenizer(Tokenizer):
+    """The tokenizer of a World-format vocabulary file, or of such a vocabulary that another file carries."""
 
-    Thread-safe: nothing changes after construction.
-    """
+    kind = "world"
+    start = end_of_text = END_OF_TEXT
 
-    def __init__(self, vocab_path: str | Path, *, native: bool | None = None) -> None:
-        """Read the vocabulary. `native` chooses the C++ trie (True), its Python twin (False) or what there is (None).
+    def __init__(
+        self, path: str | Path, tokens: Mapping[int, bytes] | None = None, *, native: bool | None = None
+    ) -> None:
+        """The vocabulary in the file `path`: read from it, or `tokens`, which it carries in another form.
+
+        `native` chooses the C++ trie (True), its Python twin (False) or what there is (None).
 
         Raises VocabError for a malformed file, OSError for an unreadable one, RuntimeError when `native=True` and the
         native module is not built.
         """
         if native and _native is None:
             raise RuntimeError("the native tokenizer is not built: reinstall wingbeat with a C++ compiler present")
-        self.path = Path(vocab_path)
-        tokens = read_vocab(self.path)
+        self.path = Path(path)
+        if tokens is None:
+            tokens = read_vocab(self.path)
         self.size = len(tokens)
-        """How many tokens have text."""
-        self.vocab_size = max(tokens) + 1
-        """The largest id + 1; id 0 (end of text) and gaps included."""
+        self.vocab_size = max(tokens) + 1  # id 0 and gaps included
         self.native = _native is not None and native is not False
         ids = {token: token_id for token_id, token in tokens.items()}
-        self._matcher = _native.Trie(ids) if _native is not None and self.native else GreedyMatcher(ids)
+        try:
+            self._matcher = _native.Trie(ids) if _native is not None and self.native else GreedyMatcher(ids)
+        except ValueError as error:
+            raise VocabError(f"{path}: not a complete World vocabulary: {error}") from None
         self._bytes = [tokens.get(token_id, b"") for token_id in range(self.vocab_size)]
 
     def encode(self, text: str | bytes) -> list[int]:
@@ -55,50 +59,9 @@ class WorldTokenizer:
         """Token ids of any bytes, valid UTF-8 or not. The native trie lets other threads run meanwhile."""
         return self._matcher.encode(data)
 
-    def encode_segments(self, segments: Iterable[str]) -> list[int]:
-        """Token ids of a prompt in pieces. No token crosses a border, so a role's label never joins its text."""
-        return [token_id for segment in segments for token_id in self.encode(segment)]
-
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; empty for the end of text and for ids without a token."""
         return self._bytes[token_id] if 0 <= token_id < self.vocab_size else b""
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of a sequence of tokens, joined."""
-        return b"".join(map(self.token_bytes, ids))
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of a sequence of tokens; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
     def __repr__(self) -> str:
-        return f"WorldTokenizer({self.path.name!r}, size={self.size}, vocab_size={self.vocab_size})"
-
-
-def tokenizer_for(model_path: str | Path, vocab_size: int, override: str | Path | None = None) -> WorldTokenizer | None:
-    """The tokenizer of a model whose logits have `vocab_size` rows, or None when no vocabulary fits.
-
-    In this order: the file `override`; the vocabulary beside the model; the World vocabulary when the rows fit it.
-    Raises VocabError when a file that was named, or that carries the model's own name, has ids beyond the model's rows.
-    """
-    explicit = override if override is not None else own_vocab(model_path)
-    if explicit is not None:
-        tokenizer = WorldTokenizer(explicit)
-        if tokenizer.vocab_size > vocab_size:
-            raise VocabError(
-                f"{explicit} has token ids up to {tokenizer.vocab_size - 1}, but the model has only {vocab_size} rows: "
-                "it belongs to another model"
-            )
-        return tokenizer
-    beside = find_vocab(model_path)
-    for path in (beside, _world_vocab(vocab_size)):
-        if path is not None:
-            tokenizer = WorldTokenizer(path)
-            if tokenizer.vocab_size <= vocab_size <= tokenizer.vocab_size + _MAX_PADDING:
-                return tokenizer
-    return None
-
-
-def _world_vocab(vocab_size: int) -> Path | None:
-    # Ids go up to 65529; checkpoints pad to 65536. Decided by number, so that other models need no `rwkv` package.
-    return default_vocab_path() if 65530 <= vocab_size <= 65536 else None
+        return f"WorldTokenizer({str(self.path)!r}, size={self.size}, vocab_size={self.vocab_size})"

@@ -72,7 +72,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
         sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
         echoes = await echoed_prompts(body, model, prompts)
-        texts, stops = TokenTexts(model.token_bytes), bool(sampling.stop)
+        texts, stops = TokenTexts(model.token_bytes, model.end_of_text), bool(sampling.stop)
         choices = [
             CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
             for echo in echoes or [None] * len(prompts)
@@ -103,7 +103,7 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, logprobs)
         count = body.n or 1
-        texts = TokenTexts(model.token_bytes)
+        texts = TokenTexts(model.token_bytes, model.end_of_text)
         choices = [
             ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
             for _ in range(count)

@@ -49,9 +49,13 @@ async def conversation_prompt(
     continue_final: bool = False,
     choices: int = 1,
 ) -> ChatPrompt:
-    """The prompt of these messages, which came in the field `param`. Raises ApiError (400) when it is too long."""
+    """The prompt of these messages, which came in the field `param`.
+
+    Raises ApiError (400) when it is too long, or the model has no form for conversations.
+    """
+    model.check_chats()
     size = sum(len(message.content) for message in messages)
-    render = model.profile.template.render
+    render = model.profile.render
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
     return ChatPrompt(segments, await model.encode([tuple(segments)], param, choices))
 

@@ -42,13 +42,14 @@ async def echoed_prompts(body: CompletionBody, model: ServedModel, prompts: Sequ
         message = f"echo with logprobs: {tokens} tokens; at most {MAX_SCORED} of one request have log-probabilities."
         raise bad_request(f"{message} Ask in parts.", "prompt")
 
-    def text(prompt: str | list[int]) -> str:
-        if isinstance(prompt, str):
+    def text(prompt: str | list[int], ids: list[int]) -> str:
+        # Log-probabilities come with places in the text: of what the tokens say, if the vocabulary cannot say it all.
+        if isinstance(prompt, str) and body.logprobs is None:
             return prompt
-        return b"".join(map(model.token_bytes, prompt)).decode("utf-8", "replace")
+        return b"".join(map(model.token_bytes, ids)).decode("utf-8", "replace")
 
     def echo() -> list[EchoedPrompt]:
-        return [EchoedPrompt(text(prompt), ids) for prompt, ids in zip(body.prompt, prompts, strict=True)]
+        return [EchoedPrompt(text(prompt, ids), ids) for prompt, ids in zip(body.prompt, prompts, strict=True)]
 
     return await run_sized(sum(map(len, body.prompt)), echo) if body.echo else []
 

@@ -38,7 +38,7 @@ def sampling_params(
         seed=body.seed,
         max_tokens=max_tokens,
         stop=tuple(dict.fromkeys((*stops, *(body.stop or ())))),
-        stop_token_ids=model.profile.stop_ids(stop_ids, ignore_eos=bool(body.ignore_eos)),
+        stop_token_ids=tuple(dict.fromkeys(stop_ids)),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
     )

@@ -1,6 +1,6 @@
 """POST /tokenize and /detokenize, GET /tokenizer_info: texts to token ids and back, as the model would see them.
 
-The end of text is token 0 and has no text. By its name alone, `<|endoftext|>`, it can be asked for; inside a text that
+The end of text is a token that has no text. By its name alone, `<|endoftext|>`, it can be asked for; inside a text that
 name is a text like any other, so that nobody's text ends a document.
 """
 
@@ -24,11 +24,11 @@ from wingbeat.server.dialects.openai_tokenize_schema import (
     TokenizeReply,
     TokenizerInfo,
 )
-from wingbeat.server.dialects.openai_tokens import END_OF_TEXT, END_OF_TEXT_NAME, token_text
+from wingbeat.server.dialects.openai_tokens import END_OF_TEXT_NAME, token_text
 from wingbeat.server.errors import bad_request
 from wingbeat.server.openapi import body_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
-from wingbeat.text.world import WorldTokenizer
+from wingbeat.text.tokenizer import Tokenizer
 
 SCHEMAS = (TokenizeBody, DetokenizeBody)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
@@ -51,6 +51,8 @@ def tokenize_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         body = await read_model(request, TokenizeBody, max_body)
         body.check()
         model, tokenizer = _ready(registry, body.model)
+        if body.messages:
+            model.check_chats()
         if body.content is not None:
             ids = [part for part in body.content if isinstance(part, int)]
             model.check_tokens(ids, "content")
@@ -89,7 +91,7 @@ def tokenize_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     return router
 
 
-def _ready(registry: ModelRegistry, name: str | None) -> tuple[ServedModel, WorldTokenizer]:
+def _ready(registry: ModelRegistry, name: str | None) -> tuple[ServedModel, Tokenizer]:
     model = registry.find(name or None)
     model.check_ready()
     if model.tokenizer is None:
@@ -115,26 +117,30 @@ async def _rendered(size: int, work: Callable[[], dict[str, Any]]) -> Response:
     return Response(reply, media_type="application/json")
 
 
-def _tokenized(body: TokenizeBody, model: ServedModel, tokenizer: WorldTokenizer) -> dict[str, Any]:
+def _tokenized(body: TokenizeBody, model: ServedModel, tokenizer: Tokenizer) -> dict[str, Any]:
     if body.content is not None:
         ids = [token for part in body.content for token in _ids(part, tokenizer)]
         _check_count(ids, model, "content")
         return {"tokens": [_piece(token, tokenizer) for token in ids] if body.with_pieces else ids}
-    ids = _conversation(body, model, tokenizer) if body.messages else _ids(body.prompt or "", tokenizer)
+    ids = _conversation(body, model, tokenizer) if body.messages else _prompt(body.prompt or "", tokenizer)
     _check_count(ids, model, "messages" if body.messages else "prompt")
     strings = [_name(token, tokenizer) for token in ids] if body.return_token_strs else None
     return {"count": len(ids), "max_model_len": model.max_prompt_tokens, "tokens": ids, "token_strs": strings}
 
 
-def _ids(part: str | int, tokenizer: WorldTokenizer) -> list[int]:
+def _ids(part: str | int, tokenizer: Tokenizer) -> list[int]:
     if isinstance(part, int):
         return [part]
-    return [END_OF_TEXT] if part == END_OF_TEXT_NAME else tokenizer.encode(part)
+    return [tokenizer.end_of_text] if part == END_OF_TEXT_NAME else tokenizer.encode(part)
 
 
-def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: WorldTokenizer) -> list[int]:
+def _prompt(text: str, tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.end_of_text] if text == END_OF_TEXT_NAME else tokenizer.encode_segments([text])
+
+
+def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: Tokenizer) -> list[int]:
     turns_only = body.add_generation_prompt is False and not body.continue_final_message
-    segments = model.profile.template.render(
+    segments = model.profile.render(
         spoken(body.messages or ()),
         thinking=None if turns_only else body.thinking,
         continue_final=bool(body.continue_final_message),
@@ -143,20 +149,20 @@ def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: WorldTokeni
     return tokenizer.encode_segments(segments[:-1] if turns_only else segments)
 
 
-def _name(token: int, tokenizer: WorldTokenizer) -> str:
-    return END_OF_TEXT_NAME if token == END_OF_TEXT else token_text(tokenizer.token_bytes(token))
+def _name(token: int, tokenizer: Tokenizer) -> str:
+    return END_OF_TEXT_NAME if token == tokenizer.end_of_text else token_text(tokenizer.token_bytes(token))
 
 
-def _piece(token: int, tokenizer: WorldTokenizer) -> dict[str, Any]:
+def _piece(token: int, tokenizer: Tokenizer) -> dict[str, Any]:
     data = tokenizer.token_bytes(token)
     try:
-        return {"id": token, "piece": END_OF_TEXT_NAME if token == END_OF_TEXT else data.decode()}
+        return {"id": token, "piece": END_OF_TEXT_NAME if token == tokenizer.end_of_text else data.decode()}
     except UnicodeDecodeError:
         return {"id": token, "piece": list(data)}
 
 
-def _detokenized(tokens: Sequence[int], tokenizer: WorldTokenizer) -> dict[str, str]:
+def _detokenized(tokens: Sequence[int], tokenizer: Tokenizer) -> dict[str, str]:
     named = END_OF_TEXT_NAME.encode()
-    data = b"".join(named if token == END_OF_TEXT else tokenizer.token_bytes(token) for token in tokens)
+    data = b"".join(named if token == tokenizer.end_of_text else tokenizer.token_bytes(token) for token in tokens)
     text = data.decode("utf-8", "replace")
     return {"prompt": text, "content": text}

@@ -12,9 +12,8 @@ from wingbeat.engine.messages import TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 
-END_OF_TEXT = 0
 END_OF_TEXT_NAME = "<|endoftext|>"
-"""How replies call the token that has no text, as OpenAI does."""
+"""How replies call the token that ends a text and has none itself, as OpenAI does."""
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _encode = msgspec.json.Encoder().encode
@@ -31,8 +30,9 @@ def token_text(data: bytes) -> str:
 class TokenTexts:
     """The tokens of a request as JSON, remembered: the likely ones come again and again."""
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenBytes, end_of_text: int = 0) -> None:
         self.token_bytes = token_bytes
+        self._end_of_text = end_of_text
         self._texts: dict[int, str] = {}
         self._lists: dict[int, str] = {}
 
@@ -41,7 +41,7 @@ class TokenTexts:
         known = self._texts.get(token)
         if known is None:
             data = self.token_bytes(token)
-            known = self._texts[token] = text_json(data) if data else _encode(_name(token)).decode()
+            known = self._texts[token] = text_json(data) if data else _encode(self._name(token)).decode()
         return known
 
     def byte_list(self, token: int) -> str:
@@ -51,9 +51,8 @@ class TokenTexts:
             known = self._lists[token] = bytes_json(self.token_bytes(token))
         return known
 
-
-def _name(token: int) -> str:
-    return END_OF_TEXT_NAME if token == END_OF_TEXT else f"token_id:{token}"
+    def _name(self, token: int) -> str:
+        return END_OF_TEXT_NAME if token == self._end_of_text else f"token_id:{token}"
 
 
 def text_json(data: bytes) -> str:

@@ -38,7 +38,7 @@ class ResponseAnswer:
     """Turns the one row of a generation into a response. Streamed and whole, it is made of the same additions."""
 
     def __init__(self, model: ServedModel, body: ResponsesBody, splitter: ReasoningSplitter) -> None:
-        texts = TokenTexts(model.token_bytes)
+        texts = TokenTexts(model.token_bytes, model.end_of_text)
         self._model = model
         self._choice = ChatChoice(splitter, texts, logprobs=body.alternatives is not None)
         self._identity = {"id": "resp_" + secrets.token_hex(24), "object": "response", "created_at": int(time.time())}

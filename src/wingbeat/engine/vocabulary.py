@@ -1,0 +1,27 @@
+"""A model's tokenizer, for the engine and for those who send it token ids: both must choose the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from wingbeat.formats.checkpoint import open_checkpoint
+from wingbeat.text.carried import carried_tokens
+from wingbeat.text.choose import tokenizer_for
+from wingbeat.text.tokenizer import Tokenizer
+
+_KIND, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"  # of a GGUF file
+
+
+def load_tokenizer(
+    path: str | Path, rows: int, override: str | Path | None, metadata: Mapping[str, str]
+) -> Tokenizer | None:
+    """`tokenizer_for` the model file at ``path``, whose own tokens count too, if it is one that carries them."""
+    carried = partial(_tokens_of, path) if metadata.get(_KIND) == "rwkv" else None
+    return tokenizer_for(path, rows, override, metadata, carried)
+
+
+def _tokens_of(path: str | Path) -> dict[int, bytes]:
+    texts = open_checkpoint(path).lists.get(_TOKENS)
+    return carried_tokens(texts()) if texts is not None else {}
