@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.ops import models
 from tests.random_models import random_rwkv7, write_safetensors
 from wingbeat.bench import command, measure
 from wingbeat.bench.measure import CASES, Case, choose_cases, decode, load_subject, prefill, time_steps
 from wingbeat.bench.profile import GROUPS, REST, WAITING, WKV, parts, profile
-from wingbeat.bench.random_model import SHAPES, ModelShape, save_random_model, tensor_specs
+from wingbeat.bench.random_model import SHAPES, ModelShape, rwkv4, rwkv5, rwkv6, rwkv7, save_random_model, tensor_specs
 from wingbeat.cli import app
 from wingbeat.llm import LLM
 from wingbeat.models import Model
@@ -28,6 +29,7 @@ BASE = Path(__file__).parent.parent
 VOCAB, WIDTH = 300, 64
 SHARES = ("bandwidth_share", "gemm_share", "bandwidth_gb_s", "peak_gflop_s")
 
+GROUPS_OF_7 = [label for label in GROUPS if label not in ("gate", "ffn.receptance", "DeepEmbed")]
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason="no C++ kernels")
 
 
@@ -139,13 +141,21 @@ def test_a_profile_divides_the_whole_step(model: Path, monkeypatch: pytest.Monke
     rows = bench("--model", model, "--dtype", "int8", "--profile", "--what", "decode b3", "--what", "prefill 20")
     for what in ("decode b3", "prefill 20"):
         of_case = {row["op"]: row for row in rows if row["what"] == what}
-        assert list(of_case) == [*GROUPS, WAITING, REST]
+        assert list(of_case) == [*GROUPS_OF_7, WAITING, REST]
         assert sum(row["share"] for row in of_case.values()) == pytest.approx(1, abs=1e-2)
         for name, row in of_case.items():
             assert row["seconds"] == pytest.approx(row["share"] * row["step_seconds"], rel=1e-2)
             moves, multiplies = name not in (WAITING, REST), "linear" in GROUPS.get(name, "")
             assert (row["gb_s"] is not None, row["gflop_s"] is not None) == (moves, multiplies)
             assert (row["steps"], row["model"], row["plain_seconds"] > 0) == (3, "tiny", True)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", models.OTHER_VERSIONS)
+def test_every_op_of_every_version_has_a_row(name: str) -> None:
+    executable = models.native(models.OTHER_VERSIONS[name], "int8", level="")
+    _, step = executable.run_profiled(models.batch([(0, [1, 2])]), executable.layout.allocate(1))
+    assert {label for label, _, _ in parts([step])} <= {*GROUPS, WAITING, REST}
 
 
 def test_the_rows_of_a_profile() -> None:
@@ -199,7 +209,7 @@ def test_a_profile_fits_a_terminal(model: Path, monkeypatch: pytest.MonkeyPatch)
     result = CliRunner().invoke(app, flags, env={"COLUMNS": "80"})
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    for label in (*GROUPS, WAITING, REST):
+    for label in (*GROUPS_OF_7, WAITING, REST):
         assert any(line.strip().startswith(label) and "%" in line for line in lines), label
     assert "tiny, bfloat16" in result.stdout
     assert "times the time that reading their bytes takes" in result.stdout
@@ -239,16 +249,37 @@ def test_mistakes_are_explained(flags: list[str], message: str) -> None:
     assert message in result.output
 
 
-@pytest.mark.parametrize(("name", "millions"), [("0.1B", 191.03), ("0.4B", 450.77), ("1.5B", 1527.4)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("0.1B", 191.03),
+        ("0.4B", 450.77),
+        ("1.5B", 1527.4),
+        ("v4-169M", 169.34),
+        ("v4-430M", 430.40),
+        ("v6-1.6B", 1599.8),
+    ],
+)
 def test_published_shapes_have_the_published_sizes(name: str, millions: float) -> None:
     parameters = sum(math.prod(spec.shape) for spec in tensor_specs(SHAPES[name]))
     assert parameters / 1e6 == pytest.approx(millions, rel=1e-4)
 
 
-def test_a_random_model_behaves_like_a_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [
+        rwkv4(3, 128, VOCAB),
+        rwkv5(3, 128, VOCAB),
+        rwkv6(3, 128, VOCAB),
+        rwkv7(3, 128, (8, 8, 8, 16), VOCAB),
+        rwkv7(3, 128, (8, 8, 8, 16), VOCAB, deep_side=8),
+    ],
+    ids=lambda shape: shape.version,
+)
+def test_a_random_model_behaves_like_a_model(tmp_path: Path, shape: ModelShape) -> None:
     path = tmp_path / "random.safetensors"
     told: list[tuple[int, int]] = []
-    save_random_model(ModelShape(3, 128, (8, 8, 8, 16), VOCAB), path, progress=lambda *done: told.append(done))
+    save_random_model(shape, path, progress=lambda *done: told.append(done))
     assert told[-1][0] == told[-1][1] > 0
     with LLM(path, dtype="float32", backend="reference", max_batch=1) as llm:
         logits = llm.logits(list(range(1, 60)))
@@ -258,7 +289,7 @@ def test_a_random_model_behaves_like_a_model(tmp_path: Path) -> None:
 
 
 def test_a_random_shape_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(command.SHAPES, "mini", ModelShape(2, 64, (8, 8, 8, 8), VOCAB))
+    monkeypatch.setitem(command.SHAPES, "mini", rwkv7(2, 64, (8, 8, 8, 8), VOCAB))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (figure,) = bench("--shape", "mini", "--what", "decode b1", "--backend", "reference")
     assert figure["model"] == "random-mini"

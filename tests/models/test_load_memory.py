@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wingbeat.bench.random_model import ModelShape, save_random_model
+from wingbeat.bench.random_model import rwkv7, save_random_model
 from wingbeat.dtypes import DTYPES
 from wingbeat.ops import cpu
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(
     not cpu.available() or not Path("/proc/self/status").exists(), reason="needs the native kernels and Linux's /proc"
 )
 
-SHAPE = ModelShape(layers=1, width=256, ranks=(16, 16, 16, 16))
-LARGEST = 2 * SHAPE.vocab_size * SHAPE.width  # bytes of the embedding in the file
+SHAPE = rwkv7(layers=1, width=256, ranks=(16, 16, 16, 16))
+LARGEST = 2 * SHAPE.sizes.vocab_size * SHAPE.sizes.width  # bytes of the embedding in the file
 SLACK = 12 << 20  # of the allocator, Python and the table of contents: a third of the embedding
 
 CODE = """

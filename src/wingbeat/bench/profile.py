@@ -30,11 +30,14 @@ WKV, WAITING, REST = "state and WKV", "waiting at barriers", "rest: Python and c
 
 GROUPS = {
     "r, k, v projections": r"linear .*\.att\.(receptance|key|value)",
-    "low-rank pairs": r"linear .*\.att\.\w[12]",
+    "gate": r"linear .*\.att\.gate",
+    "low-rank pairs": r"linear .*\.att\.(\w|maa_\w|decay_w)[12]",
     WKV: r"wkv\d .*",
     "output": r"linear .*\.att\.output",
     "ffn.key": r"linear .*\.ffn\.key",
+    "ffn.receptance": r"linear .*\.ffn\.receptance",
     "ffn.value": r"linear .*\.ffn\.value",
+    "DeepEmbed": r"linear .*\.ffn\.(s_emb_x|s[12])|deep_embed .*",
     "head": r"linear head",
     "norms and token shift": r"(norm_shift_mix|commit_shift|gather_norm) .*",
     "embedding": r"embed .*",

@@ -29,7 +29,7 @@ def bench(
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a file: a random model at a published shape, 0.1B, 0.4B or 1.5B.",
+            help="Instead of a file: a random model at a published shape, such as 0.1B, v4-169M or v6-1.6B.",
             metavar="NAME",
             autocompletion=shapes,
         ),
