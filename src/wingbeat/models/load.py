@@ -235,17 +235,17 @@ def _choose_precision(
 def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:
     """Reads tensors by name. When the next one is asked for, the pages of the one before are given back."""
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    done = 0
+    seen: dict[str, int] = {}  # a weight may be a part of a tensor: that is read again
     last: LazyTensor | None = None
 
     def read(name: str) -> NDArray:
-        nonlocal done, last
+        nonlocal last
         if last is not None:
             last.release()
         last = tensor = checkpoint.tensors[name]
-        done += tensor.nbytes
+        seen[name] = tensor.nbytes
         if progress:
-            progress(done, total)
+            progress(sum(seen.values()), total)
         tensor.announce()
         return tensor.read()
 
