@@ -39,7 +39,7 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         prompt = await _prompt(body, model)
         sampling = sampling_params(body, model, body.max_output_tokens, model.profile.stops, body.alternatives)
         answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments))
-        generation = model.submit(prompt.prompts, 1, sampling)
+        generation = model.submit(prompt.prompts, 1, sampling, initial_state=body.state)
         if body.stream:
             return EventStream(generation, answer)
         await collect(request, generation, answer.take)
