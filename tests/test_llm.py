@@ -300,7 +300,7 @@ def test_an_llm_left_open_says_nothing_at_exit(path: Path) -> None:
 
 def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wingbeat.demo.__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(FileNotFoundError, match="name a model file"):
+    with pytest.raises(FileNotFoundError, match="name a model's file"):
         LLM()
     model = tmp_path / "small.safetensors"
     model.touch()
