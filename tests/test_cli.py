@@ -101,11 +101,14 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "cache_packed": (False, True, False),
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
-    **dict.fromkeys(("model", "tokenizer", "profile", "host", "default_state", "strategy"), ("a", "b", "c")),
+    **dict.fromkeys(
+        ("model", "models_dir", "tokenizer", "profile", "host", "default_state", "strategy"), ("a", "b", "c")
+    ),
 }
 """What each may be in the file, in the environment and as a flag; others are numbers."""
 
 BECOME: dict[str, Any] = {
+    "models_dir": [Path(each) for each in "abc"],
     "loras": [[AdapterSettings(path=Path(each))] for each in "abc"],
     "states": [{each: Path(each)} for each in "abc"],
 }
@@ -114,7 +117,7 @@ BECOME: dict[str, Any] = {
 OPTIONS = {"api_keys": "api-key", "cors_origins": "cors-origin", "loras": "lora", "states": "state"}
 
 
-@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "keys"])
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in ("keys", "hub")])
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from wingbeat.cli.common import fail
 from wingbeat.config import Settings
 from wingbeat.text.profile import PROFILES
 
-COMMANDS = ("chat", "serve", "doctor", "quantize", "bench")
+COMMANDS = ("chat", "serve", "pull", "list", "info", "convert", "doctor", "quantize", "bench")
 WINGBEAT = str(Path(sys.executable).with_name("wingbeat"))
 FRAMES = "╭╮╰╯│─ \n"
 
@@ -65,7 +65,7 @@ try:
     app([*sys.argv[1:], "--help"])
 except SystemExit:
     pass
-heavy = {"numpy", "fastapi", "msgspec", "zmq", "asyncio", "uvicorn", "wingbeat.config"} & sys.modules.keys()
+heavy = {"numpy", "httpx", "fastapi", "msgspec", "zmq", "asyncio", "uvicorn", "wingbeat.config"} & sys.modules.keys()
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
     for command in ([], *([name] for name in COMMANDS)):
@@ -95,6 +95,9 @@ def completed(shell: str, line: str) -> list[str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a user presses the Tab key."""
     monkeypatch.chdir(folder := tmp_path)
+    monkeypatch.setenv("WINGBEAT_MODELS_DIR", str(folder / "store"))
+    (folder / "store").mkdir()
+    (folder / "store" / "rwkv7-g1-0.4b.pth").touch()
     (folder / "models" / "big").mkdir(parents=True)
     (folder / "empty").mkdir()
     for name in ("one.pth", "two.safetensors", "notes.md", "serve.toml", ".hidden.pth"):
@@ -123,8 +126,10 @@ def test_the_values_that_are_completed(folder: Path) -> None:
         "serve --profile ": PROFILES,
         "bench --shape ": SHAPES,
         "bench --model o": ("one.pth",),
-        "serve --config ": ("empty/", "models/", "serve.toml"),
-        "chat ": ("empty/", "models/", "one.pth", "two.safetensors"),
+        "serve --config ": ("empty/", "models/", "serve.toml", "store/"),
+        "chat ": ("empty/", "models/", "one.pth", "store/", "two.safetensors", "rwkv7-g1-0.4b"),
+        "serve rw": ("rwkv7-g1-0.4b",),
+        "pull rwkv7-g1d-0.1b-2": ("rwkv7-g1d-0.1b-20260129-ctx8192.pth",),
         "chat e": ("empty/",),
         "chat .": (".hidden.pth",),
         "chat ./t": ("./two.safetensors",),
@@ -183,7 +188,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["chat", "doctor", "quantize", "bench"])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "serve"])
 def test_every_option_is_described(command: str) -> None:
     described = DOCUMENT.partition(f"## wingbeat {command}\n")[2].partition("\n## ")[0]
     for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]

@@ -23,6 +23,8 @@ from pydantic_settings.exceptions import SettingsError
 from wingbeat.adapter import Adapter
 from wingbeat.demo import demo_model_path
 from wingbeat.dtypes import QUANTS, full_name
+from wingbeat.hub.folder import NoSuchModelError, default_folder, find_model
+from wingbeat.hub.source import HUGGING_FACE
 
 DEFAULT_FILE = Path("wingbeat.toml")
 """Read from the working directory when no other file is named."""
@@ -110,6 +112,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", validate_default=False)
 
     model: str = DEMO
+    models_dir: Path | None = None
+    hub: str | None = None
     tokenizer: str | None = None
     profile: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
@@ -167,6 +171,13 @@ class Settings(BaseSettings):
             raise ValueError("two of the states have the same name")
         return dict(named)
 
+    @field_validator("hub")
+    @classmethod
+    def _check_hub(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", address):
+            raise ValueError("it should be an address such as https://huggingface.co")
+        return address
+
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -214,10 +225,20 @@ class Settings(BaseSettings):
                 return demo_model_path()
             except FileNotFoundError as error:
                 raise ConfigError(str(error)) from None
-        path = Path(self.model).expanduser()
-        if not path.exists():
-            raise ConfigError(f"There is no file {path}: name a model's file, such as a .pth, or its folder.")
-        return path
+        try:
+            return find_model(self.model, self.models_folder)
+        except NoSuchModelError as error:
+            raise ConfigError(str(error)) from None
+
+    @property
+    def models_folder(self) -> Path:
+        """Where `wingbeat pull` puts models, and where they are found by name."""
+        return self.models_dir.expanduser() if self.models_dir else default_folder()
+
+    @property
+    def hub_address(self) -> str:
+        """Of Hugging Face, or of the mirror to be used for it; HF_ENDPOINT is what other programs call that."""
+        return self.hub or os.environ.get("HF_ENDPOINT") or HUGGING_FACE
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:

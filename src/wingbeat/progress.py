@@ -7,29 +7,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Show = Callable[[int, int], None]
 """Takes what is done and how much there is; 0 in all: not known yet."""
 
 
 @contextmanager
-def progress_bar(description: str, *, in_bytes: bool = False, plain: bool = False) -> Iterator[Show]:
+def progress_bar(
+    description: str, *, in_bytes: bool = False, plain: bool = False, speed: bool = False
+) -> Iterator[Show]:
     """A bar that is gone when the block ends, so that what is printed next stands alone.
 
     Where standard error is no terminal nothing is drawn; with ``plain`` the description is printed once, as a line.
-    ``in_bytes``: the counts are bytes, and are shown.
+    ``in_bytes``: the counts are bytes, and are shown. ``speed``: so are bytes a second and the time that is left, in
+    place of the time that has passed.
     """
     console = Console(stderr=True)
     if plain and not console.is_terminal:
         print(f"{description} ...", file=sys.stderr, flush=True)
     counts = [DownloadColumn()] if in_bytes else []
+    times = [TransferSpeedColumn(), TimeRemainingColumn(compact=True)] if speed else [TimeElapsedColumn()]
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         *counts,
-        TimeElapsedColumn(),
+        *times,
         console=console,
         transient=True,
         refresh_per_second=4,  # drawing takes from the cores that work

@@ -13,13 +13,13 @@ from wingbeat.bench.measure import Case, Figure, Subject, choose_cases, load_sub
 from wingbeat.bench.profile import native_executable, profile
 from wingbeat.bench.random_model import SHAPES, save_random_model
 from wingbeat.bench.tables import profile_table, speed_table
-from wingbeat.config import version
+from wingbeat.config import load_settings, version
 from wingbeat.demo import demo_model_path
 from wingbeat.progress import progress_bar
 
 
 def run(
-    model: Path | None,
+    model: str | None,
     shape: str | None,
     *,
     dtype: str = "auto",
@@ -34,7 +34,7 @@ def run(
 
     ``profiled``: tell for each kind of op its share of a step, instead of the speed.
 
-    Raises ValueError or OSError with a message for the user when a flag or the model is of no use.
+    Raises ConfigError, ValueError or OSError with a message for the user when a flag or the model is of no use.
     """
     if model and shape:
         raise ValueError("give either a model file or --shape, not both")
@@ -76,10 +76,10 @@ def _print_json(line: msgspec.Struct) -> None:
     print(msgspec.json.encode(line).decode(), flush=True)
 
 
-def _load(model: Path | None, shape: str | None, dtype: str, threads: int | None, backend: str) -> Subject:
+def _load(model: str | None, shape: str | None, dtype: str, threads: int | None, backend: str) -> Subject:
     with TemporaryDirectory(prefix="wingbeat-bench-", ignore_cleanup_errors=True) as folder:
         if shape is None:
-            path = model or demo_model_path()
+            path = load_settings({"model": model}).model_path() if model else demo_model_path()
         else:
             path = Path(folder) / f"random-{shape}.safetensors"
             with progress_bar(f"Making a random model of {shape}") as progress:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wingbeat.cli import bench, chat, doctor, quantize, serve
+from wingbeat.cli import bench, chat, convert, doctor, info, list_models, pull, quantize, serve
 
 app = typer.Typer(
     help="Wingbeat runs RWKV models: a chat in the terminal, or a server with OpenAI's API.",
@@ -18,8 +18,9 @@ app = typer.Typer(
 EXAMPLES = """\
 First steps:
   wingbeat chat                 talk with the small bundled demo model
-  wingbeat chat model.pth       talk with a model of yours
-  wingbeat serve model.pth      serve it to OpenAI clients
+  wingbeat pull g1d-0.4b        fetch a real one
+  wingbeat chat g1d-0.4b        talk with that, or with a file of yours
+  wingbeat serve g1d-0.4b       serve it to OpenAI clients
   wingbeat doctor               when something is slow or fails
 """
 
@@ -43,6 +44,10 @@ def _root(
 
 app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("pull", epilog=pull.EXAMPLES)(pull.pull)
+app.command("list", epilog=list_models.EXAMPLES)(list_models.list_models)
+app.command("info", epilog=info.EXAMPLES)(info.info)
+app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,9 +19,9 @@ Examples:
 
 def bench(
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A model's file or folder. Default: the small bundled demo.",
+            help="A model's file or folder, or the name of one that was pulled. Default: the small bundled demo.",
             autocompletion=model_files,
         ),
     ] = None,
@@ -81,6 +80,7 @@ def bench(
     the step's time.
     """
     from wingbeat.bench.command import run
+    from wingbeat.config import ConfigError
 
     try:
         run(
@@ -94,5 +94,5 @@ def bench(
             as_json=as_json,
             profiled=profile,
         )
-    except (ValueError, OSError, MemoryError) as error:
+    except (ConfigError, ValueError, OSError, MemoryError) as error:
         fail(error)

@@ -18,6 +18,7 @@ from wingbeat.cli.model_options import (
     Dtype,
     GnEps,
     Lora,
+    ModelsDir,
     Profile,
     Quant,
     QuantLayers,
@@ -42,7 +43,8 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model's file or folder. Default: the model of the settings, else the small bundled demo.",
+            help="A model's file or folder, or the name of one that was pulled. Default: the model of the "
+            "settings, else the small bundled demo.",
             autocompletion=model_files,
         ),
     ] = None,
@@ -59,6 +61,7 @@ def chat(
     default_state: DefaultState = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
+    models_dir: ModelsDir = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -144,6 +147,7 @@ def chat(
         session = prepare(
             {
                 "model": model,
+                "models_dir": models_dir,
                 "dtype": dtype,
                 "quant": quant,
                 "quant_layers": quant_layers,

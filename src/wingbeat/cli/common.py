@@ -77,7 +77,25 @@ def files(*suffixes: str) -> Complete:
     return complete
 
 
-model_files = files(".pth", ".safetensors", ".st", ".gguf", ".bin")
+def model_files(incomplete: str) -> list[str]:
+    """Completes paths of model files, and names of those in the models folder."""
+    return [*files(".pth", ".safetensors", ".st", ".gguf", ".bin")(incomplete), *model_names(incomplete)]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Completes names of models in the models folder that the environment names, or the default one."""
+    from wingbeat.hub.folder import default_folder, local_models
+    from wingbeat.hub.names import stem
+
+    named = os.environ.get("WINGBEAT_MODELS_DIR")
+    folder = Path(named).expanduser() if named else default_folder()
+    return _beginning([stem(path.name) for path in local_models(folder)], incomplete)
+
+
+def catalogue_names(incomplete: str) -> list[str]:
+    from wingbeat.hub.catalogue import catalogue
+
+    return _beginning(catalogue(), incomplete)
 
 
 def _beginning(words: Iterable[str], incomplete: str) -> list[str]:

@@ -21,7 +21,8 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model's file or folder to look at, too. Default: the one that would be served.",
+            help="A model's file or folder to look at, too, or the name of one that was pulled. "
+            "Default: the one that would be served.",
             autocompletion=model_files,
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,14 @@ from wingbeat.cli.common import choices_of, files, profiles, tokenizers
 MODEL = "Model"
 """The panel of the help in which they stand."""
 
+ModelsDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where models are kept and found by name; also WINGBEAT_MODELS_DIR. Default: in the user's data folder.",
+        rich_help_panel=MODEL,
+        metavar="FOLDER",
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(

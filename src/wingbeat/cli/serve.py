@@ -16,6 +16,7 @@ from wingbeat.cli.model_options import (
     Dtype,
     GnEps,
     Lora,
+    ModelsDir,
     Profile,
     Quant,
     QuantLayers,
@@ -40,7 +41,8 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model's file or folder. Without it the small bundled demo is served.",
+            help="A model's file or folder, or the name of one that was pulled. Without it the small bundled "
+            "demo is served.",
             autocompletion=model_files,
         ),
     ] = None,
@@ -57,6 +59,7 @@ def serve(
     default_state: DefaultState = None,
     tokenizer: Tokenizer = None,
     profile: Profile = None,
+    models_dir: ModelsDir = None,
     max_batch: Annotated[
         int | None,
         typer.Option(help="Sequences generated at the same time. Default: by memory.", rich_help_panel=MODEL),
@@ -184,6 +187,7 @@ def serve(
     """
     flags = {
         "model": model,
+        "models_dir": models_dir,
         "dtype": dtype,
         "quant": quant,
         "quant_layers": quant_layers,

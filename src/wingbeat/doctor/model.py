@@ -5,24 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from numpy.typing import NDArray
-
 from wingbeat.config import ConfigError, Settings
 from wingbeat.doctor.finding import Finding, gigabytes
 from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
 from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.models.memory import weight_bytes
 from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
 from wingbeat.ops import cpu
-from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
-from wingbeat.ops.table import WeightKind, round_up, storage_dtype
 from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import choose_profile
 from wingbeat.text.tokenizer import Tokenizer
-
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
-"""Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
 
 
 def look_at_model(settings: Settings) -> Iterator[Finding]:
@@ -45,33 +39,6 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
     yield _memory(checkpoint, settings)
     yield _packed_weights(settings)
     yield from _text(settings, str(path), checkpoint)
-
-
-def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
-    """About how many bytes the weights of a model take once it is loaded in ``dtype``."""
-    program, parameters = checkpoint.record(), checkpoint.info.parameters
-    kinds = {weight.name: weight.kind for weight in checkpoint.weights(_unread)}
-    stored = counted = 0
-    seen: set[str] = set()
-    for op in program.ops:
-        if not op.weights or op.weights[0] in seen:
-            continue
-        seen.add(op.weights[0])
-        if op.name in ("embed", "deep_embed"):
-            count, padding = program.vocab_size * (op.writes if op.name == "embed" else op.reads)[-1].width, 0
-        elif op.name == "linear":
-            columns, rows = int(op.constants["columns"]), op.writes[0].width
-            count = columns * rows
-            padding = round_up(columns, BLOCK) * round_up(rows, BLOCK) - count
-        else:
-            continue
-        stored += (count + padding) * BYTES[storage_dtype(kinds[op.weights[0]], dtype)]
-        counted += count
-    return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
-
-
-def _unread(name: str) -> NDArray:
-    raise AssertionError(f"{name} is read, but only the kinds of weights were asked for")
 
 
 def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:

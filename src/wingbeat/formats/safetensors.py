@@ -11,12 +11,13 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbeat.formats.lazy import (
     DAMAGED,
@@ -30,6 +31,9 @@ from wingbeat.formats.lazy import (
 )
 
 MAX_HEADER = 16 << 20  # bytes; 100,000 tensors need less, and parsed JSON takes twenty times the memory
+
+PIECE = 16 << 20  # bytes written at a time
+Progress = Callable[[int, int], None]
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -112,31 +116,84 @@ def save_safetensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadat
 
     Raises ValueError for a dtype that the format lacks.
     """
+
+    def lazy(array: np.ndarray) -> LazyTensor:
+        return LazyTensor(array.shape, array.dtype, lambda: array)
+
+    write_safetensors(path, {name: lazy(array) for name, array in arrays.items()}, metadata)
+
+
+def write_safetensors(
+    path: str | Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    *,
+    dtype: np.dtype | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write `tensors` to `path`, as `dtype` or as they are; the file appears complete or not at all.
+
+    They are written one after the other: at most one tensor is in memory at a time; of one that is mapped and not
+    computed, a piece. `progress` gets the bytes written and those in all. Raises ValueError for a dtype that the
+    format lacks, and for a number that is too large for `dtype`.
+    """
     path = Path(path)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for name, array in arrays.items():
-        code = _NAMES.get(array.dtype.newbyteorder("<"))
-        if code is None:
-            raise ValueError(f"tensor {name!r} is {array.dtype}, which safetensors cannot hold")
-        header[name] = {
-            "dtype": code,
-            "shape": list(array.shape),
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
-    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # so that the data begins at a multiple of 8
+    stored = {name: (dtype or tensor.dtype).newbyteorder("<") for name, tensor in tensors.items()}
+    header, total = _header(tensors, stored, metadata)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    done = 0
     try:
         with temporary.open("xb") as file:
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-            for array in arrays.values():
-                plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-                file.write(plain.reshape(-1).view(np.uint8).data)
+            file.write(struct.pack("<Q", len(header)) + header)
+            for name, tensor in tensors.items():
+                tensor.announce()
+                for piece in _pieces(tensor.read()):
+                    plain = _as_stored(piece, stored[name], name)
+                    file.write(plain.reshape(-1).view(np.uint8).data)
+                    done += plain.nbytes
+                    if progress is not None:
+                        progress(done, total)
+                tensor.release()
             file.flush()
             os.fsync(file.fileno())  # else a power failure after the rename could leave an empty file
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _header(
+    tensors: Mapping[str, LazyTensor], stored: Mapping[str, np.dtype], metadata: Mapping[str, str]
+) -> tuple[bytes, int]:
+    """The header, padded so that the data begins at a multiple of 8, and the bytes of the data."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, tensor in tensors.items():
+        code = _NAMES.get(stored[name])
+        if code is None:
+            raise ValueError(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold")
+        end = position + tensor.size * stored[name].itemsize
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return encoded + b" " * (-len(encoded) % 8), position
+
+
+def _pieces(array: NDArray) -> Iterator[NDArray]:
+    """The array in blocks of rows."""
+    if array.ndim == 0 or array.nbytes <= PIECE:
+        yield array
+        return
+    rows = max(1, PIECE * len(array) // array.nbytes)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+def _as_stored(piece: NDArray, dtype: np.dtype, name: str) -> NDArray:
+    if piece.dtype == dtype:
+        return np.ascontiguousarray(piece)
+    with np.errstate(over="ignore"):
+        plain = np.ascontiguousarray(piece, dtype)
+    if dtype == np.float16 and not np.array_equal(np.isfinite(plain), np.isfinite(piece)):
+        raise ValueError(f"tensor {name!r} has numbers above 65504, which float16 cannot hold")
+    return plain

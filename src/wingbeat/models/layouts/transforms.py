@@ -83,6 +83,12 @@ def rearranged(tensor: LazyTensor, shape: Dims, function: Callable[[NDArray], ND
     return replace(tensor, shape=shape, read=lambda: _read_only(function(tensor.read())), pick=None)
 
 
+def repeated(tensor: LazyTensor, times: int) -> LazyTensor:
+    """Each element of a vector as a row of so many."""
+    shape = (tensor.size, times)
+    return rearranged(tensor, shape, lambda array: np.repeat(array.reshape(-1, 1), times, axis=1))
+
+
 def without_trailing_ones(tensor: LazyTensor) -> LazyTensor:
     """(H, N, 1) as (H, N), (H, 1, 1) as (H,)."""
     shape = tensor.shape

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from wingbeat.formats.lazy import LazyTensor
+from wingbeat.models.detect import UnsupportedModelError
 from wingbeat.models.layouts.low_rank import FIRST, SECOND, lies_transposed, official_factor
-from wingbeat.models.layouts.transforms import first_column, transposed
+from wingbeat.models.layouts.transforms import computed, first_column, repeated, transposed
 
 MAX_WIDTH = 1 << 20  # of a model whose decays are looked at
+VERSIONS = ("4", "5.1", "5.2", "6", "7")
+"""Those that web-rwkv runs."""
 Tensors = dict[str, LazyTensor]
 
 _FACTOR = re.compile(r"blocks\.\d+\.att\.(?:[wavg]|time_maa_w|time_decay_w)([12])")
@@ -38,6 +41,28 @@ def to_official(tensors: Mapping[str, LazyTensor]) -> Tensors:
     if ours or _raw_bonus(tensors):
         found |= {name: transposed(found[name]) for name in found if name.endswith(".time_state")}
     return _by_head(found) if _raw_bonus(tensors) else found
+
+
+def from_official(tensors: Mapping[str, LazyTensor], version: str) -> Tensors:
+    """The inverse: official tensors as the converter of web-rwkv and Ai00 names and turns them, each in its own dtype.
+
+    Raises UnsupportedModelError for a version that those do not run.
+    """
+    if version not in VERSIONS:
+        runs = ", ".join(VERSIONS)
+        raise UnsupportedModelError(f"RWKV-{version} has no form in .st, since web-rwkv and Ai00 run only {runs}")
+    width = tensors["blocks.0.att.key.weight"].shape[0]
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        if _FACTOR.fullmatch(name) or name.endswith(".time_state"):
+            tensor = transposed(tensor)
+        elif version == "5.1" and (match := _FIRST.fullmatch(name)):
+            tensor = computed(tensor, np.exp)  # there, time_first is the bonus itself
+            name = f"{match[1]}.time_faaaa"
+        if version == "5.1" and _BY_HEAD.fullmatch(name):
+            tensor = repeated(tensor, width // tensor.size)
+        found[name.replace(".time_faaaa", ".time_first").replace(".time_maa_", ".time_mix_")] = tensor
+    return found
 
 
 def _renamed(tensors: Mapping[str, LazyTensor]) -> Tensors:

@@ -1,0 +1,1 @@
+"""Model files by name: which are published where, how they are fetched, and which are here already."""

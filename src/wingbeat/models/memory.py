@@ -1,0 +1,39 @@
+"""How much memory a model takes, told from its shapes before anything of it is read."""
+
+from __future__ import annotations
+
+from numpy.typing import NDArray
+
+from wingbeat.models.loader import LoadedCheckpoint
+from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
+from wingbeat.ops.table import WeightKind, round_up, storage_dtype
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
+"""Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
+
+
+def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
+    """About how many bytes the weights of a model take once it is loaded in ``dtype``."""
+    program, parameters = checkpoint.record(), checkpoint.info.parameters
+    kinds = {weight.name: weight.kind for weight in checkpoint.weights(_unread)}
+    stored = counted = 0
+    seen: set[str] = set()
+    for op in program.ops:
+        if not op.weights or op.weights[0] in seen:
+            continue
+        seen.add(op.weights[0])
+        if op.name in ("embed", "deep_embed"):
+            count, padding = program.vocab_size * (op.writes if op.name == "embed" else op.reads)[-1].width, 0
+        elif op.name == "linear":
+            columns, rows = int(op.constants["columns"]), op.writes[0].width
+            count = columns * rows
+            padding = round_up(columns, BLOCK) * round_up(rows, BLOCK) - count
+        else:
+            continue
+        stored += (count + padding) * BYTES[storage_dtype(kinds[op.weights[0]], dtype)]
+        counted += count
+    return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
+
+
+def _unread(name: str) -> NDArray:
+    raise AssertionError(f"{name} is read, but only the kinds of weights were asked for")
