@@ -48,9 +48,9 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 def test_the_logits_are_those_of_the_merged_model(paths: tuple[Path, Path, Path], backend: str, dtype: str) -> None:
     base, lora, merged = paths
     adapted = load_model(base, dtype=dtype, backend=backend, threads=1, adapters=[Adapter(str(lora), 8.0)]).executable
-    expected = forward(load_model(merged, dtype=dtype, backend=backend, threads=1).executable, TOKENS, 6)
-    plain = forward(load_model(base, dtype=dtype, backend=backend, threads=1).executable, TOKENS, 6)
-    logits = forward(adapted, TOKENS, 6)
+    expected = forward(load_model(merged, dtype=dtype, backend=backend, threads=1).executable, TOKENS, [6])
+    plain = forward(load_model(base, dtype=dtype, backend=backend, threads=1).executable, TOKENS, [6])
+    logits = forward(adapted, TOKENS, [6])
     np.testing.assert_array_equal(logits, expected)
     assert np.abs(logits - plain).max() > 0.05
 
@@ -70,10 +70,10 @@ def test_packed_weights_are_kept_for_each(
 ) -> None:
     monkeypatch.setenv("WINGBEAT_CACHE", str(tmp_path))
     base, lora, merged = paths
-    expected = forward(load_model(merged, dtype="int8", threads=1).executable, TOKENS, 6)
-    plain = forward(load_model(base, dtype="int8", threads=1, cache_packed=True).executable, TOKENS, 6)
+    expected = forward(load_model(merged, dtype="int8", threads=1).executable, TOKENS, [6])
+    plain = forward(load_model(base, dtype="int8", threads=1, cache_packed=True).executable, TOKENS, [6])
     for _ in range(2):  # anew, then from the cache
         adapted = load_model(base, dtype="int8", threads=1, cache_packed=True, adapters=[Adapter(str(lora), 8.0)])
-        np.testing.assert_array_equal(forward(adapted.executable, TOKENS, 6), expected)
+        np.testing.assert_array_equal(forward(adapted.executable, TOKENS, [6]), expected)
     again = load_model(base, dtype="int8", threads=1, cache_packed=True)
-    np.testing.assert_array_equal(forward(again.executable, TOKENS, 6), plain)
+    np.testing.assert_array_equal(forward(again.executable, TOKENS, [6]), plain)

@@ -39,17 +39,17 @@ def test_the_kernels_agree_with_the_reference(path: Path, choice: dict[str, obje
     assert reference.info.dtype == label.format(auto="float32")
     if native.info.dtype != reference.info.dtype:
         return
-    logits = forward(native.executable, TOKENS, len(TOKENS))
-    expected = forward(reference.executable, TOKENS, len(TOKENS))
+    logits = forward(native.executable, TOKENS, [7])
+    expected = forward(reference.executable, TOKENS, [7])
     assert np.abs(logits - expected).max() <= 0.02 * np.ptp(expected)
-    np.testing.assert_array_equal(forward(native.executable, TOKENS, 1), logits)
+    np.testing.assert_array_equal(forward(native.executable, TOKENS, [1] * 7), logits)
 
 
 def test_more_layers_cost_more(path: Path) -> None:
-    exact = forward(load_model(path, dtype="float32", threads=1).executable, TOKENS, 7)
+    exact = forward(load_model(path, dtype="float32", threads=1).executable, TOKENS, [7])
     errors = [
         np.abs(
-            forward(load_model(path, dtype="fp32", quant="int4", quant_layers=n, threads=1).executable, TOKENS, 7)
+            forward(load_model(path, dtype="fp32", quant="int4", quant_layers=n, threads=1).executable, TOKENS, [7])
             - exact
         )
         for n in (0, 1, 3)
@@ -62,7 +62,9 @@ def test_packed_weights_are_kept_for_each_choice(path: Path, tmp_path: Path, mon
     monkeypatch.setenv("WINGBEAT_CACHE", str(tmp_path))
     for _ in range(2):
         found = [
-            forward(load_model(path, quant="int8", quant_layers=n, threads=1, cache_packed=True).executable, TOKENS, 7)
+            forward(
+                load_model(path, quant="int8", quant_layers=n, threads=1, cache_packed=True).executable, TOKENS, [7]
+            )
             for n in (1, 2)
         ]
         assert np.abs(found[0] - found[1]).max() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.models.test_official_logits import forward
-from tests.random_models import normal, random_rwkv7, write_pth
+from tests.model_files import write_gguf
+from tests.models.layouts import schemes
+from tests.models.test_official_logits import FIXTURES, forward
+from tests.random_models import normal, random_model, random_rwkv7, write_pth
 from wingbeat.adapter import Adapter
 from wingbeat.cli import app
+from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.formats.checkpoint import FormatError
 from wingbeat.formats.packed import open_packed, save_packed
 from wingbeat.models import load_model, quantize_model
@@ -29,7 +33,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logits(path: Path, **choice: Any) -> np.ndarray:
-    return forward(load_model(path, threads=1, **choice).executable, TOKENS, len(TOKENS))
+    return forward(load_model(path, threads=1, **choice).executable, TOKENS, [7])
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,31 @@ def test_it_is_the_model_that_was_saved(path: Path, tmp_path: Path, choice: dict
     assert original.initial_state is not None
     for name, array in original.initial_state.items():
         np.testing.assert_array_equal(loaded.initial_state[name], array)
+
+
+@pytest.mark.parametrize("fixture", ["v4_published", "v5.0_first", "v5.2_odd", "v6", "v7a"])
+def test_every_version(fixture: str, tmp_path: Path) -> None:
+    official = np.load(FIXTURES[0].with_name(f"{fixture}.npz"))
+    source = write_pth(tmp_path / "model.pth", random_model(**json.loads(str(official["arguments"]))))
+    quantize_model(source, tmp_path / "copy.prefab", dtype="int8", threads=1)
+    loaded = load_model(tmp_path / "copy.prefab", threads=1)
+    original = load_model(source, dtype="int8", threads=1)
+    assert loaded.info.version == original.info.version
+    expected = forward(original.executable, official["tokens"], [40])
+    np.testing.assert_array_equal(forward(loaded.executable, official["tokens"], [40]), expected)
+
+
+def test_a_prefab_of_a_gguf_file(tmp_path: Path) -> None:
+    tokens = ["<s>", *(f"\\x{byte:02x}" for byte in range(256))]
+    metadata = {"general.architecture": "rwkv7", "tokenizer.ggml.model": "rwkv", "tokenizer.ggml.tokens": tokens}
+    stored = schemes.gguf(random_rwkv7(layers=2, vocab=257), "7")
+    source = write_gguf(tmp_path / "model.gguf", stored, metadata | {"rwkv7.block_count": 2})
+    quantize_model(source, tmp_path / "copy.prefab", dtype="int8", threads=1)
+    loaded, original = load_model(tmp_path / "copy.prefab", threads=1), load_model(source, dtype="int8", threads=1)
+    np.testing.assert_array_equal(forward(loaded.executable, TOKENS, [7]), forward(original.executable, TOKENS, [7]))
+    assert load_tokenizer(source, 257, None, original.info.metadata) is not None
+    # The tokens that it does not hold are not looked for.
+    assert load_tokenizer(tmp_path / "copy.prefab", 257, None, loaded.info.metadata) is None
 
 
 def test_adapters_and_epsilon_are_in_it(path: Path, tmp_path: Path) -> None:
@@ -171,4 +200,4 @@ def test_every_level_runs_it(prefab: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("WINGBEAT_KERNELS", level)
             found = logits(prefab)
-        assert np.abs(found - forward(file.executable, TOKENS, len(TOKENS))).max() <= 0.01 * np.ptp(found)
+        assert np.abs(found - forward(file.executable, TOKENS, [7])).max() <= 0.01 * np.ptp(found)

@@ -28,6 +28,9 @@ KIND = "prefab"
 STATE = "state"
 """The kind of the entries that hold the model's initial state."""
 
+TOKEN_LIST = "tokenizer.ggml."
+"""What a GGUF file says of the tokens that it carries, which are not carried along."""
+
 NOTHING = np.empty(0, np.uint8)
 
 
@@ -79,7 +82,7 @@ def save_prefab(
         parameters=checkpoint.info.parameters,
         source_dtype=checkpoint.info.dtype,
         fingerprint=checkpoint.fingerprint,
-        metadata=dict(checkpoint.metadata),
+        metadata={key: text for key, text in checkpoint.metadata.items() if not key.startswith(TOKEN_LIST)},
         layer_dtypes=precision.layers,
         rest_dtype=precision.rest,
         gn_eps=gn_eps,
