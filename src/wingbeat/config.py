@@ -23,6 +23,7 @@ from pydantic_settings.exceptions import SettingsError
 from wingbeat.adapter import Adapter
 from wingbeat.demo import demo_model_path
 from wingbeat.dtypes import QUANTS, full_name
+from wingbeat.engine.messages import EngineConfig
 from wingbeat.hub.folder import NoSuchModelError, default_folder, find_model
 from wingbeat.hub.source import HUGGING_FACE
 
@@ -141,6 +142,7 @@ class Settings(BaseSettings):
     key_max_running: int = Field(0, ge=0)
     cors_origins: Words = []
     any_model: bool = False
+    allow_load: bool = False
     max_body_mb: float = Field(32, gt=0, allow_inf_nan=False)
     max_prompt_tokens: int = Field(1_000_000, ge=1)
     shutdown_seconds: float = Field(30, ge=0, allow_inf_nan=False)
@@ -239,6 +241,29 @@ class Settings(BaseSettings):
     def hub_address(self) -> str:
         """Of Hugging Face, or of the mirror to be used for it; HF_ENDPOINT is what other programs call that."""
         return self.hub or os.environ.get("HF_ENDPOINT") or HUGGING_FACE
+
+    def engine_config(self) -> EngineConfig:
+        """What the engine is told of this. Raises ConfigError when there is no such model."""
+        return EngineConfig(
+            model=str(self.model_path()),
+            dtype=self.dtype,
+            quant=self.quant,
+            quant_layers=self.quant_layers,
+            strategy=self.strategy,
+            backend=self.backend,
+            threads=self.threads,
+            cache_packed=self.cache_packed,
+            gn_eps=self.gn_eps,
+            adapters=self.adapters,
+            states={name: str(path) for name, path in self.states.items()},
+            default_state=self.default_state,
+            tokenizer=self.tokenizer,
+            profile=self.profile,
+            max_batch=self.max_batch,
+            token_budget=self.token_budget,
+            max_queue=self.max_queue,
+            default_max_tokens=self.default_max_tokens,
+        )
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from wingbeat.config import Settings, version
-from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.auth import ApiKeyGate, Key, digest
 from wingbeat.server.cors import Origins
 from wingbeat.server.dialects import openai, openai_tokenize, responses
@@ -20,10 +19,12 @@ from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, han
 from wingbeat.server.figures import SAMPLE_SECONDS
 from wingbeat.server.health import health_router
 from wingbeat.server.limits import RATE_LIMIT_HEADERS, Allowance, LimitGate, Limits
+from wingbeat.server.loading import load_router
 from wingbeat.server.metrics import metrics_router
 from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.overview import overview_router
 from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.replace import Replacement
 from wingbeat.server.tracking import RequestTracker, Traffic
 
 DESCRIPTION = """\
@@ -34,27 +35,7 @@ An RWKV inference server. Unmodified OpenAI clients work with the base URL `/v1`
 
 def build_registry(settings: Settings) -> ModelRegistry:
     """The models that `settings` ask for, not started yet. Raises ConfigError when there is no such file."""
-    config = EngineConfig(
-        model=str(settings.model_path()),
-        dtype=settings.dtype,
-        quant=settings.quant,
-        quant_layers=settings.quant_layers,
-        strategy=settings.strategy,
-        backend=settings.backend,
-        threads=settings.threads,
-        cache_packed=settings.cache_packed,
-        gn_eps=settings.gn_eps,
-        adapters=settings.adapters,
-        states={name: str(path) for name, path in settings.states.items()},
-        default_state=settings.default_state,
-        tokenizer=settings.tokenizer,
-        profile=settings.profile,
-        max_batch=settings.max_batch,
-        token_budget=settings.token_budget,
-        max_queue=settings.max_queue,
-        default_max_tokens=settings.default_max_tokens,
-    )
-    model = ServedModel(config, max_prompt_tokens=settings.max_prompt_tokens)
+    model = ServedModel(settings.engine_config(), max_prompt_tokens=settings.max_prompt_tokens)
     return ModelRegistry([model], any_model=settings.any_model)
 
 
@@ -74,6 +55,8 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     `traffic` shows who drives the application what is in progress, and takes the word that it is stopping.
     """
     traffic = traffic or Traffic()
+    max_body = int(settings.max_body_mb * 2**20)
+    replacement = Replacement(registry, settings.shutdown_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,6 +65,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
             async with _sampled(registry):
                 yield
         finally:
+            await replacement.close()
             await registry.close()
 
     app = Application(
@@ -101,9 +85,9 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         health_router(registry, traffic),
         overview_router(registry, traffic, needs_key=settings.needs_key),
         metrics_router(registry, traffic),
+        load_router(registry, replacement, settings, traffic, max_body),
     ):
         app.include_router(own)
-    max_body = int(settings.max_body_mb * 2**20)
     for router in (openai.openai_router(registry, max_body), responses.responses_router(registry, max_body)):
         for prefix in openai.PREFIXES:
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
