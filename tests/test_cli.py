@@ -97,6 +97,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "loras": (["a"], ["b"], ["c"]),
     "states": (["a"], ["b"], ["c"]),
     "any_model": (False, True, False),
+    "allow_load": (False, True, False),
     "access_log": (True, False, True),
     "cache_packed": (False, True, False),
     "log_level": ("debug", "warning", "error"),

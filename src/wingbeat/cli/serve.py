@@ -114,6 +114,14 @@ def serve(
             "--any-model/--no-any-model", help="Serve requests whatever model they name.", rich_help_panel=_SERVER
         ),
     ] = None,
+    allow_load: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-load/--no-allow-load",
+            help="Let clients load another model of the models folder. Default: no.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     shutdown_seconds: Annotated[
         float | None,
         typer.Option(
@@ -210,6 +218,7 @@ def serve(
         "api_keys": api_key or None,
         "cors_origins": cors_origin or None,
         "any_model": any_model,
+        "allow_load": allow_load,
         "shutdown_seconds": shutdown_seconds,
         "max_body_mb": max_body_mb,
         "max_prompt_tokens": max_prompt_tokens,

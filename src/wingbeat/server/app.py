@@ -19,7 +19,7 @@ from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, han
 from wingbeat.server.figures import SAMPLE_SECONDS
 from wingbeat.server.health import health_router
 from wingbeat.server.limits import RATE_LIMIT_HEADERS, Allowance, LimitGate, Limits
-from wingbeat.server.loading import load_router
+from wingbeat.server.loading import LoadBody, load_router
 from wingbeat.server.metrics import metrics_router
 from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.overview import overview_router
@@ -95,7 +95,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         tokenizer = openai_tokenize.tokenize_router(registry, max_body)
         app.include_router(tokenizer, prefix=prefix, include_in_schema=not prefix)
     serve_docs(app)
-    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS)
+    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, LoadBody)
     describe(app, schemas, needs_key=settings.needs_key)
     return app
 

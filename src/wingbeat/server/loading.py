@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from wingbeat.config import DEMO, AdapterSettings, ConfigError, Settings
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.server.body import read_model
+from wingbeat.server.dialects.openai_replies import ERRORS, ErrorReply
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.health import Health, report_health
 from wingbeat.server.openapi import body_of
@@ -22,6 +23,13 @@ from wingbeat.server.tracking import Traffic
 
 OWN = ("loras", "states", "default_state", "tokenizer", "profile", "gn_eps")
 """Settings that belong to one model: another one begins without them."""
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    **{code: ERRORS[code] for code in (400, 401, 413, 415)},
+    403: {"model": ErrorReply, "description": "This server does not load other models."},
+    409: {"model": ErrorReply, "description": "Another model is being loaded."},
+}
 
 
 class LoraBody(BaseModel):
@@ -58,7 +66,7 @@ def load_router(
     """`POST /models/load`, for a server that allows it."""
     router = APIRouter(tags=["Server"])
 
-    @router.post("/models/load", response_model=Health, openapi_extra=body_of(LoadBody))
+    @router.post("/models/load", response_model=Health, responses=_ERRORS, openapi_extra=body_of(LoadBody))
     async def load(request: Request) -> Response:
         """Serve another model in the place of the one that is served; answers when it is ready.
 
