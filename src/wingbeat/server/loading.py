@@ -44,7 +44,9 @@ class LoraBody(BaseModel):
 class LoadBody(BaseModel):
     """What to load. What is left out stays as the server was started, but for what belongs to one model only."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": [{"model": DEMO}]}
+    )
 
     model: str = Field(min_length=1, max_length=255, description="Its name in the models folder, or `demo`.")
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] | None = None
