@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wingbeat.cli.common import fail, files, model_files
-from wingbeat.cli.model_options import Dtype, GnEps, Lora, Quant, QuantLayers, Strategy, Threads
+from wingbeat.cli.model_options import Dtype, GnEps, Lora, ModelsDir, Quant, QuantLayers, Strategy, Threads
 
 EXAMPLES = """\
 Examples:
@@ -19,7 +19,14 @@ Examples:
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The model's file.", autocompletion=model_files)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="The model: a file, a Hugging Face folder, or the name of a model that was pulled.",
+            autocompletion=model_files,
+        ),
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", autocompletion=files(".prefab"))],
     dtype: Dtype = None,
     quant: Quant = None,
@@ -28,7 +35,8 @@ def quantize(
     lora: Lora = None,
     gn_eps: GnEps = None,
     threads: Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there already.", metavar="")] = False,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Pack a model in a smaller dtype and save it: a .prefab file.
 
@@ -37,7 +45,7 @@ def quantize(
     run, adapters included, and fits the version of wingbeat that wrote it.
     Without --dtype, --quant and --strategy the weights are int8.
     """
-    from wingbeat.config import AdapterSettings, parse_adapter
+    from wingbeat.config import AdapterSettings, ConfigError, load_settings, parse_adapter
     from wingbeat.models import quantize_model
     from wingbeat.progress import progress_bar
 
@@ -45,10 +53,11 @@ def quantize(
         fail(f"{target} is there already: choose another name, or write over it with --force")
     chosen = dtype or ("auto" if quant or strategy else "int8")
     try:
+        path = load_settings({"model": source, "models_dir": models_dir}).model_path()
         adapters = [AdapterSettings.model_validate(parse_adapter(each)).adapter for each in lora or ()]
-        with progress_bar(f"Packing {source.name}", in_bytes=True) as progress:
+        with progress_bar(f"Packing {path.name}", in_bytes=True) as progress:
             size, precision = quantize_model(
-                *(source, target),
+                *(path, target),
                 dtype=chosen,
                 quant=quant,
                 quant_layers=quant_layers,
@@ -58,6 +67,6 @@ def quantize(
                 adapters=adapters,
                 progress=progress,
             )
-    except (ValueError, OSError, MemoryError) as error:
+    except (ConfigError, ValueError, OSError, MemoryError) as error:
         fail(error)
     typer.echo(f"{target}: {size / 1e6:,.0f} MB in {precision}")
