@@ -163,6 +163,16 @@ struct GatherNormOp {
   return n;
 }
 
+// Tokens of a head that a unit of a recurrence prepares together.
+constexpr int kHeadTokens = 8;
+// What `wkv7` keeps of each of them, and what it needs beside.
+constexpr int kWkv7Vectors = 8, kWkv7Temporary = 7;
+
+[[maybe_unused]] static constexpr int wkv7_scratch(int heads, int size) {
+  int columns = round_up(heads_per_unit(heads, size) * size, kBlock);
+  return kHeadTokens * columns + (kHeadTokens * kWkv7Vectors + kWkv7Temporary) * round_up(size, kLanes);
+}
+
 // Rows that a unit of `linear` takes at most: few enough that no thread waits long for another's last unit, many enough
 // to use the unit's weights well while they are in the cache.
 constexpr int kLinearRows = 96;

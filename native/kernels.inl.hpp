@@ -61,22 +61,6 @@ inline float* slot_of(const Step& step, int sequence) {
 
 inline int min_int(int a, int b) { return a < b ? a : b; }
 
-inline float sum(F16 v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
-}
-
-inline float largest(F16 v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
-}
-
 // e^x by Cody-Waite reduction and a polynomial of degree 6; about 1 ulp. Saturates outside [-87, 88].
 inline F16 exp(F16 x) {
   x = min(set1(88.0f), max(set1(-87.0f), x));  // in this order NaN stays NaN

@@ -24,10 +24,7 @@ std::size_t scratch_floats(const OpBody& op) {
                         [](const EmbedOp& o) { return (std::size_t)o.out->padded; },
                         [](const NormShiftMixOp& o) { return 2 * (std::size_t)o.x->padded; },
                         [](const GatherNormOp& o) { return (std::size_t)o.x->padded; },
-                        [](const Wkv7Op& o) {
-                          int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
-                          return (std::size_t)(columns + 18 * round_up(o.size, kLanes));
-                        },
+                        [](const Wkv7Op& o) { return (std::size_t)wkv7_scratch(o.heads, o.size); },
                         [](const Wkv6Op& o) {
                           int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
                           return (std::size_t)(columns + 10 * round_up(o.size, kLanes));

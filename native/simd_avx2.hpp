@@ -24,6 +24,10 @@ inline unsigned nonzero(__m256 v) { return (unsigned)_mm256_movemask_ps(_mm256_c
 inline unsigned nonzero(F16 v) { return nonzero(v.lo) | nonzero(v.hi) << 8; }
 inline F16 to_float(I16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 
+#include "simd_reduce.hpp"
+inline float sum(F16 v) { return sum(_mm256_add_ps(v.lo, v.hi)); }
+inline float largest(F16 v) { return largest(_mm256_max_ps(v.lo, v.hi)); }
+
 inline F16 round(F16 x) {
   constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(x.lo, nearest), _mm256_round_ps(x.hi, nearest)};
@@ -173,4 +177,4 @@ struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 12
 constexpr int kFloatRows = 6, kInt8Rows = 4;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
 template <int R> struct Int8Panels { static constexpr int value = R <= 2 ? 2 : 1; };
-constexpr int kValueVectors = 2;
+constexpr int kValueVectors = 2, kWkv7ValueVectors = 1;

@@ -20,6 +20,11 @@ inline I16 addi(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
 inline unsigned nonzero(F16 v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
 inline F16 to_float(I16 v) { return _mm512_cvtepi32_ps(v); }
 
+#include "simd_reduce.hpp"
+inline __m256 upper_half(__m512 v) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)); }
+inline float sum(F16 v) { return sum(_mm256_add_ps(_mm512_castps512_ps256(v), upper_half(v))); }
+inline float largest(F16 v) { return largest(_mm256_max_ps(_mm512_castps512_ps256(v), upper_half(v))); }
+
 inline F16 round(F16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I16 to_int(F16 x) { return _mm512_cvtps_epi32(x); }
 inline F16 scale_by_power(F16 x, F16 n) {
@@ -153,4 +158,4 @@ struct Int8Format {  // int16 pairs: see store_pairs
 constexpr int kFloatRows = 12, kInt8Rows = 8;
 template <int R> struct FloatPanels { static constexpr int value = R <= 6 ? 4 : 2; };
 template <int R> struct Int8Panels { static constexpr int value = R <= 4 ? 4 : 2; };
-constexpr int kValueVectors = 4;
+constexpr int kValueVectors = 4, kWkv7ValueVectors = 4;

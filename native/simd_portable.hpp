@@ -31,6 +31,23 @@ inline I16 to_int(F16 x) { return __builtin_convertvector(round(x), I16); }
 // x * 2^n for whole n with a normal result.
 inline F16 scale_by_power(F16 x, F16 n) { return (F16)((I16)x + (__builtin_convertvector(n, I16) << 23)); }
 
+// Of all lanes: the upper half joins the lower one, until one is left. The same order everywhere.
+inline float sum(F16 v) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+inline float largest(F16 v) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  return lane[0];
+}
+
 inline F16 load_bf16(const std::uint16_t* p) {
   U16 v;
   for (int i = 0; i < 16; ++i) v[i] = (std::uint32_t)p[i] << 16;
@@ -118,4 +135,5 @@ struct Int4Format {
 constexpr int kFloatRows = 4, kInt8Rows = 4;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 2 : 1; };
 template <int R> struct Int8Panels { static constexpr int value = 1; };
-constexpr int kValueVectors = 2;  // vectors of value rows that wkv keeps in registers
+// Vectors of value rows that a recurrence keeps in registers; RWKV-7 needs five for each.
+constexpr int kValueVectors = 2, kWkv7ValueVectors = 1;
