@@ -22,7 +22,8 @@ enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kSilu, kD
 // int8 values are stored plus 128, int4 values plus 8 (the multiply-add instructions want one unsigned factor). A byte of
 // int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper.
 //
-// Or kept by K, for activations that are mostly zero: [out / 64][k_padded][64 values], of int4 [k_padded / 2].
+// Or kept by K, for activations that are mostly zero: [out / 64][k_padded][64 values], of int4 [out / 128][k_padded][64
+// bytes]. A byte of that holds a value of the first 64 columns in the lower half and one of the others in the upper.
 struct PackedWeight {
   Format format;
   bool by_k;
@@ -50,18 +51,17 @@ struct Buffer {
   std::uint64_t* mask;      // or null: [rows][padded / 64], a bit for each value that is not zero as its reader takes it
 };
 
+constexpr int kLinesAhead = 64;  // the next unit's that a list goes on with
+constexpr int kLineActBytes = 8;  // at most, of what a line meets
+
 // The lines of a weight kept by K that count for one row, found by a thread once for an op: see sparse.inl.hpp.
-struct SparseGroup {
-  std::uint32_t line[4];  // bytes from the unit's first line
-  std::uint8_t act[8];    // what they meet, in the unit's own form
-};
 struct SparseLines {
   std::uint64_t found;  // in which step, and for which op
   const void* op;
-  bool dense;  // so many that there is no list
   int count;
-  int* starts;  // the first group of each block of K, and the end
-  SparseGroup* groups;
+  int* starts;           // the first line of each block of K, and the end
+  std::uint32_t* lines;  // bytes from the unit's first line; after the last, kLinesAhead from the first on again
+  std::uint8_t* acts;    // what they meet, kLineActBytes for each at most
 };
 
 struct Step {
@@ -156,6 +156,9 @@ struct GatherNormOp {
   return format == Format::kFloat32 ? 1 : format == Format::kBfloat16 ? 2 : format == Format::kInt8 ? 4 : 8;
 }
 
+// Columns of a line of a weight kept by K.
+[[maybe_unused]] static constexpr int line_columns(Format format) { return format == Format::kInt4 ? 2 * kBlock : kBlock; }
+
 // Heads that one wkv unit computes: whole 64-column blocks of the output.
 [[maybe_unused]] static constexpr int heads_per_unit(int heads, int size) {
   int n = 1;
@@ -179,8 +182,10 @@ constexpr int kLinearRows = 96;
 
 // Bytes of a piece of K of a unit's weights: several tiles of rows share it while it is in the first-level cache.
 constexpr int kPieceBytes = 32 * 1024;
-// What `linear` needs: a unit's product, and a piece of weights.
-constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + kPieceBytes / sizeof(float);
+// The same of weights kept by K, whose lines and panels want that cache together.
+constexpr int kLinesPieceBytes = 8 * 1024;
+// What `linear` needs: a unit's product, and a piece of weights kept by K as panels.
+constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + kLinesPieceBytes / sizeof(float);
 
 struct KernelTable {
   const char* name;

@@ -20,12 +20,6 @@ inline std::int32_t load_int32(const std::uint8_t* p) {
 // Whole, since it is read whole in a moment: bytes stored one by one would be waited for.
 inline void store_int32(std::uint8_t* p, std::int32_t v) { __builtin_memcpy(p, &v, 4); }
 
-inline std::int32_t packed_bytes(const std::int32_t* q) {
-  std::uint32_t bytes = 0;
-  for (int i = 0; i < 4; ++i) bytes |= (std::uint32_t)(std::uint8_t)q[i] << (8 * i);
-  return (std::int32_t)bytes;
-}
-
 // Four K of an int8 activation as the int16 pairs (0, 2) and (1, 3): where there is no instruction for bytes, the even
 // and odd bytes of a weight group, widened by a mask and a shift, meet them in one multiply-add each.
 [[maybe_unused]] inline void store_pair_group(std::uint8_t* dst, const std::int32_t* q) {

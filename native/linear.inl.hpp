@@ -239,8 +239,6 @@ inline void multiply(Format format, int rows, const Tile& t) {
   }
 }
 
-#include "sparse.inl.hpp"
-
 // Bias, activation, gate or lerp, residual; then out in the forms its readers want.
 inline void finish_row(const LinearOp& op, std::size_t row, int column, const float* product) {
   const Buffer& out = *op.out;
@@ -302,28 +300,24 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
   t.act_scales = x.scales + row * t.blocks + from / kBlock;
 }
 
-// One row of a weight that is kept by K. False: too much of it counts for a list to pay.
-inline bool multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
-  const PackedWeight& w = *op.weight;
+#include "sparse.inl.hpp"
+
+// One row of a weight that is kept by K.
+inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
   if (lines.found != step || lines.op != &op) {
     list_lines(op, lines);
     lines.found = step;
     lines.op = &op;
   }
-  if (lines.dense) return false;
-  Tile t{};
-  place_weights(w, column, 0, t);
-  place_activations(*op.x, w.format, 0, 0, t);
-  t.out = product;
-  sparse_row(w.format, lines, t);
-  return true;
+  sparse_row(op, lines, column, product);
 }
 
 // The product of `count` rows from `first` on. Where a weight is kept by K its pieces become panels in `wide`.
 inline void multiply_rows(const LinearOp& op, int column, int first, int count, float* product, std::uint8_t* wide) {
   const PackedWeight& w = *op.weight;
   int tiles = ceil_div(count, rows_at_once(w.format));
-  int piece = tiles == 1 && !w.by_k ? w.k_padded : kPieceBytes / (4 * kGroupBytes) * group_k(w.format);
+  int piece_bytes = w.by_k ? kLinesPieceBytes : kPieceBytes;
+  int piece = tiles == 1 && !w.by_k ? w.k_padded : piece_bytes / (4 * kGroupBytes) * group_k(w.format);
   Tile t{};
   for (int k = 0; k < w.k_padded; k += piece) {
     place_weights(w, column, k, t);
@@ -331,11 +325,11 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
     t.first = k == 0;
     if (w.by_k) {
       std::size_t panel = (std::size_t)(t.k / group_k(w.format)) * kGroupBytes;
-      const std::uint8_t* lines = w.data + (std::size_t)(column / kLanes) * w.panel_bytes + 4 * t.at;
-      widen_lines(w.format, lines, t.k, wide, panel);
+      const std::uint8_t* lines = lines_of(w, column) + (std::size_t)k * line_bytes(w.format);
+      widen_lines(w.format, upper_half(w, column), lines, t.k, wide, panel);
       t.panels = wide;
       t.panel_bytes = panel;
-      t.next_lines = lines + 4 * panel;
+      t.next_lines = lines + (std::size_t)t.k * line_bytes(w.format);
     }
     for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
       int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
@@ -353,7 +347,7 @@ void linear(const LinearOp& op, const Step& step, int unit, float* scratch, Spar
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   float* product = scratch;
-  bool sparse = op.weight->by_k && rows == 1 && multiply_sparse(op, step.number, column, product, lines);
-  if (!sparse) multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
+  if (op.weight->by_k && rows == 1) multiply_sparse(op, step.number, column, product, lines);
+  else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
   for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }

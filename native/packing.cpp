@@ -104,16 +104,33 @@ void keep_by_k(std::uint8_t* unit, std::size_t panel_bytes) {
     }
 }
 
-// What a unit of `linear` reads: four panels.
+// The eight panels of two units, one after the other, as lines.
+void keep_int4_by_k(std::uint8_t* units, std::size_t panel_bytes) {
+  std::vector<std::uint8_t> panels(units, units + 8 * panel_bytes);
+  std::memset(units, 0, panels.size());
+  for (std::size_t p = 0; p < 8; ++p)
+    for (std::size_t i = 0; i < panel_bytes; ++i) {
+      std::size_t group = i / kGroupBytes, lane = i % kGroupBytes / 4, j = i % 4;
+      std::uint8_t* at = units + (8 * group + j) * kGroupBytes + place_in_line<std::uint8_t>(p % 4, lane);
+      std::uint8_t byte = panels[p * panel_bytes + i];
+      at[0] |= (std::uint8_t)((byte & 0x0f) << p / 4 * 4);
+      at[4 * kGroupBytes] |= (std::uint8_t)(byte >> 4 << p / 4 * 4);
+    }
+}
+
+// The columns that a line holds where the weight is kept by K, else the four panels that a unit of `linear` reads.
+int columns_of_unit(const WeightShape& shape) { return shape.kind == WeightKind::kMatrixByK ? line_columns(shape.format) : kBlock; }
+
 void pack_unit(const Matrix& m, int unit, const WeightShape& shape, std::uint8_t* data, std::uint8_t* scales) {
-  constexpr int panels = kBlock / kLanes;
+  int panels = columns_of_unit(shape) / kLanes;
   for (int p = unit * panels; p < std::min(ceil_div(m.rows, kLanes), (unit + 1) * panels); ++p) pack_panel(m, p, shape, data, scales);
   if (shape.kind != WeightKind::kMatrixByK) return;
   std::size_t panel_bytes = bytes_of((std::size_t)shape.padded() * kLanes, shape.format);
-  std::uint8_t* lines = data + (std::size_t)unit * panels * panel_bytes;
+  std::uint8_t* lines = data + (std::size_t)unit * (std::size_t)panels * panel_bytes;
   if (shape.format == Format::kFloat32) keep_by_k<std::uint32_t>(lines, panel_bytes);
   else if (shape.format == Format::kBfloat16) keep_by_k<std::uint16_t>(lines, panel_bytes);
-  else keep_by_k<std::uint8_t>(lines, panel_bytes);
+  else if (shape.format == Format::kInt8) keep_by_k<std::uint8_t>(lines, panel_bytes);
+  else keep_int4_by_k(lines, panel_bytes);
 }
 
 // Sums in float64 and in eight lanes, which is exact enough that no order of summation shows in a float32.
@@ -149,7 +166,7 @@ constexpr int kRowsTogether = 256;  // that a thread takes of a table
 }  // namespace
 
 std::size_t WeightShape::data_bytes() const {
-  std::size_t lines = (std::size_t)(is_matrix() ? round_up(rows, kBlock) : rows);
+  std::size_t lines = (std::size_t)(is_matrix() ? round_up(rows, columns_of_unit(*this)) : rows);
   return bytes_of(lines * (std::size_t)padded(), format);
 }
 
@@ -171,7 +188,7 @@ Weight weight_at(const WeightShape& shape, const std::uint8_t* data, const std::
 
 void pack(const Matrix& m, const RowNorm& norm, const WeightShape& shape, std::uint8_t* data, std::uint8_t* scales, ThreadPool& pool) {
   if (shape.is_matrix()) {
-    pool.run({ceil_div(m.rows, kBlock)}, [&](int, int unit, int) { pack_unit(m, unit, shape, data, scales); });
+    pool.run({ceil_div(m.rows, columns_of_unit(shape))}, [&](int, int unit, int) { pack_unit(m, unit, shape, data, scales); });
     return;
   }
   std::size_t columns = (std::size_t)m.columns;

@@ -163,11 +163,11 @@ void Program::reserve(const Step& step) {
     capacity_[kind] = (int)rows;
   }
   while ((int)scratch_.size() < pool_.threads()) {
-    // A group for each pair of K is the most, and a start for each 32 K.
-    std::size_t starts = ((std::size_t)longest_by_k_ / 32 + 16) * sizeof(int);
-    lines_memory_.emplace_back(starts + (std::size_t)longest_by_k_ / 2 * sizeof(SparseGroup));
+    std::size_t k = (std::size_t)longest_by_k_, lines = (k + kLinesAhead) * sizeof(std::uint32_t);
+    std::size_t starts = (k / 32 + 16) * sizeof(int);
+    lines_memory_.emplace_back(lines + k * kLineActBytes + starts);
     std::uint8_t* p = lines_memory_.back().as<std::uint8_t>();
-    lines_.push_back({0, nullptr, false, 0, (int*)p, (SparseGroup*)(p + starts)});
+    lines_.push_back({0, nullptr, 0, (int*)(p + lines + k * kLineActBytes), (std::uint32_t*)p, p + lines});
     scratch_.emplace_back(scratch_floats_ * sizeof(float) + 64);
   }
 }

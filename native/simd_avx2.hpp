@@ -79,25 +79,19 @@ inline void store_group(std::uint8_t* p, I16 v) {
   _mm256_store_si256((__m256i*)p + 1, v.hi);
 }
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
-  for (int half = 0; half < 2; ++half) {
-    I16 x = load_group(a + 64 * half), y = load_group(b + 64 * half);
-    out[2 * half] = {_mm256_unpacklo_epi16(x.lo, y.lo), _mm256_unpacklo_epi16(x.hi, y.hi)};
-    out[2 * half + 1] = {_mm256_unpackhi_epi16(x.lo, y.lo), _mm256_unpackhi_epi16(x.hi, y.hi)};
-  }
+// 32 words of two lines to two groups of 16 pairs, 64 bytes of four lines to four groups of 16 fours.
+inline void interleave_words(I16 x, I16 y, I16* out) {
+  out[0] = {_mm256_unpacklo_epi16(x.lo, y.lo), _mm256_unpacklo_epi16(x.hi, y.hi)};
+  out[1] = {_mm256_unpackhi_epi16(x.lo, y.lo), _mm256_unpackhi_epi16(x.hi, y.hi)};
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
-  for (int half = 0; half < 2; ++half) {
-    __m256i w = _mm256_load_si256((const __m256i*)a + half), x = _mm256_load_si256((const __m256i*)b + half);
-    __m256i y = _mm256_load_si256((const __m256i*)c + half), z = _mm256_load_si256((const __m256i*)d + half);
-    __m256i lo = _mm256_unpacklo_epi8(w, x), hi = _mm256_unpackhi_epi8(w, x);
-    __m256i lo2 = _mm256_unpacklo_epi8(y, z), hi2 = _mm256_unpackhi_epi8(y, z);
-    __m256i group[4] = {_mm256_unpacklo_epi16(lo, lo2), _mm256_unpackhi_epi16(lo, lo2), _mm256_unpacklo_epi16(hi, hi2),
-                        _mm256_unpackhi_epi16(hi, hi2)};
-    for (int p = 0; p < 4; ++p) (half ? out[p].hi : out[p].lo) = group[p];
-  }
+inline void interleave_bytes(I16 w, I16 x, I16 y, I16 z, I16* out) {
+  I16 lo = {_mm256_unpacklo_epi8(w.lo, x.lo), _mm256_unpacklo_epi8(w.hi, x.hi)};
+  I16 hi = {_mm256_unpackhi_epi8(w.lo, x.lo), _mm256_unpackhi_epi8(w.hi, x.hi)};
+  I16 lo2 = {_mm256_unpacklo_epi8(y.lo, z.lo), _mm256_unpacklo_epi8(y.hi, z.hi)};
+  I16 hi2 = {_mm256_unpackhi_epi8(y.lo, z.lo), _mm256_unpackhi_epi8(y.hi, z.hi)};
+  interleave_words(lo, lo2, out);
+  interleave_words(hi, hi2, out + 2);
 }
 
 inline void store_bytes(std::uint8_t* dst, I16 v) {
@@ -109,6 +103,11 @@ inline I16 nibbles(I16 w, int phase) {
   if (phase) w = {_mm256_srli_epi16(w.lo, 4), _mm256_srli_epi16(w.hi, 4)};
   __m256i low = _mm256_set1_epi8(0x0f);
   return {_mm256_and_si256(w.lo, low), _mm256_and_si256(w.hi, low)};
+}
+
+// Nibbles of two registers as the halves of bytes.
+inline I16 join_nibbles(I16 low, I16 high) {
+  return {_mm256_or_si256(low.lo, _mm256_slli_epi16(high.lo, 4)), _mm256_or_si256(low.hi, _mm256_slli_epi16(high.hi, 4))};
 }
 
 #if defined(WINGBEAT_AVX_VNNI)
@@ -125,7 +124,7 @@ struct Int8Format {
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) { return add_bytes(acc, w, act); }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_int32(dst, packed_bytes(q)); }
+  static void store_one(std::uint8_t* row, int n, std::int32_t q) { row[n] = (std::uint8_t)q; }
 };
 
 struct Int4Format {
@@ -158,7 +157,7 @@ struct Int8Format {
     store_pairs(dst, q);
   }
   static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
+  static void store_one(std::uint8_t* row, int n, std::int32_t q) { ((std::int16_t*)row)[n] = (std::int16_t)q; }
 };
 
 struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 127

@@ -77,18 +77,13 @@ struct Bf16Format {  // as in simd_avx2.hpp: float32 activations, even and odd K
 inline I16 load_group(const std::uint8_t* p) { return _mm512_load_si512((const void*)p); }
 inline void store_group(std::uint8_t* p, I16 v) { _mm512_store_si512((void*)p, v); }
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
-  for (int half = 0; half < 2; ++half) {
-    __m512i x = _mm512_load_si512((const void*)(a + 64 * half)), y = _mm512_load_si512((const void*)(b + 64 * half));
-    out[2 * half] = _mm512_unpacklo_epi16(x, y);
-    out[2 * half + 1] = _mm512_unpackhi_epi16(x, y);
-  }
+// 32 words of two lines to two groups of 16 pairs, 64 bytes of four lines to four groups of 16 fours.
+inline void interleave_words(I16 x, I16 y, I16* out) {
+  out[0] = _mm512_unpacklo_epi16(x, y);
+  out[1] = _mm512_unpackhi_epi16(x, y);
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
-  __m512i w = _mm512_load_si512((const void*)a), x = _mm512_load_si512((const void*)b);
-  __m512i y = _mm512_load_si512((const void*)c), z = _mm512_load_si512((const void*)d);
+inline void interleave_bytes(I16 w, I16 x, I16 y, I16 z, I16* out) {
   __m512i lo = _mm512_unpacklo_epi8(w, x), hi = _mm512_unpackhi_epi8(w, x);
   __m512i lo2 = _mm512_unpacklo_epi8(y, z), hi2 = _mm512_unpackhi_epi8(y, z);
   out[0] = _mm512_unpacklo_epi16(lo, lo2);
@@ -102,6 +97,9 @@ inline void store_bytes(std::uint8_t* dst, I16 v) { _mm_storeu_si128((__m128i*)d
 inline I16 nibbles(I16 w, int phase) {
   return _mm512_and_si512(phase ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(0x0f));
 }
+
+// Nibbles of two registers as the halves of bytes.
+inline I16 join_nibbles(I16 low, I16 high) { return _mm512_or_si512(low, _mm512_slli_epi16(high, 4)); }
 
 #if defined(WINGBEAT_VNNI)
 struct Int4Format {
@@ -132,7 +130,7 @@ struct Int8Format {
   }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_int32(dst, packed_bytes(q)); }
+  static void store_one(std::uint8_t* row, int n, std::int32_t q) { row[n] = (std::uint8_t)q; }
 };
 #else
 struct Int8Format {  // int16 pairs: see store_pairs
@@ -151,7 +149,7 @@ struct Int8Format {  // int16 pairs: see store_pairs
     store_pairs(dst, q);
   }
   static std::int32_t act(const std::uint8_t* row, int k) { return paired_act(row, k); }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_pair_group(dst, q); }
+  static void store_one(std::uint8_t* row, int n, std::int32_t q) { ((std::int16_t*)row)[n] = (std::int16_t)q; }
 };
 #endif
 

@@ -77,19 +77,22 @@ inline I16 load_group(const std::uint8_t* p) { I16 v; __builtin_memcpy(&v, p, 64
 inline void store_group(std::uint8_t* p, I16 v) { __builtin_memcpy(p, &v, 64); }
 inline F16 as_float(I16 v) { return (F16)v; }
 
-// 64 words of two lines, or 64 bytes of four, to four groups of 16 pairs or fours. Values lie in a line as instructions
-// that interleave within 16 bytes want it.
-inline void interleave_words(const std::uint8_t* a, const std::uint8_t* b, I16* out) {
-  for (int p = 0; p < 4; ++p)
+// 32 words of two lines to two groups of 16 pairs, 64 bytes of four lines to four groups of 16 fours. Values lie in a
+// line as instructions that interleave within 16 bytes want it.
+inline void interleave_words(I16 x, I16 y, I16* out) {
+  const std::uint8_t *a = (const std::uint8_t*)&x, *b = (const std::uint8_t*)&y;
+  for (int p = 0; p < 2; ++p)
     for (int lane = 0; lane < 16; ++lane) {
-      int at = 2 * (p / 2 * 32 + lane / 4 * 8 + p % 2 * 4 + lane % 4);
+      int at = 2 * (lane / 4 * 8 + p * 4 + lane % 4);
       std::uint8_t* pair = (std::uint8_t*)&out[p] + 4 * lane;
       __builtin_memcpy(pair, a + at, 2);
       __builtin_memcpy(pair + 2, b + at, 2);
     }
 }
 
-inline void interleave_bytes(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* out) {
+inline void interleave_bytes(I16 w, I16 x, I16 y, I16 z, I16* out) {
+  const std::uint8_t *a = (const std::uint8_t*)&w, *b = (const std::uint8_t*)&x;
+  const std::uint8_t *c = (const std::uint8_t*)&y, *d = (const std::uint8_t*)&z;
   for (int p = 0; p < 4; ++p)
     for (int lane = 0; lane < 16; ++lane) {
       int at = lane / 4 * 16 + p * 4 + lane % 4;
@@ -120,10 +123,13 @@ struct Int8Format {
   static I16 mac(I16 acc, Weight w, const std::uint8_t* act, int) { return add_bytes(acc, w, act); }
   static void store_act(std::uint8_t* dst, I16 v) { store_bytes(dst, v); }
   static std::int32_t act(const std::uint8_t* row, int k) { return ((const std::int8_t*)row)[k]; }
-  static void store_acts(std::uint8_t* dst, const std::int32_t* q) { store_int32(dst, packed_bytes(q)); }
+  static void store_one(std::uint8_t* row, int n, std::int32_t q) { row[n] = (std::uint8_t)q; }
 };
 
 inline I16 nibbles(I16 w, int phase) { return (I16)((U16)w >> (4 * phase) & 0x0f0f0f0fu); }
+
+// Nibbles of two registers as the halves of bytes.
+inline I16 join_nibbles(I16 low, I16 high) { return low | high << 4; }
 
 struct Int4Format {
   static I16 start(std::int32_t offset) { return set1i(offset); }

@@ -1,230 +1,282 @@
-// Weights kept by K: 64 columns in a unit, a line of them for each K (of int4, for two). One row whose activations are
-// mostly zero reads the lines that count; several rows get them as panels, piece by piece. Part of linear.inl.hpp.
+// Weights kept by K: a line for each K holds it for the 64 columns of a unit, of int4 for those of two. One row whose
+// activations are mostly zero reads the lines that count; several rows get them as panels, piece by piece. Part of
+// linear.inl.hpp.
 //
 // A line's values lie so that interleaving lines gives panels: see packing.cpp. What is skipped would add zero: the
 // results are those of the panels, to the last bit (of finite weights).
 
-constexpr int kDensePercent = 70;  // from here on reading all lines in a row is faster
+constexpr int kAheadBytes = 4096;  // how far ahead lines are asked for
+
+// Bytes from a line to that of the next K.
+constexpr int line_bytes(Format format) { return format == Format::kFloat32 ? 256 : format == Format::kBfloat16 ? 128 : 64; }
+
+// Whether the values of these columns are the upper halves of a line's bytes.
+inline bool upper_half(const PackedWeight& w, int column) { return w.format == Format::kInt4 && column / kBlock % 2; }
+
+inline const std::uint8_t* lines_of(const PackedWeight& w, int column) {
+  int columns = line_columns(w.format);
+  return w.data + (std::size_t)(column / columns * (columns / kLanes)) * w.panel_bytes;
+}
+
+inline void load_four(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* groups) {
+  interleave_bytes(load_group(a), load_group(b), load_group(c), load_group(d), groups);
+}
+
+// Eight lines of int4 to four groups: a K in the lower half of a byte, the K four after it in the upper.
+inline void load_eight(const std::uint8_t* lines, bool upper, I16* groups) {
+  I16 pairs[4];
+  for (int j = 0; j < 4; ++j)
+    pairs[j] = join_nibbles(nibbles(load_group(lines + j * 64), upper), nibbles(load_group(lines + (j + 4) * 64), upper));
+  interleave_bytes(pairs[0], pairs[1], pairs[2], pairs[3], groups);
+}
 
 // Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`.
-inline void widen_lines(Format format, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
-  constexpr int step = 4 * kGroupBytes;  // the lines of a group
+inline void widen_lines(Format format, bool upper, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
+  int step = group_k(format) * line_bytes(format);
   for (int i = 0; i < k; i += group_k(format), lines += step, panels += kGroupBytes) {
+    for (int b = 0; b < step; b += kGroupBytes) __builtin_prefetch(lines + b + kAheadBytes);
     I16 groups[4];
-    if (format == Format::kFloat32)
-      for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + p * kGroupBytes);
-    else if (format == Format::kBfloat16) interleave_words(lines, lines + 128, groups);
-    else interleave_bytes(lines, lines + 64, lines + 128, lines + 192, groups);
+    switch (format) {
+      case Format::kFloat32:
+        for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + p * kGroupBytes);
+        break;
+      case Format::kBfloat16:
+        interleave_words(load_group(lines), load_group(lines + 128), groups);
+        interleave_words(load_group(lines + 64), load_group(lines + 192), groups + 2);
+        break;
+      case Format::kInt8: load_four(lines, lines + 64, lines + 128, lines + 192, groups); break;
+      case Format::kInt4: load_eight(lines, upper, groups); break;
+    }
     for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, groups[p]);
   }
 }
 
-// The lines that meet one row's activations, in groups as the multiply-adds take them: four lines of bytes, two of
-// bfloat16 or float32. A group's line may stand in for one that is not there: its activation is zero. The same for all
-// columns, so each thread lists them once.
-inline void list_int8(const LinearOp& op, SparseLines& list) {
-  const Buffer& x = *op.x;
-  for (int block = 0; block < x.padded / kBlock; ++block) {
-    list.starts[block] = list.count;
-    std::int32_t q[4] = {};
-    int filled = 0;
-    for (std::uint64_t left = x.mask[block]; left; left &= left - 1) {
-      int k = block * kBlock + __builtin_ctzll(left);
-      SparseGroup& group = list.groups[list.count];
-      if (filled == 0)
-        for (int i = 0; i < 4; ++i) group.line[i] = (std::uint32_t)k * 64;
-      group.line[filled] = (std::uint32_t)k * 64;
-      q[filled++] = Int8Format::act(x.int8, k);
-      Int8Format::store_acts(group.act, q);
-      if (filled < 4) continue;
-      ++list.count;
-      filled = q[0] = q[1] = q[2] = q[3] = 0;
-    }
-    list.count += filled > 0;
-  }
-  list.starts[x.padded / kBlock] = list.count;
-}
+// ---- the lines that meet one row's activations: the same for all columns, so each thread lists them once ----
 
-// A line of int4 is K 8 g + j and the K four after it.
-inline void list_int4(const LinearOp& op, SparseLines& list) {
-  const Buffer& x = *op.x;
-  for (int half = 0; half < x.padded / kInt4Block; ++half) {
-    list.starts[half] = list.count;
-    std::uint64_t mask = x.mask[half / 2] >> (half % 2 * kInt4Block);
-    std::int32_t low[4] = {}, high[4] = {};
-    int filled = 0;
-    for (std::uint64_t left = (mask | mask >> 4) & 0x0f0f0f0fu; left; left &= left - 1) {
-      int at = __builtin_ctzll(left), k = half * kInt4Block + at;
-      std::uint32_t line = (std::uint32_t)(half * 16 + at / 8 * 4 + at % 8) * 64;
-      SparseGroup& group = list.groups[list.count];
-      if (filled == 0)
-        for (int i = 0; i < 4; ++i) group.line[i] = line;
-      group.line[filled] = line;
-      low[filled] = (std::int8_t)x.int4[k];
-      high[filled++] = (std::int8_t)x.int4[k + 4];
-      store_int32(group.act, packed_bytes(low));
-      store_int32(group.act + 4, packed_bytes(high));
-      if (filled < 4) continue;
-      ++list.count;
-      filled = 0;
-      for (int i = 0; i < 4; ++i) low[i] = high[i] = 0;
+// `entry(n, k)` stores what the n-th line meets, zero for k < 0: entries come in multiples of `together`, for each
+// `block` of K apart.
+template <class Entry>
+inline void list_each(const Buffer& x, Format format, int block, int together, SparseLines& list, Entry entry) {
+  int n = 0;
+  for (int first = 0; first < x.padded; first += block) {
+    list.starts[first / block] = n;
+    std::uint64_t left = x.mask[first / kBlock] >> first % kBlock;
+    if (block == 32) left &= 0xffffffffu;
+    for (; left; left &= left - 1) {
+      int k = first + __builtin_ctzll(left);
+      list.lines[n] = (std::uint32_t)(k * line_bytes(format));
+      entry(n++, k);
     }
-    list.count += filled > 0;
-  }
-  list.starts[x.padded / kInt4Block] = list.count;
-}
-
-// Pairs of neighbours, as panels have them; `starts` for each 32 K.
-inline void list_pairs(const LinearOp& op, int line_bytes, const std::uint8_t* acts, int act_bytes, SparseLines& list) {
-  const Buffer& x = *op.x;
-  for (int half = 0; half < x.padded / 32; ++half) {
-    list.starts[half] = list.count;
-    std::uint64_t mask = x.mask[half / 2] >> (half % 2 * 32) & 0xffffffffu;
-    for (std::uint64_t left = (mask | mask >> 1) & 0x55555555u; left; left &= left - 1) {
-      int at = __builtin_ctzll(left), k = half * 32 + at;
-      bool even = mask >> at & 1, odd = mask >> at & 2;
-      SparseGroup& group = list.groups[list.count++];
-      group.line[0] = (std::uint32_t)(even ? k : k + 1) * (std::uint32_t)line_bytes;
-      group.line[1] = (std::uint32_t)(odd ? k + 1 : k) * (std::uint32_t)line_bytes;
-      __builtin_memcpy(group.act, acts + (std::size_t)k * act_bytes, 2 * (std::size_t)act_bytes);
+    for (; n % together; ++n) {
+      list.lines[n] = list.lines[n - 1];
+      entry(n, -1);
     }
   }
-  list.starts[x.padded / 32] = list.count;
+  list.starts[x.padded / block] = list.count = n;
 }
 
-inline void list_lines(const LinearOp& op, SparseLines& list) {
-  int blocks = op.x->padded / kBlock, active = 0;
-  for (int block = 0; block < blocks; ++block) active += __builtin_popcountll(op.x->mask[block]);
-  list.dense = active * 100 > kDensePercent * blocks * kBlock;
-  list.count = 0;
-  if (list.dense) return;
-  switch (op.weight->format) {
-    case Format::kFloat32: return list_pairs(op, 256, (const std::uint8_t*)op.x->f32, 4, list);
-    case Format::kBfloat16: return list_pairs(op, 128, op.x->bf16, Bf16Format::act_bytes, list);
-    case Format::kInt8: return list_int8(op, list);
-    case Format::kInt4: return list_int4(op, list);
-  }
+inline void list_int8(const Buffer& x, SparseLines& list) {
+  auto store_act = [&](int n, int k) { Int8Format::store_one(list.acts, n, k < 0 ? 0 : Int8Format::act(x.int8, k)); };
+  list_each(x, Format::kInt8, kBlock, 4, list, store_act);
 }
 
-// Asks for the lines of a group some groups away.
-template <int Lines, int Bytes>
-inline void prefetch_group(const SparseLines& list, const std::uint8_t* lines, int group) {
-  constexpr int ahead = 4096 / (Lines * Bytes);
-  if (group + ahead >= list.count) return;
-  for (int i = 0; i < Lines; ++i)
-    for (int b = 0; b < Bytes; b += kGroupBytes) __builtin_prefetch(lines + list.groups[group + ahead].line[i] + b);
+inline void list_int4(const Buffer& x, SparseLines& list) {
+  list_each(x, Format::kInt4, kInt4Block, 4, list, [&](int n, int k) { list.acts[n] = k < 0 ? 0 : x.int4[k]; });
 }
 
-inline void float32_row(const SparseLines& list, const std::uint8_t* lines, float* out) {
-  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  for (int g = 0; g < list.count; ++g) {
-    prefetch_group<2, 256>(list, lines, g);
-    for (int i = 0; i < 2; ++i)
-      for (int p = 0; p < 4; ++p) {
-        auto weight = F32Format::weight(load_group(lines + list.groups[g].line[i] + p * kGroupBytes), 0);
-        acc[p] = F32Format::mac(acc[p], weight, list.groups[g].act + 4 * i, 0);
-      }
-  }
-  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
-}
-
-inline void load_pair(const SparseLines& list, const std::uint8_t* lines, int g, I16* weights) {
-  prefetch_group<2, 128>(list, lines, g);
-  interleave_words(lines + list.groups[g].line[0], lines + list.groups[g].line[1], weights);
+inline void list_float32(const Buffer& x, SparseLines& list) {
+  list_each(x, Format::kFloat32, kBlock, 1, list, [&](int n, int k) { ((float*)list.acts)[n] = x.f32[k]; });
 }
 
 #if defined(WINGBEAT_AMX)
-// As bf16_row: even and odd K apart in each 32 of them.
-inline void bfloat16_row(const SparseLines& list, const std::uint8_t* lines, int halves, float* out) {
-  const __m512i odd_half = set1i((int)0xffff0000);
+// Even K and odd K are summed apart in each 32 of them: each line meets its activation and a zero.
+inline void list_bfloat16(const Buffer& x, SparseLines& list) {
+  list_each(x, Format::kBfloat16, 32, 1, list, [&](int n, int k) {
+    std::uint32_t act[2] = {};
+    act[k % 2] = (std::uint32_t)((const std::uint16_t*)x.bf16)[k] << 16;
+    __builtin_memcpy(list.acts + 8 * n, act, 8);
+  });
+}
+#elif defined(WINGBEAT_BF16)
+// Pairs of neighbours, as panels have them. A line may stand in for its neighbour, which meets zero.
+inline void list_bfloat16(const Buffer& x, SparseLines& list) {
+  int n = 0;
+  for (int block = 0; block < x.padded / kBlock; ++block) {
+    std::uint64_t mask = x.mask[block];
+    for (std::uint64_t left = (mask | mask >> 1) & 0x5555555555555555u; left; left &= left - 1, n += 2) {
+      int at = __builtin_ctzll(left), k = block * kBlock + at;
+      list.lines[n] = (std::uint32_t)(k + !(mask >> at & 1)) * 128;
+      list.lines[n + 1] = (std::uint32_t)(k + (int)(mask >> at >> 1 & 1)) * 128;
+      __builtin_memcpy(list.acts + 2 * n, x.bf16 + 2 * k, 4);
+    }
+  }
+  list.count = n;
+}
+#else
+inline void list_bfloat16(const Buffer& x, SparseLines& list) {
+  list_each(x, Format::kBfloat16, kBlock, 1, list, [&](int n, int k) { ((float*)list.acts)[n] = ((const float*)x.bf16)[k]; });
+}
+#endif
+
+inline void list_lines(const LinearOp& op, SparseLines& list) {
+  switch (op.weight->format) {
+    case Format::kFloat32: list_float32(*op.x, list); break;
+    case Format::kBfloat16: list_bfloat16(*op.x, list); break;
+    case Format::kInt8: list_int8(*op.x, list); break;
+    case Format::kInt4: list_int4(*op.x, list); break;
+  }
+  for (int i = 0; i < kLinesAhead && list.count; ++i) list.lines[list.count + i] = list.lines[i];  // of the next unit
+}
+
+// ---- one row by 64 columns ----
+
+struct SparseTile {
+  const std::uint8_t *lines, *next;  // of this unit, and of the one that comes next
+  float* out;
+  int blocks;  // of int8 and int4: see Tile
+  const std::uint16_t* scales;
+  std::size_t scale_stride;
+  const float* act_scales;
+  const std::int32_t* act_offsets;
+};
+
+// Asks for what the lines from the i-th on need in a moment. Past the last line these are those of the next unit.
+template <int Count, int Bytes>
+inline void prefetch_lines(const SparseLines& list, const SparseTile& t, int i) {
+  constexpr int ahead = kAheadBytes / Bytes;
+  static_assert(ahead <= kLinesAhead);
+  i += ahead;
+  const std::uint8_t* from = i < list.count ? t.lines : t.next;
+  for (int j = 0; j < Count; ++j)
+    for (int b = 0; b < Bytes; b += kGroupBytes) __builtin_prefetch(from + list.lines[i + j] + b);
+}
+
+inline void store_row(const SparseTile& t, const F16* acc) {
+  for (int p = 0; p < 4; ++p) store(t.out + p * kLanes, acc[p]);
+}
+
+// 64 words as the upper halves of four registers: bfloat16 as float32.
+inline void load_words(const std::uint8_t* line, I16* words) {
+  interleave_words(set1i(0), load_group(line), words);
+  interleave_words(set1i(0), load_group(line + 64), words + 2);
+}
+
+inline void float32_row(const SparseLines& list, const SparseTile& t) {
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  for (int half = 0; half < halves; ++half) {
+  for (int i = 0; i < list.count; ++i) {
+    prefetch_lines<1, 256>(list, t, i);
+    F16 act = set1(((const float*)list.acts)[i]);
+    for (int p = 0; p < 4; ++p) acc[p] = fma(act, as_float(load_group(t.lines + list.lines[i] + p * kGroupBytes)), acc[p]);
+  }
+  store_row(t, acc);
+}
+
+#if defined(WINGBEAT_AMX)
+inline void bfloat16_row(const SparseLines& list, const SparseTile& t) {  // as bf16_row
+  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  for (int half = 0; half < 2 * t.blocks; ++half) {
     F16 even[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)}, odd[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-    for (int g = list.starts[half]; g < list.starts[half + 1]; ++g) {
-      I16 weights[4];
-      load_pair(list, lines, g, weights);
-      __m512i both = set1i(load_int32(list.groups[g].act));
-      F16 a_even = as_float(_mm512_slli_epi32(both, 16)), a_odd = as_float(_mm512_and_si512(both, odd_half));
+    for (int i = list.starts[half]; i < list.starts[half + 1]; ++i) {
+      prefetch_lines<1, 128>(list, t, i);
+      I16 words[4];
+      load_words(t.lines + list.lines[i], words);
+      const float* acts = (const float*)list.acts + 2 * i;
       for (int p = 0; p < 4; ++p) {
-        even[p] = fma(as_float(_mm512_slli_epi32(weights[p], 16)), a_even, even[p]);
-        odd[p] = fma(as_float(_mm512_and_si512(weights[p], odd_half)), a_odd, odd[p]);
+        even[p] = fma(set1(acts[0]), as_float(words[p]), even[p]);
+        odd[p] = fma(set1(acts[1]), as_float(words[p]), odd[p]);
       }
     }
     for (int p = 0; p < 4; ++p) acc[p] = add(acc[p], add(even[p], odd[p]));
   }
-  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
+  store_row(t, acc);
+}
+#elif defined(WINGBEAT_BF16)
+inline void bfloat16_row(const SparseLines& list, const SparseTile& t) {
+  F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+  for (int i = 0; i < list.count; i += 2) {
+    prefetch_lines<2, 128>(list, t, i);
+    const std::uint8_t *even = t.lines + list.lines[i], *odd = t.lines + list.lines[i + 1];
+    I16 pairs[4];
+    interleave_words(load_group(even), load_group(odd), pairs);
+    interleave_words(load_group(even + 64), load_group(odd + 64), pairs + 2);
+    for (int p = 0; p < 4; ++p) acc[p] = Bf16Format::mac(acc[p], Bf16Format::weight(pairs[p], 0), list.acts + 2 * i, 0);
+  }
+  store_row(t, acc);
 }
 #else
-inline void bfloat16_row(const SparseLines& list, const std::uint8_t* lines, int, float* out) {
+inline void bfloat16_row(const SparseLines& list, const SparseTile& t) {
   F16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
-  for (int g = 0; g < list.count; ++g) {
-    I16 weights[4];
-    load_pair(list, lines, g, weights);
-    for (int phase = 0; phase < Bf16Format::phases; ++phase)
-      for (int p = 0; p < 4; ++p)
-        acc[p] = Bf16Format::mac(acc[p], Bf16Format::weight(weights[p], phase), list.groups[g].act, phase);
+  for (int i = 0; i < list.count; ++i) {
+    prefetch_lines<1, 128>(list, t, i);
+    I16 words[4];
+    load_words(t.lines + list.lines[i], words);
+    F16 act = set1(((const float*)list.acts)[i]);
+    for (int p = 0; p < 4; ++p) acc[p] = fma(act, as_float(words[p]), acc[p]);
   }
-  for (int p = 0; p < 4; ++p) store(out + p * kLanes, acc[p]);
+  store_row(t, acc);
 }
 #endif
 
-inline void load_four(const SparseLines& list, const std::uint8_t* lines, int g, I16* weights) {
-  prefetch_group<4, 64>(list, lines, g);
-  const std::uint32_t* at = list.groups[g].line;
-  interleave_bytes(lines + at[0], lines + at[1], lines + at[2], lines + at[3], weights);
-}
-
-// Adds a block's sums, times their scales, to the product.
-inline void add_block(const Tile& t, const I16* sums, int block, int act_block) {
-  F16 act_scale = set1(t.act_scales[act_block]);
+// Adds a block's sums, times their scales, to the product; asks for the scales of the next unit.
+inline void add_block(const SparseTile& t, const I16* sums, int block, float act_scale, F16* product) {
   for (int p = 0; p < 4; ++p) {
-    F16 scale = load_bf16(t.scales + (std::size_t)p * t.scale_stride + (std::size_t)block * kLanes);
-    float* o = t.out + p * kLanes;
-    store(o, fma(to_float(sums[p]), mul(scale, act_scale), load(o)));
+    const std::uint16_t* scales = t.scales + (std::size_t)p * t.scale_stride + (std::size_t)block * kLanes;
+    if (block % 2 == 0) __builtin_prefetch(scales + 4 * t.scale_stride);
+    product[p] = fma(to_float(sums[p]), mul(load_bf16(scales), set1(act_scale)), product[p]);
   }
 }
 
 // Which four lines meet does not matter to a sum of integers.
-inline void int8_row(const SparseLines& list, const std::uint8_t* lines, const Tile& t) {
-  for (int p = 0; p < 4; ++p) store(t.out + p * kLanes, set1(0.0f));
+inline void int8_row(const SparseLines& list, const SparseTile& t) {
+  constexpr int second = Int8Format::phases == 2 ? 2 : 1, third = 3 - second;  // see store_pairs
+  F16 product[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
   for (int block = 0; block < t.blocks; ++block) {
-    if (list.starts[block] == list.starts[block + 1]) continue;
     I16 acc[4];
     for (int p = 0; p < 4; ++p) acc[p] = set1i(t.act_offsets[block]);
-    for (int g = list.starts[block]; g < list.starts[block + 1]; ++g) {
+    for (int i = list.starts[block]; i < list.starts[block + 1]; i += 4) {
+      prefetch_lines<4, 64>(list, t, i);
+      const std::uint32_t* at = list.lines + i;
       I16 weights[4];
-      load_four(list, lines, g, weights);
+      load_four(t.lines + at[0], t.lines + at[second], t.lines + at[third], t.lines + at[3], weights);
       for (int phase = 0; phase < Int8Format::phases; ++phase)
         for (int p = 0; p < 4; ++p)
-          acc[p] = Int8Format::mac(acc[p], Int8Format::weight(weights[p], phase), list.groups[g].act, phase);
+          acc[p] = Int8Format::mac(acc[p], Int8Format::weight(weights[p], phase), list.acts + i * Int8Format::act_bytes, phase);
     }
-    add_block(t, acc, block, block);
+    add_block(t, acc, block, t.act_scales[block], product);
   }
+  store_row(t, product);
 }
 
-inline void int4_row(const SparseLines& list, const std::uint8_t* lines, const Tile& t) {
-  for (int p = 0; p < 4; ++p) store(t.out + p * kLanes, set1(0.0f));
+template <bool Upper>
+inline void int4_row(const SparseLines& list, const SparseTile& t) {
+  F16 product[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
   for (int half = 0; half < 2 * t.blocks; ++half) {
-    if (list.starts[half] == list.starts[half + 1]) continue;
     I16 acc[4];
     for (int p = 0; p < 4; ++p) acc[p] = Int4Format::start(t.act_offsets[half]);
-    for (int g = list.starts[half]; g < list.starts[half + 1]; ++g) {
+    for (int i = list.starts[half]; i < list.starts[half + 1]; i += 4) {
+      prefetch_lines<4, 64>(list, t, i);
+      const std::uint32_t* at = list.lines + i;
       I16 weights[4];
-      load_four(list, lines, g, weights);
-      for (int phase = 0; phase < 2; ++phase)
-        for (int p = 0; p < 4; ++p) acc[p] = Int4Format::mac(acc[p], nibbles(weights[p], phase), list.groups[g].act + 4 * phase);
+      load_four(t.lines + at[0], t.lines + at[1], t.lines + at[2], t.lines + at[3], weights);
+      for (int p = 0; p < 4; ++p) acc[p] = Int4Format::mac(acc[p], nibbles(weights[p], Upper), list.acts + i);
     }
     for (int p = 0; p < 4; ++p) acc[p] = Int4Format::finish(acc[p], t.act_offsets[half]);
-    add_block(t, acc, half, half / 2);
+    add_block(t, acc, half, t.act_scales[half / 2], product);
   }
+  store_row(t, product);
 }
 
-// One row by 64 columns, whose lines begin at `t.panels`.
-inline void sparse_row(Format format, const SparseLines& list, const Tile& t) {
-  switch (format) {
-    case Format::kFloat32: return float32_row(list, t.panels, t.out);
-    case Format::kBfloat16: return bfloat16_row(list, t.panels, 2 * t.blocks, t.out);
-    case Format::kInt8: return int8_row(list, t.panels, t);
-    case Format::kInt4: return int4_row(list, t.panels, t);
+inline void sparse_row(const LinearOp& op, const SparseLines& list, int column, float* product) {
+  const PackedWeight& w = *op.weight;
+  Tile dense{};
+  place_weights(w, column, 0, dense);
+  place_activations(*op.x, w.format, 0, 0, dense);
+  SparseTile t{lines_of(w, column), lines_of(w, column + kBlock), product,         dense.blocks,
+               dense.scales,        dense.scale_stride,           dense.act_scales, dense.act_offsets};
+  switch (w.format) {
+    case Format::kFloat32: return float32_row(list, t);
+    case Format::kBfloat16: return bfloat16_row(list, t);
+    case Format::kInt8: return int8_row(list, t);
+    case Format::kInt4: return upper_half(w, column) ? int4_row<true>(list, t) : int4_row<false>(list, t);
   }
 }
