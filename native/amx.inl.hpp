@@ -162,18 +162,23 @@ inline void block_sums(const std::uint8_t* w, const std::uint8_t* w2, const std:
   _tile_stored(1, sums[1], 64);
 }
 
-// A block of int4 weights as bytes, in the order of int8: eight groups of four K.
+// A block of weights of 4 bits as bytes, in the order of int8: groups of four K.
+template <Format F>
 inline void widen_block(const std::uint8_t* w, std::uint8_t* bytes) {
-  for (int g = 0; g < kInt4Block / 8; ++g)
-    for (int phase = 0; phase < 2; ++phase)
-      _mm512_store_si512((void*)(bytes + (2 * g + phase) * kGroupBytes), nibbles(load_group(w + g * kGroupBytes), phase));
+  constexpr int groups = (F == Format::kInt4 ? kInt4Block : kBlock) / 8;
+  for (int g = 0; g < groups; ++g)
+    for (int phase = 0; phase < 2; ++phase) {
+      I16 values = nibbles(load_group(w + g * kGroupBytes), phase);
+      if constexpr (F != Format::kInt4) values = look_up(F == Format::kNf4 ? kNf4Levels : kSf4Levels, values);
+      store_group(bytes + (2 * g + phase) * kGroupBytes, values);
+    }
 }
 
 template <Format F, bool Second>
 inline void integer_tiles(int rows, const Tile& t, int panel) {
   constexpr int k_block = F == Format::kInt4 ? kInt4Block : kBlock, block_bytes = kGroupBytes * k_block / group_k(F);
   alignas(64) std::int32_t sums[4][kLanes * kLanes];
-  alignas(64) std::uint8_t wide[2][kInt4Block * kLanes];
+  alignas(64) std::uint8_t wide[2][k_block * kLanes];
   int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
   const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
   Ahead<2> ahead(t, w);
@@ -182,9 +187,9 @@ inline void integer_tiles(int rows, const Tile& t, int panel) {
     for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
   for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
     if (t.fresh) ahead.next(block_bytes / kGroupBytes);
-    if constexpr (F == Format::kInt4) {
-      widen_block(w, wide[0]);
-      widen_block(w + t.panel_bytes, wide[1]);
+    if constexpr (group_k(F) == 8) {
+      widen_block<F>(w, wide[0]);
+      widen_block<F>(w + t.panel_bytes, wide[1]);
       block_sums<Second>(wide[0], wide[1], a, t.act_stride, sums);
     } else {
       block_sums<Second>(w, w + t.panel_bytes, a, t.act_stride, sums);
@@ -206,11 +211,16 @@ inline void integer_tile_rows(int rows, const Tile& t) {
 
 // A few rows are as fast without tiles.
 inline void int8_tile_rows(int rows, const Tile& t) {
-  rows <= kInt8Rows / 2 ? int8_rows_of<kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt8>(rows, t);
+  rows <= kInt8Rows / 2 ? integer_rows_of<Int8Blocks, kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt8>(rows, t);
 }
 
 inline void int4_tile_rows(int rows, const Tile& t) {
-  rows <= kInt8Rows / 2 ? int4_rows_of<kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt4>(rows, t);
+  rows <= kInt8Rows / 2 ? integer_rows_of<Int4Blocks, kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt4>(rows, t);
+}
+
+template <Format F>
+inline void level_tile_rows(int rows, const Tile& t) {
+  rows <= kInt8Rows / 2 ? integer_rows_of<LevelBlocks<F>, kInt8Rows>(rows, t) : integer_tile_rows<F>(rows, t);
 }
 
 // Gives the tiles up: a thread that sleeps with them in use keeps its core from resting.

@@ -15,12 +15,18 @@ constexpr int kInt4Block = 32;   // a block of int4 weights along K
 constexpr int kGroupBytes = 64;  // one K group of a panel: 1 x 16 float32, 2 x 16 bfloat16, 4 x 16 bytes or 8 x 16 nibbles
 constexpr int kRowsPerUnit = 16;
 
-enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8, kInt4 };
+enum class Format : std::uint8_t { kFloat32, kBfloat16, kInt8, kInt4, kNf4, kSf4 };
+
+// The levels of nf4 and sf4 plus 128, as int8 weights are stored: those of ops/quantize.py.
+constexpr std::uint8_t kNf4Levels[16] = {1, 40, 61, 78, 92, 105, 116, 128, 138, 148, 159, 171, 184, 199, 220, 255};
+constexpr std::uint8_t kSf4Levels[16] = {1, 48, 70, 86, 98, 109, 118, 128, 136, 145, 154, 164, 176, 190, 211, 255};
+
 enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kSilu, kDecay6, kDecay7 };
 
 // A weight [out, in], packed in panels of 16 output rows by groups of K, both padded to 64 with zeros.
 // int8 values are stored plus 128, int4 values plus 8 (the multiply-add instructions want one unsigned factor). A byte of
-// int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper.
+// int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper. nf4 and sf4 lie as
+// int4 does: a value is the place of its level in a table.
 //
 // Or kept by K, for activations that are mostly zero: [out / 64][k_padded][64 values], of int4 [out / 128][k_padded][64
 // bytes]. A byte of that holds a value of the first 64 columns in the lower half and one of the others in the upper.
@@ -31,7 +37,7 @@ struct PackedWeight {
   int k_padded;               // in, rounded up to 64
   const std::uint8_t* data;   // [panels][k_padded / group][64 bytes], 64-byte aligned
   std::size_t panel_bytes;
-  const std::uint16_t* scales;  // bfloat16 [panels][k_padded / block][16]: int8 in blocks of 64, int4 of 32
+  const std::uint16_t* scales;  // bfloat16 [panels][k_padded / block][16]: blocks of 64, of int4 32
 };
 
 // Rows of [rows, width] in every form its readers want. Widths are padded to 64 and the padding holds zeros.
@@ -41,7 +47,7 @@ struct Buffer {
   std::size_t f32_stride;  // in floats
   std::uint8_t* bf16;      // or null: the unit's own form of a bfloat16 activation
   std::size_t bf16_stride;  // in bytes
-  std::uint8_t* int8;       // or null: the unit's own form of an int8 activation
+  std::uint8_t* int8;       // or null: the unit's own form of an int8 activation, for int8, nf4 and sf4 weights
   std::size_t int8_stride;  // in bytes
   std::uint8_t* int4;       // or null: what int4 weights meet, an int8 activation as plain bytes
   std::size_t int4_stride;  // in bytes

@@ -88,7 +88,7 @@ inline F16 activate(Activation activation, F16 x) {
 
 // ---- activations in the forms that `linear` reads ----
 
-// For int8 weights, int4 weights or both.
+// In the form that int8, nf4 and sf4 weights read, in that of int4, or in both.
 inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v) {
   F16 top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   float scale = largest(top) * (1.0f / 127.0f);
@@ -255,7 +255,9 @@ double peak(Format format, int iterations, float* sink) {
   switch (format) {
     case Format::kFloat32: t.act_stride *= sizeof(float); break;
     case Format::kBfloat16: t.act_stride *= Bf16Format::act_bytes; break;
-    case Format::kInt8: t.act_stride *= Int8Format::act_bytes; break;
+    case Format::kInt8:
+    case Format::kNf4:
+    case Format::kSf4: t.act_stride *= Int8Format::act_bytes; break;
     case Format::kInt4: break;
   }
   for (int i = 0; i < iterations; ++i) {

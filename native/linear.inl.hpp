@@ -12,7 +12,7 @@ struct Tile {
   bool fresh;  // the weights are not in the caches yet
   const std::uint8_t* next_lines;  // or null: of the piece that comes next, 256 bytes for each group
   float* out;  // [R][64]
-  // int8 and int4, whose block is 64 or 32; a row has `blocks` blocks of 64
+  // integers, whose block is 64, of int4 32; a row has `blocks` blocks of 64
   int blocks;
   const std::uint16_t* scales;      // [16] for each block; `scale_stride` from panel to panel
   std::size_t scale_stride;
@@ -94,9 +94,39 @@ inline void float_tile(const Tile& t, int panel) {
     for (int p = 0; p < P; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, acc[r][p]);
 }
 
-template <int R, int P>
-inline void int8_tile(const Tile& t, int panel) {
-  int blocks = t.k / kBlock;
+// What the formats of integers differ in: a row of a block begins at its offset, or adds it when it is done.
+struct Int8Blocks {
+  static constexpr int block = kBlock, group = 4, phases = Int8Format::phases, act_bytes = Int8Format::act_bytes;
+  static I16 start(std::int32_t offset) { return set1i(offset); }
+  static auto weight(I16 w, int phase) { return Int8Format::weight(w, phase); }
+  static I16 mac(I16 acc, Int8Format::Weight w, const std::uint8_t* act, int phase) { return Int8Format::mac(acc, w, act, phase); }
+  static I16 finish(I16 acc, std::int32_t) { return acc; }
+};
+struct Int4Blocks {
+  static constexpr int block = kInt4Block, group = 8, phases = 2, act_bytes = 1;
+  static I16 start(std::int32_t offset) { return Int4Format::start(offset); }
+  static I16 weight(I16 w, int phase) { return nibbles(w, phase); }
+  static I16 mac(I16 acc, I16 w, const std::uint8_t* act, int phase) { return Int4Format::mac(acc, w, act + 4 * phase); }
+  static I16 finish(I16 acc, std::int32_t offset) { return Int4Format::finish(acc, offset); }
+};
+
+// Codes of levels, which are int8 weights from there on.
+template <Format F>
+struct LevelBlocks : Int8Blocks {
+  static constexpr int group = 8, phases = 2 * Int8Format::phases;
+  static auto weight(I16 w, int phase) {
+    I16 levels = look_up(F == Format::kNf4 ? kNf4Levels : kSf4Levels, nibbles(w, phase / Int8Format::phases));
+    return Int8Format::weight(levels, phase % Int8Format::phases);
+  }
+  static I16 mac(I16 acc, Int8Format::Weight w, const std::uint8_t* act, int phase) {
+    return Int8Format::mac(acc, w, act + phase / Int8Format::phases * 4 * act_bytes, phase % Int8Format::phases);
+  }
+};
+
+template <class Fmt, int R, int P>
+inline void integer_tile(const Tile& t, int panel) {
+  constexpr int halves = kBlock / Fmt::block;  // blocks of weights that share a scale of activations
+  int blocks = t.k / Fmt::block;
   const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
   Ahead<P> ahead(t, w);
   RowCursor<R> a(t.acts, t.act_stride);
@@ -109,63 +139,26 @@ inline void int8_tile(const Tile& t, int panel) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) acc[r][p] = set1i(t.act_offsets[r * t.blocks + block]);
-    for (int k = 0; k < kBlock; k += 4, w += kGroupBytes, a.advance(4 * Int8Format::act_bytes)) {
+      for (int p = 0; p < P; ++p) acc[r][p] = Fmt::start(t.act_offsets[halves * r * t.blocks + block]);
+    for (int k = 0; k < Fmt::block; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
       if (t.fresh) ahead.next();
-#pragma GCC unroll 2
-      for (int phase = 0; phase < Int8Format::phases; ++phase) {
-        Int8Format::Weight weight[P];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) weight[p] = Int8Format::weight(load_group(w + p * t.panel_bytes), phase);
+      for (int phase = 0; phase < Fmt::phases; ++phase) {
+        decltype(Fmt::weight(I16{}, 0)) weight[P];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) weight[p] = Fmt::weight(load_group(w + p * t.panel_bytes), phase);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-          for (int p = 0; p < P; ++p) acc[r][p] = Int8Format::mac(acc[r][p], weight[p], a.row(r), phase);
+          for (int p = 0; p < P; ++p) acc[r][p] = Fmt::mac(acc[r][p], weight[p], a.row(r), phase);
       }
     }
     for (int p = 0; p < P; ++p) {
       F16 scale = load_bf16(t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes);
       for (int r = 0; r < R; ++r) {
         float* o = out + r * kBlock + p * kLanes;
-        store(o, fma(to_float(acc[r][p]), mul(scale, set1(t.act_scales[r * t.blocks + block])), load(o)));
-      }
-    }
-  }
-}
-
-template <int R, int P>
-inline void int4_tile(const Tile& t, int panel) {
-  int blocks = t.k / kInt4Block;
-  const std::uint8_t* w = t.panels + (std::size_t)panel * t.panel_bytes;
-  Ahead<P> ahead(t, w);
-  RowCursor<R> a(t.acts, t.act_stride);
-  float* out = t.out + panel * kLanes;
-  if (t.first)
-    for (int r = 0; r < R; ++r)
-      for (int p = 0; p < P; ++p) store(out + r * kBlock + p * kLanes, set1(0.0f));
-  for (int block = 0; block < blocks; ++block) {
-    I16 acc[R][P];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) acc[r][p] = Int4Format::start(t.act_offsets[2 * r * t.blocks + block]);
-    for (int k = 0; k < kInt4Block; k += 8, w += kGroupBytes, a.advance(8)) {
-      if (t.fresh) ahead.next();
-#pragma GCC unroll 2
-      for (int phase = 0; phase < 2; ++phase)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) {
-          auto weight = nibbles(load_group(w + p * t.panel_bytes), phase);
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[r][p] = Int4Format::mac(acc[r][p], weight, a.row(r) + 4 * phase);
-        }
-    }
-    for (int p = 0; p < P; ++p) {
-      F16 scale = load_bf16(t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes);
-      for (int r = 0; r < R; ++r) {
-        float* o = out + r * kBlock + p * kLanes;
-        F16 sums = to_float(Int4Format::finish(acc[r][p], t.act_offsets[2 * r * t.blocks + block]));
-        store(o, fma(sums, mul(scale, set1(t.act_scales[r * t.blocks + block / 2])), load(o)));
+        F16 sums = to_float(Fmt::finish(acc[r][p], t.act_offsets[halves * r * t.blocks + block]));
+        store(o, fma(sums, mul(scale, set1(t.act_scales[r * t.blocks + block / halves])), load(o)));
       }
     }
   }
@@ -177,16 +170,10 @@ inline void float_rows(const Tile& t) {
   for (int panel = 0; panel < 4; panel += P) float_tile<Fmt, R, P>(t, panel);
 }
 
-template <int R>
-inline void int8_rows(const Tile& t) {
+template <class Fmt, int R>
+inline void integer_rows(const Tile& t) {
   constexpr int P = Int8Panels<R>::value;
-  for (int panel = 0; panel < 4; panel += P) int8_tile<R, P>(t, panel);
-}
-
-template <int R>
-inline void int4_rows(const Tile& t) {
-  constexpr int P = Int8Panels<R>::value;
-  for (int panel = 0; panel < 4; panel += P) int4_tile<R, P>(t, panel);
+  for (int panel = 0; panel < 4; panel += P) integer_tile<Fmt, R, P>(t, panel);
 }
 
 template <class Fmt, int R>
@@ -197,19 +184,11 @@ inline void float_rows_of(int rows, const Tile& t) {
   }
 }
 
-template <int R>
-inline void int8_rows_of(int rows, const Tile& t) {
+template <class Fmt, int R>
+inline void integer_rows_of(int rows, const Tile& t) {
   if constexpr (R > 0) {
-    if (rows == R) return int8_rows<R>(t);
-    int8_rows_of<R - 1>(rows, t);
-  }
-}
-
-template <int R>
-inline void int4_rows_of(int rows, const Tile& t) {
-  if constexpr (R > 0) {
-    if (rows == R) return int4_rows<R>(t);
-    int4_rows_of<R - 1>(rows, t);
+    if (rows == R) return integer_rows<Fmt, R>(t);
+    integer_rows_of<Fmt, R - 1>(rows, t);
   }
 }
 
@@ -219,8 +198,12 @@ constexpr int kBf16RowsAtOnce = kTileRows, kInt8RowsAtOnce = kTileRows;
 #else
 constexpr int kBf16RowsAtOnce = kFloatRows, kInt8RowsAtOnce = kInt8Rows;
 inline void bf16_tile_rows(int rows, const Tile& t) { float_rows_of<Bf16Format, kFloatRows>(rows, t); }
-inline void int8_tile_rows(int rows, const Tile& t) { int8_rows_of<kInt8Rows>(rows, t); }
-inline void int4_tile_rows(int rows, const Tile& t) { int4_rows_of<kInt8Rows>(rows, t); }
+inline void int8_tile_rows(int rows, const Tile& t) { integer_rows_of<Int8Blocks, kInt8Rows>(rows, t); }
+inline void int4_tile_rows(int rows, const Tile& t) { integer_rows_of<Int4Blocks, kInt8Rows>(rows, t); }
+template <Format F>
+inline void level_tile_rows(int rows, const Tile& t) {
+  integer_rows_of<LevelBlocks<F>, kInt8Rows>(rows, t);
+}
 void leave() {}
 #endif
 
@@ -236,6 +219,8 @@ inline void multiply(Format format, int rows, const Tile& t) {
     case Format::kBfloat16: return bf16_tile_rows(rows, t);
     case Format::kInt8: return int8_tile_rows(rows, t);
     case Format::kInt4: return int4_tile_rows(rows, t);
+    case Format::kNf4: return level_tile_rows<Format::kNf4>(rows, t);
+    case Format::kSf4: return level_tile_rows<Format::kSf4>(rows, t);
   }
 }
 
@@ -287,6 +272,8 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
       t.act_stride = x.bf16_stride;
       break;
     case Format::kInt8:
+    case Format::kNf4:
+    case Format::kSf4:
       t.acts = x.int8 + row * x.int8_stride + from * Int8Format::act_bytes;
       t.act_stride = x.int8_stride;
       t.act_offsets = x.offsets + row * t.blocks + from / kBlock;

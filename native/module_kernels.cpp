@@ -32,6 +32,8 @@ Format format_of(const std::string& name) {
   if (name == "bfloat16") return Format::kBfloat16;
   if (name == "int8") return Format::kInt8;
   if (name == "int4") return Format::kInt4;
+  if (name == "nf4") return Format::kNf4;
+  if (name == "sf4") return Format::kSf4;
   throw std::invalid_argument("unknown format '" + name + "'");
 }
 
@@ -109,6 +111,7 @@ LinearOp linear_of(const Program& p, const nb::dict& op, const std::vector<int>&
   check(w.in == nb::cast<int>(op["columns"]) && w.out == out->width, "the matrix has another shape than the buffers");
   check(!part || ((w.format == Format::kFloat32 || w.format == Format::kBfloat16) && !w.by_k && start >= 0 && start % 32 == 0 &&
                   start + w.k_padded <= x->padded), "this part of the columns cannot be read");
+  check(!w.by_k || (w.format != Format::kNf4 && w.format != Format::kSf4), "nf4 and sf4 are not kept by K");
   check(!w.by_k || p.spec(reads.at(0)).mask, "a matrix that is kept by K needs a mask of its input");
   LinearOp o{x, out, &w, bias, activation_of(nb::cast<std::string>(op["activation"])), nb::cast<int>(op["add"]) != 0,
              nb::cast<int>(op["wanted"]) != 0, start, nullptr, nullptr, nullptr};
@@ -305,6 +308,8 @@ NB_MODULE(_kernels, m) {
                  case Format::kBfloat16: spec.bf16 = true; break;
                  case Format::kInt8: spec.int8 = true; break;
                  case Format::kInt4: spec.int4 = true; break;
+                 case Format::kNf4:
+                 case Format::kSf4: throw std::invalid_argument("activations are never " + f);
                }
              }
              return p.add_buffer(spec);

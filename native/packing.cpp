@@ -16,7 +16,10 @@ using Tile = float[kLanes][kBlock];  // a block of a panel, as in the checkpoint
 std::size_t bytes_of(std::size_t values, Format format) { return values / (std::size_t)group_k(format) * (kGroupBytes / kLanes); }
 
 // Values along K that share a scale; 0 without scales.
-int scaled_together(Format format) { return format == Format::kInt8 ? kBlock : format == Format::kInt4 ? kInt4Block : 0; }
+int scaled_together(Format format) {
+  if (format == Format::kFloat32 || format == Format::kBfloat16) return 0;
+  return format == Format::kInt4 ? kInt4Block : kBlock;
+}
 
 // [16][words] -> [words][16]: lanes side by side, as a kernel loads them.
 template <int words>
@@ -57,12 +60,25 @@ void store_int4(const Tile& tile, std::uint8_t* out, std::uint16_t* scales) {
     quantize_int4(tile, half * kInt4Block, out + half * kInt4Block / 8 * kGroupBytes, scales + half * kLanes);
 }
 
+void store_levels(const Tile& tile, const std::uint8_t (&levels)[16], std::uint8_t* out, std::uint16_t* scales) {
+  for (int r = 0; r < kLanes; ++r) {
+    std::uint8_t codes[kBlock];
+    scales[r] = quantize_levels(tile[r], levels, codes);
+    for (int i = 0; i < kBlock / 2; ++i) {
+      int low = i / 4 * 8 + i % 4;
+      out[i / 4 * kGroupBytes + r * 4 + i % 4] = (std::uint8_t)(codes[low] | codes[low + 4] << 4);
+    }
+  }
+}
+
 void store(const Tile& tile, Format format, std::uint8_t* out, std::uint16_t* scales) {
   switch (format) {
     case Format::kFloat32: return store_float32(tile, out);
     case Format::kBfloat16: return store_bfloat16(tile, out);
     case Format::kInt8: return store_int8(tile, out, scales);
     case Format::kInt4: return store_int4(tile, out, scales);
+    case Format::kNf4: return store_levels(tile, kNf4Levels, out, scales);
+    case Format::kSf4: return store_levels(tile, kSf4Levels, out, scales);
   }
 }
 

@@ -14,7 +14,7 @@ namespace wingbeat {
 constexpr int kPackedLayout = 2;
 
 enum class WeightKind : std::uint8_t {
-  kMatrix,     // [out, in] for `linear`. See ops/quantize.py for what int8 and int4 mean.
+  kMatrix,     // [out, in] for `linear`. See ops/quantize.py for what the formats mean.
   kMatrixByK,  // the same for activations that are mostly zero
   kTable,      // rows to look up, float32 or bfloat16, padded to 64 columns
   kVectors,    // float32, each row padded to 64 with zeros

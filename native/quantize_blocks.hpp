@@ -9,7 +9,7 @@
 #include "kernels.hpp"
 #include "source_rows.hpp"
 
-// The search for an int4 scale is bound by arithmetic: compiled for wider vectors, too, where the compiler can choose
+// What 4 bits take is bound by arithmetic: compiled for wider vectors, too, where the compiler can choose
 // among them at run time. No operation is fused or reordered, so the result is the same.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define WINGBEAT_WIDER __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -55,6 +55,24 @@ inline std::uint16_t quantize_int8(const float (&row)[kBlock], std::uint8_t (&ou
   // At most 127 and a rounding error, so nothing to clamp. The last byte of the sum is the integer; plus 128.
   for (int k = 0; k < kBlock; ++k) out[k] = (std::uint8_t)(bits_of(row[k] * inverse + kToInteger) ^ 0x80u);
   return half;
+}
+
+// nf4 or sf4: the place of the nearest level for each value; returns the scale.
+WINGBEAT_WIDER inline std::uint16_t quantize_levels(const float (&row)[kBlock], const std::uint8_t (&levels)[16],
+                                                    std::uint8_t (&codes)[kBlock]) {
+  std::int32_t top = top_bits<kBlock>(row);
+  bool finite = is_finite(top);
+  std::uint16_t half = nearest_bf16(float_of((std::uint32_t)top) * (1.0f / 127.0f));
+  float scale = float_of((std::uint32_t)half << 16), inverse = finite && scale > 1e-35f ? 1.0f / scale : 0.0f;
+  float x[kBlock];
+  for (int k = 0; k < kBlock; ++k) x[k] = finite ? row[k] * inverse : 0.0f;
+  std::int32_t above[kBlock] = {};  // how many borders between two levels a value is above
+  for (int i = 0; i < 15; ++i) {
+    float border = (float)(levels[i] + levels[i + 1]) * 0.5f - 128.0f;
+    for (int k = 0; k < kBlock; ++k) above[k] += x[k] > border;
+  }
+  for (int k = 0; k < kBlock; ++k) codes[k] = (std::uint8_t)above[k];
+  return finite ? half : kBrokenScale;
 }
 
 #define WINGBEAT_INLINE __attribute__((always_inline)) inline

@@ -110,6 +110,12 @@ inline I16 join_nibbles(I16 low, I16 high) {
   return {_mm256_or_si256(low.lo, _mm256_slli_epi16(high.lo, 4)), _mm256_or_si256(low.hi, _mm256_slli_epi16(high.hi, 4))};
 }
 
+// For each byte of `codes`, below 16, its entry.
+inline I16 look_up(const std::uint8_t (&table)[16], I16 codes) {
+  __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+  return {_mm256_shuffle_epi8(t, codes.lo), _mm256_shuffle_epi8(t, codes.hi)};
+}
+
 #if defined(WINGBEAT_AVX_VNNI)
 inline I16 add_bytes(I16 acc, I16 w, const std::uint8_t* act) {
   __m256i a = _mm256_set1_epi32(load_int32(act));

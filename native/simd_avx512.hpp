@@ -101,6 +101,11 @@ inline I16 nibbles(I16 w, int phase) {
 // Nibbles of two registers as the halves of bytes.
 inline I16 join_nibbles(I16 low, I16 high) { return _mm512_or_si512(low, _mm512_slli_epi16(high, 4)); }
 
+// For each byte of `codes`, below 16, its entry.
+inline I16 look_up(const std::uint8_t (&table)[16], I16 codes) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), codes);
+}
+
 #if defined(WINGBEAT_VNNI)
 struct Int4Format {
   static I16 start(std::int32_t offset) { return set1i(offset); }

@@ -131,6 +131,15 @@ inline I16 nibbles(I16 w, int phase) { return (I16)((U16)w >> (4 * phase) & 0x0f
 // Nibbles of two registers as the halves of bytes.
 inline I16 join_nibbles(I16 low, I16 high) { return low | high << 4; }
 
+// For each byte of `codes`, below 16, its entry.
+inline I16 look_up(const std::uint8_t (&table)[16], I16 codes) {
+  std::uint8_t bytes[64];
+  __builtin_memcpy(bytes, &codes, 64);
+  for (int i = 0; i < 64; ++i) bytes[i] = table[bytes[i]];
+  __builtin_memcpy(&codes, bytes, 64);
+  return codes;
+}
+
 struct Int4Format {
   static I16 start(std::int32_t offset) { return set1i(offset); }
   static I16 mac(I16 acc, I16 w, const std::uint8_t* act) { return add_bytes(acc, w, act); }

@@ -46,6 +46,8 @@ inline void widen_lines(Format format, bool upper, const std::uint8_t* lines, in
         break;
       case Format::kInt8: load_four(lines, lines + 64, lines + 128, lines + 192, groups); break;
       case Format::kInt4: load_eight(lines, upper, groups); break;
+      case Format::kNf4:
+      case Format::kSf4: return;  // never kept by K
     }
     for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, groups[p]);
   }
@@ -124,6 +126,8 @@ inline void list_lines(const LinearOp& op, SparseLines& list) {
     case Format::kBfloat16: list_bfloat16(*op.x, list); break;
     case Format::kInt8: list_int8(*op.x, list); break;
     case Format::kInt4: list_int4(*op.x, list); break;
+    case Format::kNf4:
+    case Format::kSf4: break;
   }
   for (int i = 0; i < kLinesAhead && list.count; ++i) list.lines[list.count + i] = list.lines[i];  // of the next unit
 }
@@ -278,5 +282,7 @@ inline void sparse_row(const LinearOp& op, const SparseLines& list, int column, 
     case Format::kBfloat16: return bfloat16_row(list, t);
     case Format::kInt8: return int8_row(list, t);
     case Format::kInt4: return upper_half(w, column) ? int4_row<true>(list, t) : int4_row<false>(list, t);
+    case Format::kNf4:
+    case Format::kSf4: return;
   }
 }

@@ -191,8 +191,9 @@ def test_a_file_that_is_no_model(tmp_path: Path, name: str, content: bytes | Non
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     needs = findings(tiny)["model memory"]["details"]
-    int8, int4 = (needs["weights"][dtype] + needs["state"] for dtype in ("int8", "int4"))
-    for free, fix in ((int8 + 1000, "--dtype int8"), (int4 + 1000, "--dtype int4"), (int4 - 1000, "smaller model")):
+    need = {dtype: size + needs["state"] for dtype, size in needs["weights"].items()}
+    choices = [(need[dtype] + 1000, f"--dtype {dtype}") for dtype in ("int8", "int4", "nf4")]
+    for free, fix in (*choices, (need["nf4"] - 1000, "smaller model")):
         monkeypatch.setattr(model, "available_memory", lambda free=free: free)
         found = findings(tiny)["model memory"]
         assert found["status"] == "problem"

@@ -23,7 +23,13 @@ from wingbeat.text.choose import tokenizer_for
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "perplexity.py"
 VOCAB = 50
 
-LIMITS = {"bfloat16": (1.001, 5e-5), "int8": (1.01, 5e-4), "int4": (1.03, 0.015)}
+LIMITS = {
+    "bfloat16": (1.001, 5e-5),
+    "int8": (1.01, 5e-4),
+    "int4": (1.03, 0.015),
+    "nf4": (1.03, 0.02),
+    "sf4": (1.03, 0.028),
+}
 """The largest ratio of perplexities and the largest divergence, nats a token, for each dtype but float32."""
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="no C++ kernels")

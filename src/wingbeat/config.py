@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     hub: str | None = None
     tokenizer: str | None = None
     profile: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
-    quant: Literal["int8", "int4"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4", "nf4", "sf4"] = "auto"
+    quant: Literal["int8", "int4", "nf4", "sf4"] | None = None
     quant_layers: int | None = Field(None, ge=0)
     strategy: str | None = None
     backend: Literal["auto", "cpu", "reference"] = "auto"

@@ -118,9 +118,10 @@ class LLM:
 
         Args:
             path: a model's file or folder; None: the demo model that comes with wingbeat.
-            dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", or "auto" for the backend's usual one.
-            quant: "int8" or "int4" for the matrices of the first ``quant_layers`` layers (None: of all); the head and
-                all else stay in ``dtype``.
+            dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", "nf4", "sf4", or "auto" for the backend's
+                usual one.
+            quant: "int8", "int4", "nf4" or "sf4" for the matrices of the first ``quant_layers`` layers (None: of all);
+                the head and all else stay in ``dtype``.
             strategy: in place of these three, the `rwkv` package's words: "cuda fp16i8 *10 -> cuda fp16".
             tokenizer: "world", "20b", "midi", "piano", "abc", "bytes" or a file; None: told by the model and its files.
             threads: None: the physical cores this process may use.

@@ -26,6 +26,7 @@ CHOICES = [
     ({"quant": "int4", "quant_layers": 1}, "int4 *1 -> {auto}"),
     ({"dtype": "fp32", "quant": "int4", "quant_layers": 99}, "int4 *3 -> float32"),
     ({"dtype": "fp32", "quant": "int4", "quant_layers": 0}, "float32"),
+    ({"dtype": "fp32", "quant": "nf4", "quant_layers": 2}, "nf4 *2 -> float32"),
     ({"strategy": "cuda fp16i8 *1 -> cpu fp32"}, "int8 *1 -> float32"),
     ({"strategy": "cuda fp16"}, "bfloat16"),
 ]

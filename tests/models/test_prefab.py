@@ -41,6 +41,8 @@ def logits(path: Path, **choice: Any) -> np.ndarray:
     [
         {"dtype": "int8"},
         {"dtype": "int4"},
+        {"dtype": "nf4"},
+        {"dtype": "bfloat16", "quant": "sf4", "quant_layers": 1},
         {"dtype": "bfloat16"},
         {"dtype": "float32"},
         {"dtype": "float32", "quant": "int8", "quant_layers": 2},

@@ -16,7 +16,8 @@ from wingbeat.ops.program import Program
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import Executable, StepBatch, Weight
 
-DTYPES = ("float32", "bfloat16", "int8", "int4")
+DTYPES = ("float32", "bfloat16", "int8", "int4", "nf4")
+"""Of the two that are codes of levels one: they differ in a table."""
 
 
 @dataclass(frozen=True)

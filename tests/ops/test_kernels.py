@@ -22,13 +22,15 @@ from tests.ops.models import (
     reference,
 )
 from wingbeat.ops import cpu
+from wingbeat.ops.quantize import LEVELS as LEVELS_OF
 from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import BFLOAT16, Executable
 
 LEVELS = cpu.levels() if cpu.available() else []
 BREAKABLE = ("blocks.0.att.key.weight", "blocks.1.ffn.key.weight", "blocks.1.att.g2", "head.weight")
 # Sums in another order; and a value on the border of two int8 or bfloat16 steps may fall to the other side of it.
-TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-2, "int8": 3e-2, "int4": 3e-2}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-2, "int8": 3e-2, "int4": 3e-2, "nf4": 3e-2, "sf4": 3e-2}
+KEPT_BY_K = tuple(dtype for dtype in DTYPES if dtype not in LEVELS_OF)
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="built without a C++ compiler: there are no native kernels")
 rng = np.random.default_rng(7)
@@ -38,7 +40,7 @@ def tokens_of(shape: Shape, count: int) -> list[int]:
     return np.random.default_rng(count).integers(0, shape.vocab, count).tolist()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, "sf4"])
 @pytest.mark.parametrize("name", ALL_SHAPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_logits_and_state_equal_the_reference(level: str, name: str, dtype: str) -> None:
@@ -64,7 +66,7 @@ def test_chunking_never_changes_a_bit(level: str, name: str, dtype: str) -> None
         assert state.tobytes() == whole_state.tobytes()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KEPT_BY_K)
 @pytest.mark.parametrize("name", ALL_SHAPES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -> None:
@@ -79,7 +81,7 @@ def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -
 
 
 @pytest.mark.parametrize("active", [0.0, 0.1, 0.9, 1.0])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KEPT_BY_K)
 @pytest.mark.parametrize("level", LEVELS)
 def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: float) -> None:
     """With a constant input the signs of ffn.key's rows decide which activations are zero: none, few, most, all."""
@@ -105,7 +107,14 @@ def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: floa
     assert fed(True, [12]) == every
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("published", d) for d in DTYPES] + [(n, "int8") for n in OTHER_VERSIONS])
+def test_codes_of_levels_are_not_kept_by_k() -> None:
+    executable = native(Shape(), "nf4", level="", skip_zeros=True)
+    assert {weight.kind for _, weight in executable.packed_weights() if weight.format == "nf4"} == {"matrix"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("published", d) for d in (*DTYPES, "sf4")] + [(n, "int8") for n in OTHER_VERSIONS]
+)
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_row_never_depends_on_its_neighbours(level: str, name: str, dtype: str) -> None:
     shape = ALL_SHAPES[name]

@@ -52,6 +52,10 @@ def test_stages_of_a_layer(name: str, stages: int) -> None:
     assert len(lowered(name).stages) == 1 + stages * ALL_SHAPES[name].layers + 2
 
 
+def test_codes_of_levels_meet_what_int8_meets() -> None:
+    assert [b.formats for b in lowered("published", "nf4").buffers] == [b.formats for b in lowered("published").buffers]
+
+
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_the_second_matrix_of_the_channel_mix_meets_zeros(name: str) -> None:
     shape = ALL_SHAPES[name]

@@ -10,7 +10,7 @@ import pytest
 from tests.ops.models import DTYPES, Shape, native
 from tests.random_models import normal
 from wingbeat.ops import cpu
-from wingbeat.ops.quantize import quantize_weight, quantize_weight_int4, round_bfloat16
+from wingbeat.ops.quantize import LEVELS, QUANTIZERS, round_bfloat16
 from wingbeat.ops.reference import layer_norm
 from wingbeat.ops.table import BFLOAT16
 
@@ -23,14 +23,18 @@ DIGESTS = {
     "bfloat16": "a3b27d84accdb7fb",
     "int8": "7395556d3a6c2c98",
     "int4": "44f42ad86c325878",
+    "nf4": "7bfbfcf892de2d9b",
+    "sf4": "76b8831d2ae52bb4",
 }
-"""Of a matrix packed in each format, also by K, under that layout."""
+"""Of a matrix packed in each format, also by K (but codes of levels), under that layout."""
 
 PLACES = {
     "float32": (np.float32, 1, 0),
     "bfloat16": (BFLOAT16, 2, 0),
     "int8": (np.uint8, 4, 128),
     "int4": (np.uint8, 8, 8),
+    "nf4": (np.uint8, 8, 0),
+    "sf4": (np.uint8, 8, 0),
 }
 """The type of a value, how many of a row lie together, and what zero is."""
 
@@ -51,11 +55,12 @@ def pack(kind: str, storage: str, array: np.ndarray, norm: tuple[np.ndarray, np.
 def unpacked(storage: str, data: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The numbers of a packed matrix: float32, or the integers of its blocks."""
     number, together, zero = PLACES[storage]
-    if storage == "int4":
+    if together == 8:
         data = np.concatenate([data.reshape(-1, 4) & 15, data.reshape(-1, 4) >> 4], axis=1).reshape(-1)
     k = -(-columns // 64) * 64
     values = data.view(number).reshape(-1, k // together, LANES, together).transpose(0, 2, 1, 3).reshape(-1, k)
-    return values[:rows, :columns].astype(np.float32) - zero
+    numbers = values[:rows, :columns]
+    return np.array(LEVELS[storage], np.float32)[numbers] if storage in LEVELS else numbers.astype(np.float32) - zero
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (37, 131), (70, 48), (1, 1)])
@@ -68,7 +73,7 @@ def test_a_matrix_is_what_the_reference_makes_of_it(source: type, shape: tuple[i
         data, scales = pack("matrix", storage, w)
         assert (unpacked(storage, data, *shape) == want).all()
         assert scales.size == 0
-    for storage, quantize in (("int8", quantize_weight), ("int4", quantize_weight_int4)):
+    for storage, quantize in QUANTIZERS.items():
         data, scales = pack("matrix", storage, w)
         values, scale = quantize(wide)
         assert (unpacked(storage, data, *shape) == values.reshape(len(w), -1)[:, : shape[1]]).all()
@@ -106,7 +111,8 @@ def test_the_rows_of_a_table_are_normalised(columns: int, storage: str) -> None:
 @pytest.mark.parametrize("storage", DIGESTS)
 def test_the_layout_has_another_number_when_it_changes(storage: str) -> None:
     w = normal(4, "w", 70, 200)
-    blobs = [*pack("matrix", storage, w), *pack("matrix by K", storage, w)]
+    kinds = ("matrix",) if storage in LEVELS else ("matrix", "matrix by K")
+    blobs = [blob for kind in kinds for blob in pack(kind, storage, w)]
     digest = hashlib.sha256(b"".join(blob.tobytes() for blob in blobs)).hexdigest()
     found = cpu.packed_layout(), digest[:16]
     assert found == (LAYOUT, DIGESTS[storage]), (

@@ -35,7 +35,9 @@ def bench(
     ] = None,
     dtype: Annotated[
         str,
-        typer.Option(help="float32, bfloat16, int8, int4 or auto.", metavar="TYPE", autocompletion=choices_of("dtype")),
+        typer.Option(
+            help="float32, bfloat16, int8, int4, nf4, sf4 or auto.", metavar="TYPE", autocompletion=choices_of("dtype")
+        ),
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: the physical cores.")

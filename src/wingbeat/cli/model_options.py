@@ -23,7 +23,7 @@ ModelsDir = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="float32, bfloat16, int8 (half the memory), int4 (a quarter, less exact) or auto.",
+        help="float32, bfloat16, int8 (half the memory), int4 (a quarter, less exact), nf4, sf4 (as int4) or auto.",
         rich_help_panel=MODEL,
         metavar="TYPE",
         autocompletion=choices_of("dtype"),
@@ -32,7 +32,7 @@ Dtype = Annotated[
 Quant = Annotated[
     str | None,
     typer.Option(
-        help="int8 or int4 for the matrices of layers; the head and all else stay in --dtype.",
+        help="int8, int4, nf4 or sf4 for the matrices of layers; the head and all else stay in --dtype.",
         rich_help_panel=MODEL,
         metavar="TYPE",
         autocompletion=choices_of("quant"),

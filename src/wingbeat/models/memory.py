@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from numpy.typing import NDArray
 
+from wingbeat.dtypes import BYTES_PER_WEIGHT
 from wingbeat.models.loader import LoadedCheckpoint
-from wingbeat.ops.quantize import BLOCK, INT4_BLOCK
+from wingbeat.ops.quantize import BLOCK
 from wingbeat.ops.table import WeightKind, round_up, storage_dtype
-
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1 + 2 / BLOCK, "int4": 0.5 + 2 / INT4_BLOCK}
-"""Of one weight as stored; int8 and int4 have a bfloat16 scale for each block."""
 
 
 def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
@@ -30,9 +28,9 @@ def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
             padding = round_up(columns, BLOCK) * round_up(rows, BLOCK) - count
         else:
             continue
-        stored += (count + padding) * BYTES[storage_dtype(kinds[op.weights[0]], dtype)]
+        stored += (count + padding) * BYTES_PER_WEIGHT[storage_dtype(kinds[op.weights[0]], dtype)]
         counted += count
-    return round(stored + (parameters - counted) * BYTES[storage_dtype(WeightKind.VECTOR, dtype)])
+    return round(stored + (parameters - counted) * BYTES_PER_WEIGHT[storage_dtype(WeightKind.VECTOR, dtype)])
 
 
 def _unread(name: str) -> NDArray:

@@ -17,6 +17,7 @@ from wingbeat.ops.cores import default_threads
 from wingbeat.ops.lowering import Lowered, after_relu2, lower
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
+from wingbeat.ops.quantize import LEVELS
 from wingbeat.ops.table import FloatArray, StepBatch, Weight, WeightKind, storage_dtype
 
 _PACKED_AS = {
@@ -68,7 +69,7 @@ class CpuExecutable:
     environment, else the best. ``packed``: what ``packed_weights`` of another executable of the same program and dtype
     gave; the weights are then used where they lie, and none of ``weights`` is read.
     ``skip_zeros``: whether one row skips the weights of the channel mix that meet a zero; None takes
-    ``WINGBEAT_SKIP_ZEROS`` (0 or 1) from the environment, else does so in int8, where it pays.
+    ``WINGBEAT_SKIP_ZEROS`` (0 or 1) from the environment, else does so in int8, where it pays. nf4 and sf4 never do.
     Raises ValueError for a level this machine cannot run, and for packed weights that do not fit.
     ``matrix_formats``: those in which the matrices of the program are stored.
     """
@@ -184,6 +185,8 @@ def _by_k(name: str, packed: Mapping[str, PackedWeight] | None, wanted: bool | N
 
 def _skips_zeros(wanted: bool | None, dtype: str) -> bool:
     """int8 alone loses nothing on one row where only half of the activations are zero; batches are slower in all."""
+    if dtype in LEVELS:
+        return False
     if wanted is not None:
         return wanted
     said = os.environ.get("WINGBEAT_SKIP_ZEROS", "")

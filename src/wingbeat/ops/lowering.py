@@ -1,6 +1,7 @@
 """From a recorded program to what the native runner executes: formats, stages and buffers shared over time.
 
-- Every buffer is kept in just the formats that its readers want (an int8 weight reads int8 activations).
+- Every buffer is kept in just the formats that its readers want (an int8 weight reads int8 activations, and so do nf4
+  and sf4).
 - A matrix that meets the result of relu2 may be kept by K, so that one row reads no weights that meet a zero. Its input
   has a mask of what is not zero.
 - Ops without a hazard between them form a stage: one barrier a stage, not one an op.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wingbeat.ops.program import Constant, Op, Program
+from wingbeat.ops.quantize import LEVELS
 from wingbeat.ops.table import Activation, Combine
 
 
@@ -101,12 +103,17 @@ def _formats(ops: list[LoweredOp], weight_formats: Mapping[str, str], by_k: froz
     for op in ops:
         for place, buffer in enumerate(op.reads):
             multiplied = op.name == "linear" and place == 0
-            formats[buffer].add(weight_formats[op.weights[0]] if multiplied else "float32")
+            formats[buffer].add(_met_by(weight_formats[op.weights[0]]) if multiplied else "float32")
         if op.name == "linear" and op.weights[0] in by_k:
             formats[op.reads[0]].add("mask")
         if op.constants.get("add"):
             formats[op.writes[0]].add("float32")
     return formats
+
+
+def _met_by(weight_format: str) -> str:
+    """The format of the activations that a weight is multiplied with."""
+    return "int8" if weight_format in LEVELS else weight_format
 
 
 def _stage_of_each(ops: list[LoweredOp]) -> list[int]:

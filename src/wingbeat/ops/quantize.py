@@ -9,9 +9,15 @@
 - int4: weights in blocks of 32 along K, ``q`` from -8 to 7 times a bfloat16 scale, which may be negative; activations
   and sums as in int8. Of the scales ``m / c``, where ``m`` is the block's largest value by size, and of each of these
   refitted by least squares to the ``q`` it gave, a block takes the one with the smallest squared error.
+- nf4, sf4: weights in blocks of 64 along K, each a code of 4 bits for one of 16 levels in -127..127; the scale is
+  ``max|x| / 127`` rounded to bfloat16, and the code that of the level nearest to ``x / scale`` (of two as near, the
+  lower). Activations and sums as in int8.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +28,14 @@ BLOCK = 64
 INT4_BLOCK = 32
 INT4_STEPS = (-8.5, -8.0, -7.5, 7.0, 7.5)
 """What ``c`` above may be: where the largest value falls."""
+
+LEVELS = {
+    "nf4": (-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127),
+    "sf4": (-127, -80, -58, -42, -30, -19, -10, 0, 8, 17, 26, 36, 48, 62, 83, 127),
+}
+"""In 127ths of the largest weight: the quantiles of a normal distribution (NF4 of QLoRA, arXiv 2305.14314) and of
+Student's t with five degrees of freedom (SF4, arXiv 2405.03103) that web-rwkv takes, rounded to whole numbers. The
+rounding adds 0.5 % at most to the squared error of normal weights."""
 
 
 def round_bfloat16(x: FloatArray) -> FloatArray:
@@ -47,11 +61,14 @@ def _scale(blocks: FloatArray) -> FloatArray:
     return np.where(np.isfinite(top), top, np.float32(np.nan))
 
 
-def _quantize(blocks: FloatArray, scale: FloatArray) -> NDArray[np.int8]:
+def _scaled(blocks: FloatArray, scale: FloatArray) -> FloatArray:
     # The reciprocal of a denormal scale overflows: such a block is zero to every purpose.
     inverse = np.where(scale > 1e-35, np.float32(1) / np.maximum(scale, np.float32(1e-35)), np.float32(0))
-    q = np.clip(np.rint(blocks * inverse[..., None]), -127, 127)
-    return np.nan_to_num(q).astype(np.int8)  # NaN lives on in the scale
+    return np.nan_to_num(blocks * inverse[..., None])  # NaN lives on in the scale
+
+
+def _quantize(blocks: FloatArray, scale: FloatArray) -> NDArray[np.int8]:
+    return np.clip(np.rint(_scaled(blocks, scale)), -127, 127).astype(np.int8)
 
 
 def quantize_weight(w: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
@@ -103,6 +120,23 @@ def _refit(x: FloatArray, q: NDArray[np.int8], scale: FloatArray) -> FloatArray:
     return np.where(squares > 0, (wide * x).sum(axis=2) / np.maximum(squares, 1), scale).astype(np.float32)
 
 
+def quantize_weight_levels(w: FloatArray, dtype: str) -> tuple[NDArray[np.int8], FloatArray]:
+    """nf4 or sf4 blocks of a weight [O, K]: levels [O, blocks, 64] and scales float32 [O, blocks]."""
+    blocks, levels = _blocks(w), np.array(LEVELS[dtype], np.float32)
+    scale = round_bfloat16(_scale(blocks))
+    borders = (levels[:-1] + levels[1:]) / 2
+    return levels[np.searchsorted(borders, _scaled(blocks, scale))].astype(np.int8), scale
+
+
+QUANTIZERS: dict[str, Callable[[FloatArray], tuple[NDArray[np.int8], FloatArray]]] = {
+    "int8": quantize_weight,
+    "int4": quantize_weight_int4,
+    "nf4": partial(quantize_weight_levels, dtype="nf4"),
+    "sf4": partial(quantize_weight_levels, dtype="sf4"),
+}
+"""For each of ``QUANTS``: a weight [O, K] to values [O, blocks, block] and float32 scales [O, blocks]."""
+
+
 def dequantize(q: NDArray[np.int8], scale: FloatArray, k: int) -> FloatArray:
-    """The float32 [rows, K] that int8 blocks stand for."""
+    """The float32 [rows, K] that the values of blocks stand for."""
     return (q.astype(np.float32) * scale[..., None]).reshape(len(q), -1)[:, :k]

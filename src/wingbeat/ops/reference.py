@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.ops.program import Op, Program
-from wingbeat.ops.quantize import (
-    dequantize,
-    quantize_activation,
-    quantize_weight,
-    quantize_weight_int4,
-    round_bfloat16,
-)
+from wingbeat.ops.quantize import QUANTIZERS, dequantize, quantize_activation, round_bfloat16
 from wingbeat.ops.table import Combine, FloatArray, StepBatch, Weight, WeightKind, check_batch, storage_dtype
 
 Floats = NDArray[np.floating]  # float32 throughout; NumPy's type stubs lose that on the way
@@ -73,17 +67,14 @@ class _Step:
 def _round_weight(w: FloatArray, storage: str) -> FloatArray:
     if storage == "bfloat16":
         return round_bfloat16(w)
-    if storage == "float32":
-        return w
-    quantize = quantize_weight if storage == "int8" else quantize_weight_int4
-    return dequantize(*quantize(w), k=w.shape[1])
+    return w if storage == "float32" else dequantize(*QUANTIZERS[storage](w), k=w.shape[1])
 
 
 def _round_activation(buffer: Floats, storage: str) -> FloatArray:
     x = np.asarray(buffer, np.float32)
     if storage == "bfloat16":
         return round_bfloat16(x)
-    return dequantize(*quantize_activation(x), k=x.shape[1]) if storage in ("int8", "int4") else x
+    return dequantize(*quantize_activation(x), k=x.shape[1]) if storage in QUANTIZERS else x
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -27,7 +27,7 @@ IntArray = NDArray[np.int32]
 class WeightKind(StrEnum):
     """What a weight is for; decides how a backend may store it."""
 
-    MATRIX = "matrix"  # [out, in], stored in the model's dtype (float32, bfloat16, int8, int4)
+    MATRIX = "matrix"  # [out, in], stored in the model's dtype
     LOW_RANK = "low_rank"  # [out, in], never quantised: float32 in a float32 model, else bfloat16
     TABLE = "table"  # [vocabulary, width], rows are looked up: float32 in a float32 model, else bfloat16
     VECTOR = "vector"  # any shape, always float32
@@ -104,7 +104,7 @@ _SPECS = (
         "linear",
         "out = combine(activation(x[:, start : start + columns] @ W^T + bias)), with add=1 out += that. The factors "
         "are rounded to the weight's activation format first (see ops/quantize.py): float32 as it is, bfloat16, or "
-        "int8 in blocks of 64 (which int4 weights, in blocks of 32, meet too). A part of the columns needs a weight "
+        "int8 in blocks of 64 (which weights of 4 bits meet too). A part of the columns needs a weight "
         "in float32 or bfloat16, a start that 32 divides, and x to have round_up(columns, 64) columns from there, "
         "the padding of its width to 64 included.",
         reads=("x [M, >= start + columns]", "gate, or z and z' [M, O] (if combine says so)"),

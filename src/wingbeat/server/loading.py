@@ -49,8 +49,8 @@ class LoadBody(BaseModel):
     )
 
     model: str = Field(min_length=1, max_length=255, description="Its name in the models folder, or `demo`.")
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] | None = None
-    quant: Literal["int8", "int4"] | None = Field(None, description="Of the matrices of layers.")
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4", "nf4", "sf4"] | None = None
+    quant: Literal["int8", "int4", "nf4", "sf4"] | None = Field(None, description="Of the matrices of layers.")
     quant_layers: int | None = Field(None, ge=0, description="Layers that `quant` holds for. Default: all.")
     strategy: str | None = Field(None, description="In place of these three: the rwkv package's words.")
     gn_eps: float | None = Field(None, gt=0, description="Epsilon of the GroupNorms.")
