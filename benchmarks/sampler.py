@@ -1,6 +1,6 @@
 """Time of one sampling step, and its share of the machine's read bandwidth.
 
-    python benchmarks/sampler.py [--vocab 65536] [--threads 1] [--twin]
+    python benchmarks/sampler.py [--vocab 65536] [--threads 1] [--level avx2] [--twin]
 
 Each line is the median over the steps of about a second: microseconds for each row, and the bytes of the logits that
 were read per second over the rate at which the same threads sum an array larger than the caches (a row that was just
@@ -17,6 +17,7 @@ from statistics import median
 
 import numpy as np
 
+from wingbeat.ops.cpu import thread_pool
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.samplers import Sampler
 
@@ -73,10 +74,12 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=65536)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")
+    parser.add_argument("--level", default="", help="the instruction set: avx512, avx2 or portable")
     parser.add_argument("--twin", action="store_true", help="time the NumPy twin")
     args = parser.parse_args()
 
-    sampler = Sampler(32, args.vocab, native=False if args.twin else None, threads=args.threads)
+    pool = None if args.twin else thread_pool(args.threads)
+    sampler = Sampler(32, args.vocab, native=False if args.twin else None, pool=pool, level=args.level)
     bandwidth = read_bandwidth(args.threads)
     print(f"native {sampler.native}, {args.threads} threads, read bandwidth {bandwidth / 1e9:.1f} GB/s")
     print(f"{'filters':26}{'logits':8}{'rows':>5}{'us/row':>10}{'share':>8}")

@@ -287,6 +287,7 @@ NB_MODULE(_kernels, m) {
   nb::set_leak_warnings(false);  // what a daemon thread or a traceback holds at exit is alive, not leaked
   using namespace wingbeat;
   m.doc() = "Runs recorded programs with native kernels.";
+  nb::class_<ThreadPool>(m, "ThreadPool").def(nb::init<int>(), "threads"_a).def_prop_ro("threads", &ThreadPool::threads);
   nb::class_<Program>(m, "Program")
       .def("__init__",
            [](Program* self, const std::string& level, int threads, int vocab_size, std::size_t slot_floats) {
@@ -295,6 +296,7 @@ NB_MODULE(_kernels, m) {
            "level"_a, "threads"_a, "vocab_size"_a, "slot_floats"_a)
       .def_prop_ro("level", [](const Program& p) { return p.kernels().name; })
       .def_prop_ro("threads", [](Program& p) { return p.pool().threads(); })
+      .def_prop_ro("pool", &Program::pool, nb::rv_policy::reference_internal)
       .def("add_buffer",
            [](Program& p, int width, const std::string& rows, const std::vector<std::string>& formats) {
              BufferSpec spec{width, rows_of(rows), false, false, false, false, false};

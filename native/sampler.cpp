@@ -1,12 +1,18 @@
 // Python module wingbeat._sampler: tokens for all rows of a step. See src/wingbeat/sampling/samplers.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <cfenv>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
+#include <string>
 
 #include "sampler_row.hpp"
-#include "sampler_threads.hpp"
+#include "thread_pool.hpp"
 
 namespace nb = nanobind;
 
@@ -14,17 +20,43 @@ namespace wingbeat::sampler {
 
 template <class T, int Dimensions>
 using Array = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // rows may be wider than the vocabulary
+template <class T>
+using Rows = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;  // rows may be wider than the vocabulary
 
 template <class T>
 T field(nb::handle params, const char* name) {
     return nb::cast<T>(params.attr(name));
 }
 
+// While it lives, this thread computes as the NumPy twin does: the kernels' threads flush denormals.
+class PlainFloats {
+   public:
+    PlainFloats() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~PlainFloats() { std::fesetenv(&saved_); }
+
+   private:
+    std::fenv_t saved_;
+};
+
+const Passes& passes_named(const std::string& name) {
+    for (const Passes* passes : executable_passes())
+        if (name.empty() || name == passes->name) return *passes;
+    throw nb::value_error(("the sampler has no level '" + name + "' that runs on this machine").c_str());
+}
+
 class Sampler {
    public:
-    Sampler(size_t slots, size_t valid_vocab, size_t threads)
-        : vocab_(valid_vocab), sequences_(slots), workers_(threads, RowSampler(valid_vocab)), pool_(threads) {}
+    // `pool`: wingbeat._kernels.ThreadPool, or None for a thread of its own.
+    Sampler(size_t slots, size_t valid_vocab, nb::object pool, const std::string& level)
+        : vocab_(valid_vocab),
+          sequences_(slots),
+          kept_(std::move(pool)),
+          own_(kept_.is_none() ? std::make_unique<ThreadPool>(1) : nullptr),
+          pool_(own_ ? *own_ : *nb::cast<ThreadPool*>(kept_)),
+          workers_(static_cast<size_t>(pool_.threads()), RowSampler(passes_named(level), valid_vocab)) {}
 
     void start(size_t slot, nb::handle params, Array<const int32_t, 1> prompt, uint64_t seed, uint32_t choice,
                Array<const int32_t, 1> generated) {
@@ -53,36 +85,70 @@ class Sampler {
         sequences_.at(slot).reset();
     }
 
-    void sample(Rows logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
+    // Throws before anything is changed when the slots are not those of different sequences.
+    void sample(Rows<float> logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
                 Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
                 Array<float, 2> top_logprobs) {
         std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
-        pool_.run(rows, [&](size_t row, size_t thread) {
+        ++steps_;
+        for (size_t row = 0; row < rows; ++row) sequence_of(slots.data()[row]);
+        run(rows, [&](size_t row, RowSampler& worker) {
             const Report report{logprobs.data() + row, top_tokens.data() + row * top, top_logprobs.data() + row * top};
-            tokens.data()[row] = workers_[thread].sample(
-                logits.data() + static_cast<int64_t>(row) * logits.stride(0), vocab_, *sequences_[slots.data()[row]],
-                static_cast<uint64_t>(positions.data()[row]), report);
+            float* start = logits.data() + static_cast<int64_t>(row) * logits.stride(0);
+            const float* next = row + 1 < rows ? start + logits.stride(0) : nullptr;
+            tokens.data()[row] = worker.sample(start, next, vocab_, *sequences_[slots.data()[row]],
+                                               static_cast<uint64_t>(positions.data()[row]), report);
         });
     }
 
-    void score(Rows logits, Array<const int32_t, 1> targets, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
-               Array<float, 2> top_logprobs) {
+    void score(Rows<const float> logits, Array<const int32_t, 1> targets, Array<float, 1> logprobs,
+               Array<int32_t, 2> top_tokens, Array<float, 2> top_logprobs) {
         std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
-        pool_.run(rows, [&](size_t row, size_t thread) {
+        run(rows, [&](size_t row, RowSampler& worker) {
             const Report report{logprobs.data() + row, top_tokens.data() + row * top, top_logprobs.data() + row * top};
-            workers_[thread].score(logits.data() + static_cast<int64_t>(row) * logits.stride(0), vocab_,
-                                   targets.data()[row], top, report);
+            worker.score(logits.data() + static_cast<int64_t>(row) * logits.stride(0), vocab_, targets.data()[row], top,
+                         report);
         });
     }
 
    private:
+    void sequence_of(int32_t slot) {
+        const std::string name = "slot " + std::to_string(slot);
+        if (slot < 0 || static_cast<size_t>(slot) >= sequences_.size())
+            throw nb::index_error((name + " does not exist: the sampler has " + std::to_string(sequences_.size())).c_str());
+        Sequence* sequence = sequences_[static_cast<size_t>(slot)].get();
+        if (!sequence) throw nb::value_error((name + " has no sequence: call start first").c_str());
+        if (std::exchange(sequence->last_step, steps_) == steps_)
+            throw nb::value_error((name + " occurs twice: every row of a step needs its own slot").c_str());
+    }
+
+    // Calls work(row, worker) for each row on the pool's threads, and throws what one of them threw.
+    template <class Work>
+    void run(size_t rows, const Work& work) {
+        std::exception_ptr error;
+        std::mutex failing;
+        pool_.run({static_cast<int>(rows)}, [&](int, int row, int thread) {
+            try {
+                const PlainFloats mode;
+                work(static_cast<size_t>(row), workers_[static_cast<size_t>(thread)]);
+            } catch (...) {  // no memory
+                std::lock_guard lock(failing);
+                error = std::current_exception();
+            }
+        });
+        if (error) std::rethrow_exception(error);
+    }
+
     const size_t vocab_;
     std::mutex mutex_;  // `sample` and `score` run without Python's lock
+    uint64_t steps_ = 0;
     std::vector<std::unique_ptr<Sequence>> sequences_;
+    const nb::object kept_;
+    const std::unique_ptr<ThreadPool> own_;
+    ThreadPool& pool_;
     std::vector<RowSampler> workers_;  // one for each thread
-    ThreadPool pool_;
 };
 
 }  // namespace wingbeat::sampler
@@ -92,9 +158,17 @@ NB_MODULE(_sampler, module) {
     using wingbeat::sampler::Sampler;
     module.doc() = "Sampling in C++; use wingbeat.sampling.samplers.Sampler, which checks the arguments.";
     nb::class_<Sampler>(module, "Sampler")
-        .def(nb::init<size_t, size_t, size_t>(), nb::arg("slots"), nb::arg("valid_vocab"), nb::arg("threads"))
+        .def(nb::init<size_t, size_t, nb::object, const std::string&>(), nb::arg("slots"), nb::arg("valid_vocab"),
+             nb::arg("pool").none(), nb::arg("level"))
         .def("start", &Sampler::start)
         .def("finish", &Sampler::finish)
-        .def("sample", &Sampler::sample, nb::call_guard<nb::gil_scoped_release>())
+        // Never converted: results would go into a copy.
+        .def("sample", &Sampler::sample, nb::arg().noconvert(), nb::arg(), nb::arg(), nb::arg().noconvert(),
+             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::call_guard<nb::gil_scoped_release>())
         .def("score", &Sampler::score, nb::call_guard<nb::gil_scoped_release>());
+    module.def("levels", [] {
+        std::vector<std::string> names;
+        for (const auto* passes : wingbeat::sampler::executable_passes()) names.emplace_back(passes->name);
+        return names;
+    });
 }

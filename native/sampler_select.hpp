@@ -1,118 +1,86 @@
-// The most likely tokens without sorting the vocabulary. Order everywhere: larger logit first, ties by lower id.
+// A row of logits, and the most likely tokens in it without sorting the vocabulary.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
+#include <cfloat>
 
-#include "sampler_mass.hpp"
+#include "sampler_list.hpp"
 
 namespace wingbeat::sampler {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
-struct Candidate {
-    float logit;
-    int32_t id;
-    double mass;
-};
-
-inline bool before(const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-// A row of logits with the maxima of its blocks. Unedited rows are read where the caller keeps them.
+// A row with the maxima of its blocks, read where the caller keeps it.
 struct Row {
     const float* logits = nullptr;
+    const float* next = nullptr;  // the row that will be looked at after this one, or any address
     size_t size = 0;
     float peak = -infinity;
     bool nan = false;
     std::vector<float> peaks;
-    std::vector<float> copy;
 
-    void look_at(const float* source, size_t count) {
+    void look_at(const Passes& passes, const float* source, size_t count) {
         logits = source;
         size = count;
         peaks.resize(block_count(size));
-        nan = find_peaks(logits, size, peaks.data());
-        peak = *std::max_element(peaks.begin(), peaks.end());
-        if (peak == infinity && !nan) share_infinity();
+        nan = passes.find_peaks(logits, size, peaks.data());
     }
 
-    template <class Edit>
-    void look_at_edited(const float* source, size_t count, const Edit& edit) {
-        copy.assign(source, source + count);
-        edit(copy.data());
-        look_at(copy.data(), count);
+    // A logit was `before`; the caller has just changed it.
+    void note_change(const Passes& passes, int32_t id, float before) {
+        const size_t b = static_cast<size_t>(id) / block;
+        if (logits[id] >= peaks[b]) {
+            peaks[b] = logits[id];
+        } else if (before == peaks[b]) {
+            peaks[b] = passes.find_largest(logits + b * block, std::min(block, size - b * block));
+        }
+    }
+
+    // Finds the largest logit. Where it is infinite, all that are share everything equally.
+    void find_peak(const Passes& passes) {
+        peak = passes.find_largest(peaks.data(), peaks.size());
+        if (peak != infinity) return;
+        shared_.resize(size);
+        for (size_t i = 0; i < size; ++i) shared_[i] = logits[i] == infinity ? 0.f : -infinity;
+        look_at(passes, shared_.data(), size);
+        peak = 0;
     }
 
     int32_t arg_max() const {
-        const size_t b = std::max_element(peaks.begin(), peaks.end()) - peaks.begin();
+        const size_t b = std::find(peaks.begin(), peaks.end(), peak) - peaks.begin();
         return static_cast<int32_t>(std::find(logits + b * block, logits + size, peak) - logits);
     }
 
    private:
-    // Infinite logits share everything equally.
-    void share_infinity() {
-        std::vector<float> shared(size);
-        for (size_t i = 0; i < size; ++i) shared[i] = logits[i] == infinity ? 0.f : -infinity;
-        copy.swap(shared);
-        look_at(copy.data(), size);
-    }
+    std::vector<float> shared_;
 };
 
-// Number of tokens that certainly hold the `count` most likely: those not below the count-th largest block maximum.
-// Their list keeps id order.
-inline void gather_top_blocks(const Row& row, size_t count, std::vector<float>& scratch, std::vector<Candidate>& out) {
-    float threshold = -infinity;
-    if (count < row.peaks.size()) {
-        scratch = row.peaks;
-        std::nth_element(scratch.begin(), scratch.begin() + (count - 1), scratch.end(), std::greater<>());
-        threshold = scratch[count - 1];
-    }
-    out.clear();
-    for (size_t b = 0; b < row.peaks.size(); ++b) {
-        if (row.peaks[b] < threshold) continue;
-        const size_t end = std::min(row.size, (b + 1) * block);
-        for (size_t i = b * block; i < end; ++i)
-            if (row.logits[i] >= threshold && row.logits[i] != -infinity)
-                out.push_back({row.logits[i], static_cast<int32_t>(i), 0});
-    }
-}
-
-// The `count` most likely tokens with a finite logit, in no order.
-inline void most_likely(const Row& row, size_t count, std::vector<float>& scratch, std::vector<Candidate>& out) {
-    gather_top_blocks(row, count, scratch, out);
-    if (out.size() <= count) return;
-    std::nth_element(out.begin(), out.begin() + (count - 1), out.end(), before);
-    out.resize(count);
-}
-
-// Puts the shortest prefix of the order whose mass reaches `target` first in the list and returns its length
-// (at least 1). `target` is at most the mass of the list. Linear: halves the list around its median.
-inline size_t partition_by_mass(std::vector<Candidate>& list, double target) {
-    constexpr size_t small = 32;
-    size_t low = 0, high = list.size();  // the border lies in (low, high]
-    while (high - low > small) {
-        const size_t middle = low + (high - low) / 2;
-        std::nth_element(list.begin() + low, list.begin() + middle, list.begin() + high, before);
-        double mass = 0;
-        for (size_t i = low; i < middle; ++i) mass += list[i].mass;
-        if (mass >= target) {
-            high = middle;
-        } else {
-            target -= mass;
-            low = middle;
-        }
-    }
-    std::sort(list.begin() + low, list.begin() + high, before);
-    double mass = 0;
-    while (low < high) {
-        mass += list[low++].mass;
-        if (mass >= target) break;
+// The largest logit found by which `count` blocks, or more, have a token: no other can be among the `count` most likely.
+inline float threshold_of(const Passes& passes, const Row& row, size_t count) {
+    constexpr int steps = 24, halvings = 5;
+    const auto enough = [&](float least) {
+        return passes.count_from(row.peaks.data(), row.peaks.size(), least) >= static_cast<double>(count);
+    };
+    float high = row.peak, low = row.peak;
+    if (enough(high)) return high;
+    float reach = 1;
+    for (int step = 0; step < steps; ++step, reach *= 2)
+        if (enough(low = row.peak - reach)) break;
+    if (!(low > -FLT_MAX) || !enough(low)) return -FLT_MAX;
+    for (int halving = 0; halving < halvings; ++halving) {
+        const float between = 0.5f * low + 0.5f * high;
+        (enough(between) ? low : high) = between;
     }
     return low;
+}
+
+// Lists tokens that certainly hold the `count` most likely with a finite logit, and as few others as is easily done.
+inline void list_most_likely(const Passes& passes, const Row& row, size_t count, WeighedList& blocks, WeighedList& out) {
+    const float least = threshold_of(passes, row, count);
+    blocks.clear(row.peaks.size());
+    passes.list_from(row.peaks.data(), row.peaks.size(), least, 0, blocks.list);
+    out.clear(blocks.list.size * block);
+    for (size_t i = 0; i < blocks.list.size; ++i) {
+        const size_t first = static_cast<size_t>(blocks.list.ids[i]) * block;
+        passes.list_from(row.logits + first, std::min(block, row.size - first), least, static_cast<int32_t>(first), out.list);
+    }
 }
 
 }  // namespace wingbeat::sampler

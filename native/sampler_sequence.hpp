@@ -26,11 +26,11 @@ struct Sequence {
     uint32_t choice = 0;
     std::vector<Bias> bias;
     size_t kept = 0;         // by the last top_p, about: it tells how to look for the next set, not what is found
+    uint64_t last_step = 0;  // in which it had a row
     std::vector<Seen> seen;  // ascending tokens; a short list, never a row of the vocabulary
 
     bool greedy() const { return temperature < 1e-6; }
     bool penalises() const { return presence != 0 || frequency != 0 || repetition != 1; }
-    bool edits() const { return !bias.empty() || !seen.empty(); }
 
     // `prompt` may repeat tokens; those outside the vocabulary are ignored.
     void remember_prompt(const int32_t* prompt, size_t length, int32_t vocab) {
@@ -50,14 +50,16 @@ struct Sequence {
         ++place->generated;
     }
 
-    // Logit bias, then penalties; each in double, rounded to float once.
-    void edit(float* logits) const {
-        for (const Bias& entry : bias) logits[entry.token] = static_cast<float>(logits[entry.token] + entry.value);
+    // Logit bias, then penalties; each in double, to be rounded to float once. Calls set(token, logit), which changes
+    // what lies in `logits`.
+    template <class Set>
+    void edit(const float* logits, const Set& set) const {
+        for (const Bias& entry : bias) set(entry.token, logits[entry.token] + entry.value);
         for (const Seen& entry : seen) {
             double logit = logits[entry.token];
             logit = logit > 0 ? logit / repetition : logit * repetition;
             if (entry.generated != 0) logit -= presence + frequency * entry.generated;
-            logits[entry.token] = static_cast<float>(logit);
+            set(entry.token, logit);
         }
     }
 };

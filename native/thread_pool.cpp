@@ -77,6 +77,7 @@ ThreadPool::Run& ThreadPool::free_run(std::size_t stages) {
 }
 
 void ThreadPool::run(const std::vector<int>& units, const Work& work) {
+  std::scoped_lock lock(running_);
   FloatMode mode;
   if (threads_ == 1) {
     for (std::size_t s = 0; s < units.size(); ++s)

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -26,7 +27,7 @@ class ThreadPool {
   int threads() const { return threads_; }
 
   // Runs all units of stage 0, then of stage 1, ...; returns when the last is done. The caller takes part.
-  // One call at a time.
+  // One call at a time: others wait.
   void run(const std::vector<int>& units, const Work& work);
 
  private:
@@ -54,6 +55,7 @@ class ThreadPool {
   void shut_down();
   Run& free_run(std::size_t stages);
 
+  std::mutex running_;
   int threads_;
   void (*leave_)();
   std::vector<std::unique_ptr<Run>> runs_;

@@ -3,8 +3,10 @@ from numpy.typing import NDArray
 
 from wingbeat.sampling.params import SamplingParams
 
+def levels() -> list[str]: ...
+
 class Sampler:
-    def __init__(self, slots: int, valid_vocab: int, threads: int) -> None: ...
+    def __init__(self, slots: int, valid_vocab: int, pool: object, level: str) -> None: ...
     def start(
         self,
         slot: int,

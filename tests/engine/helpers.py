@@ -122,4 +122,4 @@ def assert_empty(engine: Engine) -> None:
     stats = engine.stats()
     assert (stats.waiting, stats.running, stats.slots_in_use) == (0, 0, 0)
     assert not engine._groups
-    assert all(params is None for params in engine._sampler._params)
+    assert not engine._sampler._logprobs

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from wingbeat.sampling import samplers
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.samplers import Sampler
+from wingbeat.sampling.samplers import Sampler, levels
 
 IMPLEMENTATIONS = [False] if samplers._sampler is None else [False, True]
 """Values of `native` that this installation can run."""
+
+EVERY_LEVEL: list[dict[str, Any]] = [{"native": False}, *({"native": True, "level": level} for level in levels())]
+"""The twin, then the C++ sampler on each instruction set of this machine, as arguments of `Sampler`."""
 
 
 def distribution(logits: list[float], params: SamplingParams) -> list[float]:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sampling.oracle import IMPLEMENTATIONS
+from tests.sampling.oracle import EVERY_LEVEL, IMPLEMENTATIONS
+from wingbeat.ops.cpu import thread_pool
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.samplers import Sampler, SampleResult
 
@@ -61,15 +62,16 @@ def assert_equal(one: SampleResult, other: SampleResult) -> None:
 )
 def test_native_and_twin_agree_exactly(vocab, params, kind, padding, seed, choice, position):
     rows, valid = len(params), max(1, vocab - padding)
-    both = [Sampler(rows, vocab, valid_vocab=valid, native=native) for native in IMPLEMENTATIONS]
+    every = [Sampler(rows, vocab, valid_vocab=valid, **kind) for kind in EVERY_LEVEL]
     for slot, row_params in enumerate(params):
-        for sampler in both:
+        for sampler in every:
             sampler.start(slot, row_params, np.arange(0, 90, 7, dtype=np.int32), seed, choice)
     slots = np.arange(rows, dtype=np.int32)
     for step in range(4):  # later steps see the penalties of earlier tokens
         logits = make_logits(kind, rows, vocab, seed % 1000 + step)
-        results = [sampler.sample(logits, slots, np.full(rows, position + step)) for sampler in both]
-        assert_equal(results[0], results[-1])
+        results = [sampler.sample(logits, slots, np.full(rows, position + step)) for sampler in every]
+        for result in results[1:]:
+            assert_equal(results[0], result)
         assert (results[0].tokens < valid).all()
 
 
@@ -78,24 +80,66 @@ def test_native_and_twin_agree_at_full_size():
     for kind in ("normal", "peaked"):
         logits = make_logits(kind, len(filters), 65536, 5)
         results = []
-        for native in IMPLEMENTATIONS:
-            sampler = Sampler(len(filters), 65536, native=native)
+        for kind_of_sampler in EVERY_LEVEL:
+            sampler = Sampler(len(filters), 65536, **kind_of_sampler)
             for slot, kept in enumerate(filters):
                 sampler.start(slot, SamplingParams(logprobs=3, **kept), NOTHING, seed=11, choice=slot)
             results.append(sampler.sample(logits, np.arange(len(filters)), np.full(len(filters), 123)))
-        assert_equal(results[0], results[-1])
+        for result in results[1:]:
+            assert_equal(results[0], result)
 
 
 def test_what_top_p_kept_before_never_changes_what_is_drawn():
     """How many tokens the last set had tells the native sampler how to look for the next one."""
-    one, other = (Sampler(1, 65536, native=native) for native in (IMPLEMENTATIONS[0], IMPLEMENTATIONS[-1]))
-    for sampler in (one, other):
+    every = [Sampler(1, 65536, **kind) for kind in EVERY_LEVEL]
+    for sampler in every:
         sampler.start(0, SamplingParams(top_p=0.9, presence_penalty=0.2), NOTHING, seed=3, choice=0)
     logits = np.random.default_rng(1).normal(0, 1, (1, 65536)).astype(np.float32)
     for position, sharpness in enumerate((0.3, 9, 6, 2, 0.3, 4, 30, 1)):  # sets of 1 to 50,000 tokens
         row = logits * np.float32(sharpness)
-        results = [s.sample(row, np.array([0]), np.array([position])) for s in (one, other)]
-        assert_equal(results[0], results[1])
+        results = [s.sample(row, np.array([0]), np.array([position])) for s in every]
+        for result in results[1:]:
+            assert_equal(results[0], result)
+
+
+def large_set(kind: str) -> np.ndarray:
+    """A row whose top_p sets have thousands of tokens."""
+    rng = np.random.default_rng(6)
+    row = rng.normal(0, 1, 65536 + 37)
+    if kind == "ties":
+        row = np.round(row)
+    if kind == "equal":
+        row[:] = 1
+    if kind == "guessed wrong":  # what a sample of the row sees is not what most of it is
+        row[rng.integers(0, row.size, 300)] += 6.5
+    if kind == "in one place":
+        row[:3000] += 5
+    if kind == "impossible tokens":
+        row[rng.random(row.size) < 0.5] = -np.inf
+    return row.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "guessed wrong", "in one place", "impossible tokens"])
+def test_large_sets_are_those_of_the_twin(kind):
+    logits, slots = large_set(kind)[None], np.array([0])
+    every = [Sampler(1, logits.shape[1], **kind) for kind in EVERY_LEVEL]
+    for top_p in (0.5, 0.9, 0.999, 1 - 2**-53):
+        for sampler in every:
+            sampler.start(0, SamplingParams(top_p=top_p), NOTHING, seed=5, choice=0)
+        for position in range(3):  # the first one looks for a small set
+            results = [sampler.sample(logits, slots, np.array([position])) for sampler in every]
+            for result in results[1:]:
+                assert_equal(results[0], result)
+
+
+def test_threads_that_flush_denormals_sample_as_all_others():
+    """The kernels' threads do. Token 2 is the likeliest by a denormal, and the only one that top_k leaves."""
+    logits = np.array([[0, -1, 1e-40, 0]] * 8, np.float32)
+    for kind in EVERY_LEVEL:
+        sampler = Sampler(8, 4, **kind, pool=thread_pool(2) if kind["native"] else None)
+        for slot in range(8):
+            sampler.start(slot, SamplingParams(top_k=1), NOTHING, seed=slot, choice=0)
+        assert sampler.sample(logits, np.arange(8), np.zeros(8, np.int64)).tokens.tolist() == [2] * 8
 
 
 def test_seeds_keep_their_tokens():
@@ -119,7 +163,7 @@ def test_a_row_never_depends_on_its_neighbours(native, threads):
     params = [SamplingParams(repetition_penalty=1.1, **kinds[i % len(kinds)]) for i in range(count)]
 
     together = Sampler(count, vocab, native=native)
-    alone = Sampler(2 * count, vocab, native=native, threads=threads)
+    alone = Sampler(2 * count, vocab, native=native, pool=thread_pool(threads) if native else None)
     places = rng.permutation(2 * count)[:count].astype(np.int32)
     for i in range(count):
         together.start(i, params[i], np.array([i]), seed=i % 4, choice=i % 3)
@@ -137,7 +181,8 @@ def test_a_row_never_depends_on_its_neighbours(native, threads):
 def test_many_threads_lose_no_row(native):
     rows, vocab = 64, 300
     logits = np.random.default_rng(0).normal(0, 1, (rows, vocab)).astype(np.float32)
-    slots, samplers = np.arange(rows), [Sampler(rows, vocab, native=native, threads=threads) for threads in (1, 5)]
+    pools = (None, thread_pool(5) if native else None)
+    slots, samplers = np.arange(rows), [Sampler(rows, vocab, native=native, pool=pool) for pool in pools]
     for sampler in samplers:
         for slot in range(rows):
             sampler.start(slot, SamplingParams(presence_penalty=0.1), NOTHING, seed=slot, choice=0)
@@ -155,13 +200,25 @@ def test_logits_may_be_padded_or_read_only_and_are_left_alone(native):
     wide.flags.writeable = False
     params = SamplingParams(logit_bias={1: 3.0}, repetition_penalty=1.5, top_p=0.9, logprobs=2)
     results = []
-    for logits in (wide[::2, :40], np.ascontiguousarray(wide[::2, :40])):
+    for logits in (wide[::2, :40], np.ascontiguousarray(wide[::2, :40]), before[::2, :40]):
         sampler = Sampler(3, 40, valid_vocab=37, native=native)
         for slot in range(3):
             sampler.start(slot, params, np.arange(5), seed=1, choice=slot)
         results.append(sampler.sample(logits, np.arange(3), np.arange(3)))
-    assert_equal(*results)
+    assert_equal(results[0], results[1])
+    assert_equal(results[0], results[2])
     np.testing.assert_array_equal(wide, before)
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_sequences_may_share_a_row(native):
+    logits = np.broadcast_to(np.array([2, 1, 0], np.float32), (2, 3))
+    sampler = Sampler(2, 3, native=native)
+    for slot, bias in enumerate((-9.0, 0.0)):
+        sampler.start(slot, SamplingParams(temperature=0, logit_bias={0: bias}), NOTHING, seed=0, choice=0)
+    shared = np.lib.stride_tricks.as_strided(np.array([2, 1, 0], np.float32), (2, 3), (0, 4))
+    for rows in (logits, shared):
+        assert sampler.sample(rows, np.arange(2), np.zeros(2, np.int64)).tokens.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("native", IMPLEMENTATIONS)

@@ -25,7 +25,7 @@ from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
-from wingbeat.ops.cores import default_threads
+from wingbeat.ops.cpu import CpuExecutable
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ class Engine:
             slots,
             executable.vocab_size,
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
-            threads=config.threads or default_threads(),
+            pool=executable.pool if isinstance(executable, CpuExecutable) else None,
         )
         self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -156,6 +157,30 @@ def share_rows(wanted: list[int], rows: int) -> list[int]:
 
 
 def _pack(decoding: list[Sequence], readers: list[tuple[Sequence, int]]) -> StepPlan:
+    return _pack_with_prompts(decoding, readers) if readers else _pack_decoding(decoding)
+
+
+def _pack_decoding(decoding: list[Sequence]) -> StepPlan:
+    """What most steps are: cheap, since a small model's step is short."""
+    count = len(decoding)
+    starts = _counting(count + 1)
+    batch = StepBatch(
+        tokens=np.array([s.sampled[-1] for s in decoding], np.int32),
+        slots=np.array([s.slot for s in decoding], np.int32),
+        seq_starts=starts,
+        logit_rows=starts[:count],
+    )
+    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [])
+
+
+@lru_cache(maxsize=256)
+def _counting(count: int) -> IntArray:
+    numbers = np.arange(count, dtype=np.int32)
+    numbers.flags.writeable = False  # it is shared
+    return numbers
+
+
+def _pack_with_prompts(decoding: list[Sequence], readers: list[tuple[Sequence, int]]) -> StepPlan:
     sequences = [*decoding, *(s for s, _ in readers)]
     counts = [1] * len(decoding) + [count for _, count in readers]
     starts = np.zeros(len(counts) + 1, np.int32)

@@ -121,6 +121,11 @@ class CpuExecutable:
         return self._program.threads
 
     @property
+    def pool(self) -> object:
+        """The threads, for work between runs: a ``wingbeat._kernels.ThreadPool``."""
+        return self._program.pool
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights that a decode step must read (all but the embedding table)."""
         return self._program.weight_bytes
@@ -201,6 +206,11 @@ def read_bandwidth(threads: int, level: str = "", megabytes: int = 512) -> float
 def multiply_add_peak(threads: int, dtype: str, level: str = "") -> float:
     """Multiply-adds a second of ``threads`` threads in ``dtype`` when the data stays in the first-level cache."""
     return _kernels().probe_peak(level, threads, dtype)
+
+
+def thread_pool(threads: int) -> object:
+    """Threads as ``CpuExecutable.pool`` has them."""
+    return _kernels().ThreadPool(threads)
 
 
 def _native_array(array: np.ndarray) -> tuple[np.ndarray, str]:

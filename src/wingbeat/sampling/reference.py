@@ -124,16 +124,32 @@ class ReferenceSampler:
         top_logprobs: NDArray[np.float32],
     ) -> None:
         """Fill `tokens` [R] (-1: the row cannot be sampled), `logprobs` [R] and `top_*` [R, K] (unused places keep
-        what they held)."""
-        for row, slot in enumerate(slots):
-            sequence = self._sequences[slot]
-            assert sequence is not None
+        what they held).
+
+        Raises:
+            IndexError: a slot that does not exist.
+            ValueError: a slot twice, a slot without a sequence.
+        """
+        for row, sequence in enumerate(self._running(slots.tolist())):
             raw = logits[row, : self._valid]
             tokens[row] = self._choose(raw, sequence, int(positions[row]))
             if tokens[row] >= 0 and sequence.params.logprobs is not None:
                 best, logprob = self._report(raw, sequence.params.logprobs)
                 logprobs[row] = logprob[tokens[row]]
                 top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
+
+    def _running(self, slots: list[int]) -> list[_Sequence]:
+        found = []
+        for slot in slots:
+            if not 0 <= slot < len(self._sequences):
+                raise IndexError(f"slot {slot} does not exist: the sampler has {len(self._sequences)}")
+            sequence = self._sequences[slot]
+            if sequence is None:
+                raise ValueError(f"slot {slot} has no sequence: call start first")
+            if slots.count(slot) > 1:
+                raise ValueError(f"slot {slot} occurs twice: every row of a step needs its own slot")
+            found.append(sequence)
+        return found
 
     def score(
         self,

@@ -17,6 +17,11 @@ except ImportError:  # installed without a C++ compiler
     _sampler = None
 
 
+def levels() -> list[str]:
+    """The instruction sets that the C++ sampler can use on this machine, best first; all give the same tokens."""
+    return [] if _sampler is None else _sampler.levels()
+
+
 class SampleResult(NamedTuple):
     """What `Sampler.sample` found for R rows."""
 
@@ -94,15 +99,17 @@ class Sampler:
         *,
         valid_vocab: int | None = None,
         native: bool | None = None,
-        threads: int = 1,
+        pool: object = None,
+        level: str = "",
     ) -> None:
-        """`native`: None takes the C++ implementation where it is installed, False the NumPy twin. `threads` share
-        the rows of a step in C++ (the caller's thread is one of them)."""
+        """`native`: None takes the C++ implementation where it is installed, False the NumPy twin. `pool`: a
+        `wingbeat._kernels.ThreadPool` (as `CpuExecutable.pool`) whose threads share the rows of a step in C++; None:
+        the caller's thread alone. `level`: one of `levels()`; "" is the best."""
         valid = vocab_size if valid_vocab is None else valid_vocab
-        if slots < 1 or threads < 1 or not 1 <= valid <= vocab_size:
+        if slots < 1 or not 1 <= valid <= vocab_size:
             raise ValueError(
-                f"a sampler needs slots >= 1, threads >= 1 and 1 <= valid_vocab <= vocab_size, "
-                f"not {slots=}, {threads=}, {valid_vocab=}, {vocab_size=}"
+                f"a sampler needs slots >= 1 and 1 <= valid_vocab <= vocab_size, "
+                f"not {slots=}, {valid_vocab=}, {vocab_size=}"
             )
         if native and _sampler is None:
             raise ValueError("the native sampler is not installed: install wingbeat with a C++ compiler present")
@@ -111,10 +118,11 @@ class Sampler:
         self.native = _sampler is not None and native is not False
         self._core: _Core
         if _sampler is not None and native is not False:
-            self._core = _sampler.Sampler(slots, valid, threads)
+            self._core = _sampler.Sampler(slots, valid, pool, level)
         else:
             self._core = ReferenceSampler(slots, valid)
-        self._params: list[SamplingParams | None] = [None] * slots
+        self._slots = slots
+        self._logprobs: dict[int, int | None] = {}  # of the running sequences, by slot: what their params say
 
     def start(
         self,
@@ -148,7 +156,7 @@ class Sampler:
         drawn = np.array(generated, np.int32)
         self._check_tokens("generated", drawn, self._valid)
         self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn)
-        self._params[slot] = params
+        self._logprobs[slot] = params.logprobs
 
     def finish(self, slot: int) -> None:
         """Forget the sequence in `slot`; nothing happens if there is none.
@@ -158,7 +166,7 @@ class Sampler:
         """
         self._check_slot(slot)
         self._core.finish(slot)
-        self._params[slot] = None
+        self._logprobs.pop(slot, None)
 
     def sample(
         self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
@@ -166,7 +174,7 @@ class Sampler:
         """Draw a token for each row and count it for the penalties of its sequence.
 
         Args:
-            logits: float32 [R, V], unchanged afterwards; rows may be apart by more than V values.
+            logits: float32 [R, V], unchanged afterwards, though not meanwhile; rows may be apart by more than V values.
             slots: int32 [R], each a different slot with a sequence.
             positions: int64 [R]: tokens that the sequence has consumed; with its seed and choice it fixes the draw.
 
@@ -180,15 +188,17 @@ class Sampler:
         if slots.ndim != 1 or positions.shape != slots.shape:
             raise ValueError(f"slots [R] and positions [R] must agree, not {slots.shape} and {positions.shape}")
         self._check_logits(logits, rows)
-        wanted = [self._running(slot).logprobs for slot in slots.tolist()]
-        if len(set(slots.tolist())) != rows:
-            raise ValueError(f"every row of a step needs its own slot, not {slots.tolist()}")
+        if not logits.flags.writeable or (rows > 1 and logits.strides[0] < 4 * self.vocab_size):
+            logits = logits.copy()  # penalties are made in the row itself, and taken back
+        wanted = [self._logprobs.get(slot) for slot in slots.tolist()]
 
         tokens = np.empty(rows, np.int32)
         logprobs = np.full(rows, np.nan, np.float32)
         top_tokens = np.full((rows, max((k or 0 for k in wanted), default=0)), -1, np.int32)
         top_logprobs = np.empty(top_tokens.shape, np.float32)
         self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs)
+        if wanted.count(None) == rows:
+            return SampleResult(tokens, logprobs, [None] * rows)
         top = [
             None if k is None or token < 0 else _pairs(top_tokens[row, :k], top_logprobs[row, :k])
             for row, (k, token) in enumerate(zip(wanted, tokens.tolist(), strict=True))
@@ -231,15 +241,8 @@ class Sampler:
             raise ValueError(f"{name} must hold token ids from 0 to {vocab_size - 1}, not {token}")
 
     def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < len(self._params):
-            raise IndexError(f"slot {slot} does not exist: the sampler has {len(self._params)}")
-
-    def _running(self, slot: int) -> SamplingParams:
-        self._check_slot(slot)
-        params = self._params[slot]
-        if params is None:
-            raise ValueError(f"slot {slot} has no sequence: call start first")
-        return params
+        if not 0 <= slot < self._slots:
+            raise IndexError(f"slot {slot} does not exist: the sampler has {self._slots}")
 
 
 def _pairs(tokens: NDArray[np.int32], logprobs: NDArray[np.float32]) -> list[tuple[int, float]]:
