@@ -178,6 +178,7 @@ async def test_the_openapi_document(model_path: Path) -> None:
         "/health",
         "/health/live",
         "/metrics",
+        "/models/load",
         "/stats",
         "/v1/models",
         "/v1/models/{model_id}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import select
 import socket
 from collections.abc import Iterator
@@ -254,4 +255,4 @@ def test_a_client_that_leaves_with_requests_waiting_frees_its_slots(
     assert server.wait_for(lambda health: health["running"] == 1)["running"] == 1
     connection.close()
     assert server.wait_idle()["running"] == 0
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
