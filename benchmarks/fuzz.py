@@ -26,8 +26,9 @@ PATIENCE = 60.0
 """Seconds for an answer that must come."""
 GENERATING = 0.3
 """Seconds for an answer that may take many tokens, before the client leaves."""
-GROWTH_MB = 48.0
-"""What each process may hold more at the end than after the first quarter, when each path was taken."""
+GROWTH_MB = 96.0
+"""What each process may hold more at the end than after the first quarter, when each path was taken: a body of 32 MB is
+held several times while it is read, and what is freed is not given back at once."""
 
 
 class Tally:
