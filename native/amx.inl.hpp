@@ -12,21 +12,23 @@ struct alignas(64) TileShapes {
   std::uint8_t rows[16] = {};
 };
 
-// Registers 0 and 1 hold the sums of the first 16 rows by two panels, 2 and 3 those of `second` rows more (or of the same
-// rows by two panels more); 4 and 5 activations, 6 and 7 weights: 64 bytes of K, or 32.
-inline void shape_tiles(int rows, int k_bytes, int second) {
+// Registers 0 and 1 hold the sums of the first rows, at most 16, by two panels, 2 and 3 those of `second` rows more (or of
+// the same rows by two panels more); 4 and 5 activations, 6 and 7 weights: 64 bytes of K, or 32. -1: no matter how many.
+inline void shape_tiles(int first, int k_bytes, int second) {
   static thread_local int shaped = 0;
-  int key = (rows * 128 + k_bytes) * 64 + second;
-  if (key == shaped) return;
+  asm volatile("" ::: "memory");  // GCC does not know that tiles read what was stored
+  int key = (first * 128 + k_bytes) * 32 + second;
+  if (key == shaped || (second < 0 && shaped / 32 == first * 128 + k_bytes)) return;
+  if (second < 0) ++key, second = 0;
   shaped = key;
   if (key == 0) return _tile_release();
   TileShapes shapes;
-  int first = rows < kLanes ? rows : kLanes;
   for (int i = 0; i < 8; ++i) {
     bool weights = i >= 6, acts = i == 4 || i == 5, others = i == 2 || i == 3 || i == 5;
     shapes.rows[i] = (std::uint8_t)(weights ? k_bytes / 4 : others ? second : first);
     shapes.bytes[i] = (std::uint16_t)(!shapes.rows[i] ? 0 : acts ? k_bytes : 64);
   }
+  asm volatile("" ::"m"(shapes));  // nor that this reads all of it
   _tile_loadconfig(&shapes);
 }
 
@@ -123,104 +125,142 @@ inline void bf16_row(const Tile& t) {
 inline void bf16_tile_rows(int rows, const Tile& t) {
   if (rows == 1) return bf16_row(t);
   bool flat = rows <= kLanes;
-  shape_tiles(rows, 64, flat ? rows : rows - kLanes);
+  shape_tiles(flat ? rows : kLanes, 64, flat ? rows : rows - kLanes);
   if (flat) return bf16_flat_tiles(t);
   for (int panel = 0; panel < 4; panel += 2) bf16_tiles(t, panel);
 }
 
-// Adds the integer sums of a block of K, [rows][16] of one panel, times their scales, to the product.
-inline void add_sums(const std::int32_t* sums, int first, int rows, const Tile& t, int panel, int block, int k_block, F16 scale) {
-  int offsets = t.blocks * (kBlock / k_block);
-  float* out = t.out + first * kBlock + panel * kLanes;
-  for (int r = first; r < first + rows; ++r, sums += kLanes, out += kBlock) {
-    I16 sum = _mm512_add_epi32(_mm512_load_si512((const void*)sums), set1i(t.act_offsets[r * offsets + block]));
-    store(out, fma(to_float(sum), mul(scale, set1(t.act_scales[r * t.blocks + block * k_block / kBlock])), load(out)));
+// ---- integers: a block's sums leave the tiles, and vectors add them, times their scales, to the product ----
+
+constexpr int kFewRows = 4;             // so many are as fast without tiles
+constexpr int kDirectRows = kTileRows;  // so many do not repay a copy of int8 weights
+
+// Signed bytes need no offset, and weights of 4 bits must become bytes anyway: a piece of them serves all rows of a unit.
+inline bool takes_signed(Format format, int rows) {
+  return format == Format::kInt8 ? rows > kDirectRows : group_k(format) == 8 && rows > kFewRows;
+}
+
+// [4 panels][k / 4][64 bytes] of any format.
+template <Format F>
+inline void signed_weights(const Tile& t, std::uint8_t* out) {
+  constexpr std::uint8_t eights[16] = {120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135};
+  const auto& levels = F == Format::kNf4 ? kNf4Levels : F == Format::kSf4 ? kSf4Levels : eights;
+  const I16 sign = _mm512_set1_epi8(-128);
+  for (int p = 0; p < 4; ++p) {
+    const std::uint8_t* w = t.panels + (std::size_t)p * t.panel_bytes;
+    for (int k = 0; k < t.k; k += group_k(F), w += kGroupBytes) {
+      I16 group = load_group(w);
+      for (int phase = 0; phase < group_k(F) / 4; ++phase, out += kGroupBytes)
+        store_group(out, _mm512_xor_si512(F == Format::kInt8 ? group : look_up(levels, nibbles(group, phase)), sign));
+    }
   }
 }
 
-// The sums of one block of K: its activations lie at `a`, its weights at `w` and, of the next panel, `w2`.
-template <bool Second>
-inline void block_sums(const std::uint8_t* w, const std::uint8_t* w2, const std::uint8_t* a, std::size_t stride,
-                       std::int32_t (*sums)[kLanes * kLanes]) {
-  _tile_zero(0);
-  _tile_zero(1);
+// Puts signed weights in place of a tile's, which then asks for the lines of the next piece.
+inline void sign_weights(Format format, Tile& t, std::uint8_t* out) {
+  std::size_t bytes = (std::size_t)(t.k / group_k(format)) * kGroupBytes;
+  if (!t.next_lines) {
+    t.next_lines = t.at + bytes < t.panel_bytes ? t.panels + bytes : t.panels - t.at + 4 * t.panel_bytes;
+    t.next_stride = t.panel_bytes;
+  }
+  if (format == Format::kInt8) signed_weights<Format::kInt8>(t, out);
+  else if (format == Format::kInt4) signed_weights<Format::kInt4>(t, out);
+  else if (format == Format::kNf4) signed_weights<Format::kNf4>(t, out);
+  else signed_weights<Format::kSf4>(t, out);
+  t.panels = out;
+  t.panel_bytes = (std::size_t)t.k * kLanes;
+  t.is_signed = true;
+}
+
+// Begins a block's sums, [rows][16]. `Part`: of fewer rows than 16.
+template <bool Signed, bool Part>
+inline void block_sums(const std::uint8_t* w, const std::uint8_t* a, std::size_t stride, std::int32_t* sums) {
   _tile_loadd(6, w, 64);
-  _tile_loadd(7, w2, 64);
-  _tile_loadd(4, a, stride);
-  _tile_dpbsud(0, 4, 6);
-  _tile_dpbsud(1, 4, 7);
-  if (Second) {
+  if constexpr (Part) {
+    _tile_loadd(5, a, stride);
     _tile_zero(2);
-    _tile_zero(3);
-    _tile_loadd(5, a + kLanes * stride, stride);
-    _tile_dpbsud(2, 5, 6);
-    _tile_dpbsud(3, 5, 7);
-    _tile_stored(2, sums[2], 64);
-    _tile_stored(3, sums[3], 64);
+    if constexpr (Signed) _tile_dpbssd(2, 5, 6);
+    else _tile_dpbsud(2, 5, 6);
+    _tile_stored(2, sums, 64);
+  } else {
+    _tile_loadd(4, a, stride);
+    _tile_zero(0);
+    if constexpr (Signed) _tile_dpbssd(0, 4, 6);
+    else _tile_dpbsud(0, 4, 6);
+    _tile_stored(0, sums, 64);
   }
-  _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
 }
 
-// A block of weights of 4 bits as bytes, in the order of int8: groups of four K.
-template <Format F>
-inline void widen_block(const std::uint8_t* w, std::uint8_t* bytes) {
-  constexpr int groups = (F == Format::kInt4 ? kInt4Block : kBlock) / 8;
-  for (int g = 0; g < groups; ++g)
-    for (int phase = 0; phase < 2; ++phase) {
-      I16 values = nibbles(load_group(w + g * kGroupBytes), phase);
-      if constexpr (F != Format::kInt4) values = look_up(F == Format::kNf4 ? kNf4Levels : kSf4Levels, values);
-      store_group(bytes + (2 * g + phase) * kGroupBytes, values);
-    }
-}
-
-template <Format F, bool Second>
-inline void integer_tiles(int rows, const Tile& t, int panel) {
-  constexpr int k_block = F == Format::kInt4 ? kInt4Block : kBlock, block_bytes = kGroupBytes * k_block / group_k(F);
-  alignas(64) std::int32_t sums[4][kLanes * kLanes];
-  alignas(64) std::uint8_t wide[2][k_block * kLanes];
-  int blocks = t.k / k_block, first = rows < kLanes ? rows : kLanes;
+// R rows by one panel. The vectors are busy with one block while the tiles multiply the next. What they make of rows that
+// are not there is never read.
+template <Format F, bool Signed, int R, bool Part>
+inline void piped_tile(const Tile& t, int panel) {
+  constexpr int k_block = F == Format::kInt4 ? kInt4Block : kBlock;
+  alignas(64) std::int32_t sums[2][kLanes * kLanes];
   const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
-  Ahead<2> ahead(t, w);
+  Ahead<1> ahead(t, w);
   const std::uint16_t* scales = t.scales + (std::size_t)panel * t.scale_stride;
-  for (int r = 0; t.first && r < rows; ++r)
-    for (int p = 0; p < 2; ++p) store(t.out + r * kBlock + (panel + p) * kLanes, set1(0.0f));
-  for (int block = 0; block < blocks; ++block, w += block_bytes, a += k_block) {
-    if (t.fresh) ahead.next(block_bytes / kGroupBytes);
-    if constexpr (group_k(F) == 8) {
-      widen_block<F>(w, wide[0]);
-      widen_block<F>(w + t.panel_bytes, wide[1]);
-      block_sums<Second>(wide[0], wide[1], a, t.act_stride, sums);
-    } else {
-      block_sums<Second>(w, w + t.panel_bytes, a, t.act_stride, sums);
+  const float* act_scales = t.act_scales;
+  const std::int32_t* act_offsets = t.act_offsets;
+  float* out = t.out + panel * kLanes;
+  std::int32_t *now = sums[0], *then = sums[1];
+  F16 acc[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) acc[r] = t.first ? set1(0.0f) : load(out + r * kBlock);
+  block_sums<Signed, Part>(w, a, t.act_stride, now);
+  for (int k = k_block; k <= t.k; k += k_block, scales += kLanes, ++act_offsets) {
+    w += k_block * kLanes;
+    a += k_block;
+    if (k < t.k) block_sums<Signed, Part>(w, a, t.act_stride, then);
+    if (t.fresh) ahead.next(k_block / group_k(F));
+    F16 scale = load_bf16(scales);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      I16 sum = _mm512_load_si512((const void*)(now + r * kLanes));
+      if constexpr (!Signed) sum = addi(sum, set1i(act_offsets[r * t.blocks]));
+      acc[r] = fma(to_float(sum), mul(scale, set1(act_scales[r * t.blocks])), acc[r]);
     }
-    for (int p = 0; p < 2; ++p) {
-      F16 scale = load_bf16(scales + (std::size_t)p * t.scale_stride + (std::size_t)block * kLanes);
-      add_sums(sums[p], 0, first, t, panel + p, block, k_block, scale);
-      if (Second) add_sums(sums[2 + p], first, rows - first, t, panel + p, block, k_block, scale);
-    }
+    if (k % kBlock == 0) ++act_scales;
+    std::int32_t* swap = now;
+    now = then;
+    then = swap;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store(out + r * kBlock, acc[r]);
+}
+
+// A panel meets the second 16 rows while it is in the first-level cache. The product has room for 16 rows at a time.
+template <Format F, bool Signed>
+inline void piped_rows(int rows, const Tile& t) {
+  int part = rows % kLanes;
+  shape_tiles(kLanes, F == Format::kInt4 ? kInt4Block : kBlock, part ? part : -1);
+  Tile second = t;
+  second.acts += kLanes * t.act_stride;
+  second.act_scales += kLanes * t.blocks;
+  second.act_offsets += kLanes * t.blocks;
+  second.out += kLanes * kBlock;
+  second.fresh = false;
+  const Tile& last = rows > kLanes ? second : t;
+  for (int panel = 0; panel < 4; ++panel) {
+    if (rows >= kLanes) piped_tile<F, Signed, kLanes, false>(t, panel);
+    if (rows == 2 * kLanes) piped_tile<F, Signed, kLanes, false>(second, panel);
+    else if (part > kLanes / 2) piped_tile<F, Signed, kLanes, true>(last, panel);
+    else if (part) piped_tile<F, Signed, kLanes / 2, true>(last, panel);
   }
 }
 
-template <Format F>
-inline void integer_tile_rows(int rows, const Tile& t) {
-  shape_tiles(rows, F == Format::kInt4 ? kInt4Block : kBlock, rows > kLanes ? rows - kLanes : 0);
-  for (int panel = 0; panel < 4; panel += 2)
-    rows > kLanes ? integer_tiles<F, true>(rows, t, panel) : integer_tiles<F, false>(rows, t, panel);
-}
-
-// A few rows are as fast without tiles.
 inline void int8_tile_rows(int rows, const Tile& t) {
-  rows <= kInt8Rows / 2 ? integer_rows_of<Int8Blocks, kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt8>(rows, t);
+  if (t.is_signed) return piped_rows<Format::kInt8, true>(rows, t);
+  rows <= kFewRows ? integer_rows_of<Int8Blocks, kFewRows>(rows, t) : piped_rows<Format::kInt8, false>(rows, t);
 }
 
 inline void int4_tile_rows(int rows, const Tile& t) {
-  rows <= kInt8Rows / 2 ? integer_rows_of<Int4Blocks, kInt8Rows>(rows, t) : integer_tile_rows<Format::kInt4>(rows, t);
+  t.is_signed ? piped_rows<Format::kInt4, true>(rows, t) : integer_rows_of<Int4Blocks, kFewRows>(rows, t);
 }
 
 template <Format F>
 inline void level_tile_rows(int rows, const Tile& t) {
-  rows <= kInt8Rows / 2 ? integer_rows_of<LevelBlocks<F>, kInt8Rows>(rows, t) : integer_tile_rows<F>(rows, t);
+  t.is_signed ? piped_rows<F, true>(rows, t) : integer_rows_of<LevelBlocks<F>, kFewRows>(rows, t);
 }
 
 // Gives the tiles up: a thread that sleeps with them in use keeps its core from resting.

@@ -51,7 +51,7 @@ struct Buffer {
   std::size_t int8_stride;  // in bytes
   std::uint8_t* int4;       // or null: what int4 weights meet, an int8 activation as plain bytes
   std::size_t int4_stride;  // in bytes
-  float* scales;            // int8 and int4: [rows][padded / 64]
+  float* scales;            // int8 and int4: [rows][padded / 64]; 15 rows more may be read, as of the offsets
   std::int32_t* offsets;    // int8: [rows][padded / 64], -128 * sum of the block: undoes the weights' plus 128
   std::int32_t* offsets4;   // int4: [rows][padded / 32], -8 * sum of the half block
   std::uint64_t* mask;      // or null: [rows][padded / 64], a bit for each value that is not zero as its reader takes it
@@ -184,14 +184,14 @@ constexpr int kWkv7Vectors = 8, kWkv7Temporary = 7;
 
 // Rows that a unit of `linear` takes at most: few enough that no thread waits long for another's last unit, many enough
 // to use the unit's weights well while they are in the cache.
-constexpr int kLinearRows = 96;
+constexpr int kLinearRows = 128;
 
 // Bytes of a piece of K of a unit's weights: several tiles of rows share it while it is in the first-level cache.
 constexpr int kPieceBytes = 32 * 1024;
 // The same of weights kept by K, whose lines and panels want that cache together.
 constexpr int kLinesPieceBytes = 8 * 1024;
-// What `linear` needs: a unit's product, and a piece of weights kept by K as panels.
-constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + kLinesPieceBytes / sizeof(float);
+// What `linear` needs: a unit's product, and a piece of weights in two other forms.
+constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + 2 * kPieceBytes / sizeof(float);
 
 struct KernelTable {
   const char* name;

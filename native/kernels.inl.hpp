@@ -249,7 +249,8 @@ double peak(Format format, int iterations, float* sink) {
   alignas(64) float out[rows * kBlock], act_scales[rows * blocks] = {};
   std::uint16_t scales[kBlock * blocks] = {};
   std::int32_t offsets[rows * blocks] = {};
-  Tile t{panels, 0, 0, acts, k, k, true, false, nullptr, out, blocks / 2, scales, blocks * kLanes, act_scales, offsets};
+  Tile t{panels, 0, 0, acts, k, k, true, false, nullptr, 0, out, blocks / 2, scales, blocks * kLanes, act_scales, offsets, false};
+  alignas(64) std::uint8_t wide[kBlock * k];
   int count = rows_at_once(format);
   t.panel_bytes = kGroupBytes * k / (std::size_t)group_k(format);
   switch (format) {
@@ -260,6 +261,7 @@ double peak(Format format, int iterations, float* sink) {
     case Format::kSf4: t.act_stride *= Int8Format::act_bytes; break;
     case Format::kInt4: break;
   }
+  if (takes_signed(format, kLinearRows)) sign_weights(format, t, wide);
   for (int i = 0; i < iterations; ++i) {
     multiply(format, count, t);
     asm volatile("" ::"r"(panels), "r"(acts), "r"(out) : "memory");  // the data is not known to be zero

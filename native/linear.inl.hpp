@@ -10,7 +10,8 @@ struct Tile {
   int k;       // of the piece, padded
   bool first;  // the sums begin here; else they go on from `out`
   bool fresh;  // the weights are not in the caches yet
-  const std::uint8_t* next_lines;  // or null: of the piece that comes next, 256 bytes for each group
+  const std::uint8_t* next_lines;  // or null: of the piece that comes next, where panels are a copy
+  std::size_t next_stride;         // from what one panel asks for to what the next does
   float* out;  // [R][64]
   // integers, whose block is 64, of int4 32; a row has `blocks` blocks of 64
   int blocks;
@@ -18,6 +19,7 @@ struct Tile {
   std::size_t scale_stride;
   const float* act_scales;          // row stride blocks
   const std::int32_t* act_offsets;  // row stride blocks, or twice that
+  bool is_signed;  // the weights are, as some tiles want them
 };
 
 // Asks for the weights that the panels of a tile need in a moment, a group each time. Past a panel's end these are the
@@ -26,23 +28,21 @@ template <int P>
 class Ahead {
  public:
   Ahead(const Tile& t, const std::uint8_t* panels) {
-    constexpr int distance = 2048;
     if (t.next_lines) {
-      at_ = t.next_lines + (std::size_t)(panels - t.panels) / t.panel_bytes * kGroupBytes;
-      between_ = kGroupBytes;
-      step_ = 4 * kGroupBytes;
+      between_ = t.next_stride;
+      at_ = t.next_lines + (std::size_t)(panels - t.panels) / t.panel_bytes * between_;
       return;
     }
+    constexpr int distance = 8192 / P;
     at_ = panels + distance;
     between_ = t.panel_bytes;
-    step_ = kGroupBytes;
     jump_ = (P - 1) * t.panel_bytes;
     left_ = ((int)(t.panel_bytes - t.at) - distance) / kGroupBytes;
     if (left_ <= 0) at_ += jump_;
   }
   void next() {
     for (int p = 0; p < P; ++p) __builtin_prefetch(at_ + p * between_);
-    at_ += step_;
+    at_ += kGroupBytes;
     if (--left_ == 0) at_ += jump_;
   }
   void next(int groups) {
@@ -52,7 +52,7 @@ class Ahead {
  private:
   const std::uint8_t* at_;
   std::size_t between_, jump_ = 0;
-  int step_, left_ = 0;  // groups before the panels' end
+  int left_ = 0;  // groups before the panels' end
 };
 
 // Row r of a tile's activations: a base for every third row and one stride address them all from few registers.
@@ -195,6 +195,8 @@ inline void integer_rows_of(int rows, const Tile& t) {
 #if defined(WINGBEAT_AMX)
 #include "amx.inl.hpp"
 constexpr int kBf16RowsAtOnce = kTileRows, kInt8RowsAtOnce = kTileRows;
+// Whole tiles, and one of what is left.
+inline int tile_begin(int count, int tile, int, int at_once) { return min_int(count, tile * at_once); }
 #else
 constexpr int kBf16RowsAtOnce = kFloatRows, kInt8RowsAtOnce = kInt8Rows;
 inline void bf16_tile_rows(int rows, const Tile& t) { float_rows_of<Bf16Format, kFloatRows>(rows, t); }
@@ -204,6 +206,10 @@ template <Format F>
 inline void level_tile_rows(int rows, const Tile& t) {
   integer_rows_of<LevelBlocks<F>, kInt8Rows>(rows, t);
 }
+inline bool takes_signed(Format, int) { return false; }
+inline void sign_weights(Format, Tile&, std::uint8_t*) {}
+// Tiles of nearly equal height.
+inline int tile_begin(int count, int tile, int tiles, int) { return (int)((long)count * tile / tiles); }
 void leave() {}
 #endif
 
@@ -299,14 +305,34 @@ inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, 
   sparse_row(op, lines, column, product);
 }
 
-// The product of `count` rows from `first` on. Where a weight is kept by K its pieces become panels in `wide`.
+// Asks for what finish_row will write.
+inline void fetch_out(const Buffer& b, std::size_t row, int column) {
+  auto fetch = [&](void* rows, std::size_t stride, int bytes) {
+    std::uint8_t* at = (std::uint8_t*)rows + row * stride + (std::size_t)(column / kBlock * bytes);
+    for (int i = 0; rows && i < bytes; i += kGroupBytes) __builtin_prefetch(at + i, 1);
+  };
+  fetch(b.f32, b.f32_stride * sizeof(float), kBlock * sizeof(float));
+  fetch(b.bf16, b.bf16_stride, kBlock * Bf16Format::act_bytes);
+  fetch(b.int8, b.int8_stride, kBlock * Int8Format::act_bytes);
+  fetch(b.int4, b.int4_stride, kBlock);
+}
+
+// K of a piece, which is all of it where weights are read once and as they are.
+inline int piece_of(const PackedWeight& w, int tiles, bool is_signed) {
+  if (tiles == 1 && !w.by_k && !is_signed) return w.k_padded;
+  int bytes = w.by_k && !is_signed ? kLinesPieceBytes : kPieceBytes;
+  int most = bytes / (4 * kGroupBytes) * (is_signed ? group_k(Format::kInt8) : group_k(w.format));
+  return round_up(ceil_div(w.k_padded, ceil_div(w.k_padded, most)), kBlock);
+}
+
+// The product of `count` rows from `first` on. Where a weight is kept by K, or tiles want it signed, its pieces become
+// other panels in `wide`.
 inline void multiply_rows(const LinearOp& op, int column, int first, int count, float* product, std::uint8_t* wide) {
   const PackedWeight& w = *op.weight;
-  int tiles = ceil_div(count, rows_at_once(w.format));
-  int piece_bytes = w.by_k ? kLinesPieceBytes : kPieceBytes;
-  int piece = tiles == 1 && !w.by_k ? w.k_padded : piece_bytes / (4 * kGroupBytes) * group_k(w.format);
-  Tile t{};
+  bool is_signed = takes_signed(w.format, count);
+  int at_once = rows_at_once(w.format), tiles = ceil_div(count, at_once), piece = piece_of(w, tiles, is_signed);
   for (int k = 0; k < w.k_padded; k += piece) {
+    Tile t{};
     place_weights(w, column, k, t);
     t.k = min_int(piece, w.k_padded - k);
     t.first = k == 0;
@@ -316,13 +342,17 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
       widen_lines(w.format, upper_half(w, column), lines, t.k, wide, panel);
       t.panels = wide;
       t.panel_bytes = panel;
-      t.next_lines = lines + (std::size_t)t.k * line_bytes(w.format);
+      t.next_stride = (std::size_t)t.k * line_bytes(w.format) / 4;
+      t.next_lines = lines + 4 * t.next_stride;
     }
-    for (int tile = 0; tile < tiles; ++tile) {  // tiles of nearly equal height
-      int begin = (int)((long)count * tile / tiles), end = (int)((long)count * (tile + 1) / tiles);
+    if (is_signed) sign_weights(w.format, t, wide + kPieceBytes);
+    for (int tile = 0; tile < tiles; ++tile) {
+      int begin = tile_begin(count, tile, tiles, at_once), end = tile_begin(count, tile + 1, tiles, at_once);
       place_activations(*op.x, w.format, (std::size_t)(first + begin), op.start + k, t);
       t.fresh = tile == 0;
       t.out = product + begin * kBlock;
+      if (k + piece >= w.k_padded)
+        for (int r = begin; r < end; ++r) fetch_out(*op.out, (std::size_t)(first + r), column);
       multiply(w.format, end - begin, t);
     }
   }

@@ -142,7 +142,7 @@ void Program::reserve(const Step& step) {
       std::size_t bf16 = spec.bf16 ? rows * b.bf16_stride : 0, int8 = spec.int8 ? rows * b.int8_stride : 0;
       std::size_t int4 = spec.int4 ? rows * b.int4_stride : 0;
       std::size_t masks = spec.mask ? rows * blocks * 8 : 0;
-      std::size_t side = spec.int8 || spec.int4 ? (rows * blocks * 4 + 63) / 64 * 64 : 0;
+      std::size_t side = spec.int8 || spec.int4 ? ((rows + kLanes - 1) * blocks * 4 + 63) / 64 * 64 : 0;
       storage_[i] = nullptr;
       storage_[i] = std::make_shared<Memory>(f32 + bf16 + int8 + int4 + 4 * side + masks);
       std::uint8_t* p = storage_[i]->as<std::uint8_t>();
