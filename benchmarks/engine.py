@@ -10,7 +10,8 @@ outputs); `beside` is the sum of these three. `bandwidth` is the bytes that the 
 what the memory can read (beyond 100 %: from the caches). Without a model: the bundled demo.
 
 Random models have flat logits: at top_p 0.9 tens of thousands of tokens are left to draw from, the slowest case. With
---temperature 0.1 it is tens of tokens, as with a trained model.
+--temperature 0.1 it is tens of tokens, as with a trained model. --plain asks for nothing: temperature 1, no penalties,
+no top_p and no stop.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from wingbeat.text.choose import tokenizer_for
 PROMPT = [10, 20, 30]  # a byte each
 SAMPLING = {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.3, "frequency_penalty": 0.3, "stop": ["\n\n\n☃"]}
 """As a chat asks for it, but with a stop that no model writes."""
+
+PLAIN = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "stop": []}
 
 
 class Stopwatch:
@@ -150,7 +153,9 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--temperature", type=float, default=SAMPLING["temperature"])
     parser.add_argument("--top-p", type=float, default=SAMPLING["top_p"])
+    parser.add_argument("--plain", action="store_true", help="sample as for a request that says nothing of it")
     args = parser.parse_args()
+    sampling = PLAIN if args.plain else {"temperature": args.temperature, "top_p": args.top_p}
     engine = make_engine(args.model or demo_model_path(), args.dtype, args.threads, max(args.sequences))
     executable = engine.model.executable
     bandwidth = read_bandwidth(executable.threads) if isinstance(executable, CpuExecutable) else float("inf")
@@ -158,7 +163,7 @@ def main() -> None:
     headings = ("tokens/s", "ms/step", "kernels", "sampling", "messages", "python", "beside", "bandwidth")
     print(f"{'sequences':>9}" + "".join(f"{heading:>10}" for heading in headings))
     for sequences in args.sequences:
-        rate = engine_rate(engine, sequences, args.tokens, temperature=args.temperature, top_p=args.top_p)
+        rate = engine_rate(engine, sequences, args.tokens, **sampling)
         beside = rate.sampling + rate.messages + rate.python
         parts = (rate.kernels, rate.sampling, rate.messages, rate.python, beside)
         used = rate.bytes_moved / rate.seconds / bandwidth

@@ -124,9 +124,16 @@ class Sampler {
             throw nb::value_error((name + " occurs twice: every row of a step needs its own slot").c_str());
     }
 
-    // Calls work(row, worker) for each row on the pool's threads, and throws what one of them threw.
+    // Calls work(row, worker) for each row on the pool's threads, and throws what one of them threw. Threads that sleep
+    // are not woken for what is done sooner than they are awake.
     template <class Work>
     void run(size_t rows, const Work& work) {
+        constexpr size_t worth_waking = 1 << 16;  // logits
+        if (rows < 2 || rows * vocab_ < worth_waking) {
+            const PlainFloats mode;
+            for (size_t row = 0; row < rows; ++row) work(row, workers_[0]);
+            return;
+        }
         std::exception_ptr error;
         std::mutex failing;
         pool_.run({static_cast<int>(rows)}, [&](int, int row, int thread) {
