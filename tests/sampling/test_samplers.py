@@ -134,9 +134,10 @@ def test_large_sets_are_those_of_the_twin(kind):
 
 def test_threads_that_flush_denormals_sample_as_all_others():
     """The kernels' threads do. Token 2 is the likeliest by a denormal, and the only one that top_k leaves."""
-    logits = np.array([[0, -1, 1e-40, 0]] * 8, np.float32)
+    logits = np.full((8, 16384), -1, np.float32)  # enough for threads to be woken
+    logits[:, :4] = [0, -1, 1e-40, 0]
     for kind in EVERY_LEVEL:
-        sampler = Sampler(8, 4, **kind, pool=thread_pool(2) if kind["native"] else None)
+        sampler = Sampler(8, 16384, **kind, pool=thread_pool(2) if kind["native"] else None)
         for slot in range(8):
             sampler.start(slot, SamplingParams(top_k=1), NOTHING, seed=slot, choice=0)
         assert sampler.sample(logits, np.arange(8), np.zeros(8, np.int64)).tokens.tolist() == [2] * 8
@@ -156,7 +157,7 @@ def test_seeds_keep_their_tokens():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_row_never_depends_on_its_neighbours(native, threads):
     """The same sequences: all at once; one by one, in other slots, on another number of threads."""
-    count, vocab, steps = 12, 1000, 5
+    count, vocab, steps = 12, 33000 if native else 1000, 5  # two rows of 33,000 logits are enough to wake threads
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 2, (steps, count, vocab)).astype(np.float32)
     kinds = [{"temperature": 0}, {"top_p": 0.8}, {"top_k": 9}, {"frequency_penalty": 0.5}, {"logprobs": 4}]
@@ -179,7 +180,7 @@ def test_a_row_never_depends_on_its_neighbours(native, threads):
 
 @pytest.mark.parametrize("native", IMPLEMENTATIONS)
 def test_many_threads_lose_no_row(native):
-    rows, vocab = 64, 300
+    rows, vocab = 64, 5000 if native else 300  # from 14 rows on threads are woken
     logits = np.random.default_rng(0).normal(0, 1, (rows, vocab)).astype(np.float32)
     pools = (None, thread_pool(5) if native else None)
     slots, samplers = np.arange(rows), [Sampler(rows, vocab, native=native, pool=pool) for pool in pools]
