@@ -198,7 +198,7 @@ inline void piped_tile(const Tile& t, int panel) {
   constexpr int k_block = F == Format::kInt4 ? kInt4Block : kBlock;
   alignas(64) std::int32_t sums[2][kLanes * kLanes];
   const std::uint8_t *w = t.panels + (std::size_t)panel * t.panel_bytes, *a = t.acts;
-  Ahead<1> ahead(t, w);
+  Ahead<1, 8192> ahead(t, w);
   const std::uint16_t* scales = t.scales + (std::size_t)panel * t.scale_stride;
   const float* act_scales = t.act_scales;
   const std::int32_t* act_offsets = t.act_offsets;

@@ -24,7 +24,7 @@ struct Tile {
 
 // Asks for the weights that the panels of a tile need in a moment, a group each time. Past a panel's end these are the
 // beginnings of those that come after the tile's, for a thread's units follow each other.
-template <int P>
+template <int P, int distance = 2048>
 class Ahead {
  public:
   Ahead(const Tile& t, const std::uint8_t* panels) {
@@ -33,7 +33,6 @@ class Ahead {
       at_ = t.next_lines + (std::size_t)(panels - t.panels) / t.panel_bytes * between_;
       return;
     }
-    constexpr int distance = 8192 / P;
     at_ = panels + distance;
     between_ = t.panel_bytes;
     jump_ = (P - 1) * t.panel_bytes;
