@@ -13,6 +13,7 @@ from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.memory import weight_bytes
 from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
+from wingbeat.models.precision import uniform
 from wingbeat.ops import cpu
 from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import choose_profile
@@ -44,7 +45,7 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
 def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
     program = checkpoint.record()
     free = available_memory()
-    need = {dtype: weight_bytes(checkpoint, dtype) for dtype in DTYPES}
+    need = {dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES}
     slots = settings.max_batch or default_slots(program.layout)
     states = slots * program.layout.slot_bytes
     usual = "bfloat16" if cpu.available() else "float32"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from wingbeat.dtypes import BYTES_PER_WEIGHT
 from wingbeat.engine.messages import EngineConfig
 from wingbeat.engine.weigh import Weight
+from wingbeat.models.load import choose_backend, choose_precision
 from wingbeat.models.loader import load_checkpoint
+from wingbeat.models.memory import weight_bytes
+from wingbeat.models.precision import uniform
 from wingbeat.models.prefab import is_prefab, open_prefab
 
 PROCESS_BYTES = 256 << 20
@@ -30,10 +32,12 @@ def _bytes(config: EngineConfig) -> int:
     if is_prefab(config.model):
         return open_prefab(Path(config.model)).size + PROCESS_BYTES
     checkpoint = load_checkpoint(config.model, config.adapters)
-    shape, dtype = checkpoint.info, "bfloat16" if config.dtype == "auto" else config.dtype
-    weights = shape.parameters * BYTES_PER_WEIGHT[dtype] + 2 * shape.vocab_size * shape.width
+    backend, layers = choose_backend(config.backend), checkpoint.info.layers
+    precision = choose_precision(layers, backend, config.dtype, config.quant, config.quant_layers, config.strategy)
+    if backend == "reference":  # which holds what it rounds as float32
+        precision = uniform("float32", layers)
     largest = max(tensor.nbytes for tensor in checkpoint.tensors.values())
-    return int(weights) + largest + PROCESS_BYTES
+    return weight_bytes(checkpoint, precision) + largest + PROCESS_BYTES
 
 
 if __name__ == "__main__":

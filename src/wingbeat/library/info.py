@@ -14,6 +14,7 @@ from wingbeat.formats.checkpoint import open_checkpoint
 from wingbeat.library.listing import size_of
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.memory import weight_bytes
+from wingbeat.models.precision import uniform
 from wingbeat.models.prefab import is_prefab, open_prefab
 from wingbeat.text.choose import kind_of
 from wingbeat.text.profile import choose_profile
@@ -85,7 +86,7 @@ def describe(path: Path, tokenizer: str | None = None) -> Info:
         vocab_size=checkpoint.info.vocab_size,
         tokenizer=name,
         profile=profile,
-        memory={dtype: weight_bytes(checkpoint, dtype) for dtype in DTYPES},
+        memory={dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES},
         state=checkpoint.record().layout.slot_bytes,
         fingerprint=checkpoint.fingerprint,
         metadata=dict(checkpoint.metadata),

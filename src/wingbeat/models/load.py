@@ -85,18 +85,18 @@ def load_model(
     A prefab is mapped as it is: what is said of its dtype must be what it holds, and no adapters can be merged.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
     """
-    backend = _choose_backend(backend)
+    backend = choose_backend(backend)
     if is_prefab(path):
         if backend != "cpu" or adapters:
             what = "adapters cannot be merged into it" if adapters else "the reference cannot read it"
             raise ValueError(f"{path} holds packed weights, and {what}: give the model's original file")
         prefab = open_prefab(Path(path))
         if (dtype, quant, quant_layers, strategy) != ("auto", None, None, None):
-            wanted = _choose_precision(prefab.checkpoint, backend, dtype, quant, quant_layers, strategy)
+            wanted = choose_precision(prefab.checkpoint.info.layers, backend, dtype, quant, quant_layers, strategy)
             _check_same(path, prefab.precision, wanted)
         return _load_prefab(prefab, Path(path), threads, gn_eps, progress)
     checkpoint = load_checkpoint(path, adapters)
-    precision = _choose_precision(checkpoint, backend, dtype, quant, quant_layers, strategy)
+    precision = choose_precision(checkpoint.info.layers, backend, dtype, quant, quant_layers, strategy)
     if backend == "cpu":
         cache = PackedCache(Path(path), checkpoint.fingerprint, precision.label) if cache_packed else None
         executable = _native(checkpoint, precision, threads, gn_eps, cache, progress)
@@ -126,7 +126,7 @@ def quantize_model(
     The arguments are those of `load_model`, whose errors it raises, and OSError when the target cannot be written.
     """
     checkpoint = load_checkpoint(source, adapters)
-    precision = _choose_precision(checkpoint, _choose_backend("cpu"), dtype, quant, quant_layers, strategy)
+    precision = choose_precision(checkpoint.info.layers, choose_backend("cpu"), dtype, quant, quant_layers, strategy)
     executable = _native(checkpoint, precision, threads, gn_eps, None, progress)
     name = checkpoint.metadata.get("name", Path(target).stem)
     return save_prefab(Path(target), name, checkpoint, precision, gn_eps, executable), precision.label
@@ -191,7 +191,8 @@ def _native(
     return executable
 
 
-def _choose_backend(backend: str) -> str:
+def choose_backend(backend: str) -> str:
+    """The backend that a name stands for, with a warning where it is the slow one. Raises ValueError."""
     if backend == "auto":
         if cpu.available():
             return "cpu"
@@ -208,15 +209,16 @@ def _choose_backend(backend: str) -> str:
     return backend
 
 
-def _choose_precision(
-    checkpoint: LoadedCheckpoint,
+def choose_precision(
+    layers: int,
     backend: str,
     dtype: str,
     quant: str | None,
     quant_layers: int | None,
     strategy: str | None,
 ) -> Precision:
-    dtype, layers = full_name(dtype), checkpoint.info.layers
+    """What ``load_model`` makes of its arguments of these names, for a backend that was chosen. Raises ValueError."""
+    dtype = full_name(dtype)
     if strategy is not None:
         if dtype != "auto" or quant is not None or quant_layers is not None:
             raise ValueError("strategy says what dtype, quant and quant_layers say: give one or the other")

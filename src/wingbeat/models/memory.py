@@ -6,14 +6,16 @@ from numpy.typing import NDArray
 
 from wingbeat.dtypes import BYTES_PER_WEIGHT
 from wingbeat.models.loader import LoadedCheckpoint
+from wingbeat.models.precision import Precision
 from wingbeat.ops.quantize import BLOCK
-from wingbeat.ops.table import WeightKind, round_up, storage_dtype
+from wingbeat.ops.table import round_up, storage_dtype
 
 
-def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
-    """About how many bytes the weights of a model take once it is loaded in ``dtype``."""
+def weight_bytes(checkpoint: LoadedCheckpoint, precision: Precision) -> int:
+    """About how many bytes the weights of a model take once it is loaded in ``precision``."""
     program, parameters = checkpoint.record(), checkpoint.info.parameters
-    kinds = {weight.name: weight.kind for weight in checkpoint.weights(_unread)}
+    weights = precision.apply(checkpoint.weights(_unread))
+    dtypes = {weight.name: storage_dtype(weight.kind, weight.dtype or precision.rest) for weight in weights}
     stored = counted = 0
     seen: set[str] = set()
     for op in program.ops:
@@ -28,9 +30,9 @@ def weight_bytes(checkpoint: LoadedCheckpoint, dtype: str) -> int:
             padding = round_up(columns, BLOCK) * round_up(rows, BLOCK) - count
         else:
             continue
-        stored += (count + padding) * BYTES_PER_WEIGHT[storage_dtype(kinds[op.weights[0]], dtype)]
+        stored += (count + padding) * BYTES_PER_WEIGHT[dtypes[op.weights[0]]]
         counted += count
-    return round(stored + (parameters - counted) * BYTES_PER_WEIGHT[storage_dtype(WeightKind.VECTOR, dtype)])
+    return round(stored + (parameters - counted) * BYTES_PER_WEIGHT["float32"])
 
 
 def _unread(name: str) -> NDArray:
