@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from tests.random_models import write_safetensors
-from wingbeat.engine.snapshot import StateArray, StateSnapshot
+from wingbeat.engine import snapshot as snapshot_module
+from wingbeat.engine.snapshot import Continuation, StateArray, StateSnapshot
 from wingbeat.formats.safetensors import open_safetensors, save_safetensors
 
 ARRAYS = {
     "shift": np.array([1.5, -0.0, np.inf], np.float32),
     "wkv": np.arange(8, dtype=np.float32).reshape(2, 2, 2).swapaxes(0, 2),
 }
+OURS = ("state", "position", "continuation", "checksum")
 EXTRA = {"title": "a chat", "世界": "é"}
 
 
@@ -29,7 +31,7 @@ def rewrite(path: Path, arrays: dict[str, np.ndarray] | None = None, **metadata:
     """The same file with other contents, well formed."""
     file = open_safetensors(path)
     kept = {name: tensor.read().copy() for name, tensor in file.items()}
-    changed = {("wingbeat." + name if name in ("state", "position") else name): text for name, text in metadata.items()}
+    changed = {("wingbeat." + name if name in OURS else name): text for name, text in metadata.items()}
     save_safetensors(path, {**kept, **(arrays or {})}, {**file.metadata, **changed})
     return path
 
@@ -115,10 +117,27 @@ def test_changed_values_are_found(snapshot: StateSnapshot, tmp_path: Path, array
         StateSnapshot.load(rewrite(tmp_path / "chat", arrays))
 
 
+def test_all_that_going_on_needs_is_kept(snapshot: StateSnapshot, tmp_path: Path) -> None:
+    continuation = Continuation(seed=2**62, choice=3, generated={7: 2, 1: 1}, read=[5, 9], undecoded=b"\xe4\xbd")
+    logits = np.array([0.5, -1.0, 3.0], np.float32)
+    whole = StateSnapshot.from_arrays("fp", 12, snapshot.to_arrays(), logits, continuation)
+    whole.save(tmp_path / "state")
+    assert StateSnapshot.load(tmp_path / "state") == (whole, {})
+    for change in ({"continuation": '{"seed":1,"choice":3}'}, {"continuation": "[]"}):
+        with pytest.raises(ValueError, match="altered or damaged"):
+            StateSnapshot.load(rewrite(tmp_path / "state", **change))
+
+
+def test_files_of_the_first_version_are_read(snapshot: StateSnapshot, tmp_path: Path) -> None:
+    snapshot.save(tmp_path / "new", EXTRA)
+    checksum = snapshot_module._checksum(snapshot, EXTRA, "1")
+    assert StateSnapshot.load(rewrite(tmp_path / "new", state="1", checksum=checksum)) == (snapshot, EXTRA)
+
+
 def test_another_version_is_named(snapshot: StateSnapshot, tmp_path: Path) -> None:
     snapshot.save(tmp_path / "chat")
-    with pytest.raises(ValueError, match=r"version '2' .* reads '1'"):
-        StateSnapshot.load(rewrite(tmp_path / "chat", state="2"))
+    with pytest.raises(ValueError, match=r"version '3' .* reads up to '2'"):
+        StateSnapshot.load(rewrite(tmp_path / "chat", state="3"))
 
 
 def test_other_files_are_no_states(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """What the API and the engine say to each other: msgspec structs, one msgpack frame each.
 
-API to engine: ``Submit``, ``Cancel``. Engine to API: ``Loading``, ``Ready``, ``Failed``, ``LogLine``, and one
-``StepOutput`` for each step, with the news of all rows of all requests, be it none. The engine knows token ids,
-sampling and stops; it knows no dialect.
+API to engine: ``Submit``, ``Cancel``, ``Forget``, ``LoadState``. Engine to API: ``Loading``, ``Ready``, ``Failed``,
+``LogLine``, ``StateLoaded``, and one ``StepOutput`` for each step, with the news of all rows of all requests, be it
+none. The engine knows token ids, sampling and stops; it knows no dialect.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # rows a step: every decoding sequence, then prompt chunks
     max_queue: int = 1024  # rows that may wait for a slot
     default_max_tokens: int = 32768  # for requests that set no max_tokens: a runaway must end
+    cache_memory: int | None = None  # bytes for cached states; None: a share of the free memory; 0: none are kept
+    cache_dir: str | None = None  # where they are kept on disk, too; None: nowhere
+    cache_disk: int = 2 * 2**30  # bytes for them there
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -60,9 +63,14 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     ``initial_state``: the name of a state to begin from (see ``InitialStates``); None: the default one.
     ``prompt_logprobs``: score the prompts, with so many alternatives for each token (0 to 256). ``state``: begin from
-    this state instead of a fresh one; every prompt then needs a token. ``keep``: the snapshots wanted, "prompt" (after
-    exactly the prompt) and "end" (when a row ends). See ``RowExtras``. Scores and the state after the prompt need the
-    prompt to be read, with ``max_tokens`` 0 too: such a row ends with "length" and no token.
+    this state instead of a fresh one. An empty prompt then goes on with the answer that the state was kept of: it needs
+    the snapshot's ``logits``. ``keep``: what is wanted beside tokens, "prompt" (the state after exactly the prompt),
+    "end" (the state when a row ends) and "reply" (its tokens without the stop). See ``RowExtras``. Scores and the state
+    after the prompt need the prompt to be read, with ``max_tokens`` 0 too: such a row ends with "length" and no token.
+
+    ``cache``: whether states of these tokens may be taken from the prefix cache, and kept in it. ``state_key`` names
+    the content of ``state`` there; without one a request with a ``state`` is not cached. ``session``: a name under
+    which the last state of the row is kept, on disk at once, until another takes its place or ``Forget`` comes.
     """
 
     fingerprint: str
@@ -74,7 +82,10 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     prompt_logprobs: int | None = None
     state: StateSnapshot | None = None
     initial_state: str | None = None
-    keep: tuple[Literal["prompt", "end"], ...] = ()
+    keep: tuple[Literal["prompt", "end", "reply"], ...] = ()
+    cache: bool = True
+    state_key: str = ""
+    session: str | None = None
 
 
 class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
@@ -96,14 +107,19 @@ class RowExtras(msgspec.Struct, array_like=True, gc=False):
     prompt that begins from a given state, is it known what was predicted there). An empty prompt has no entries.
     ``prompt_state`` is the state after exactly the prompt.
 
-    ``state`` comes with a row's last output, of a cancelled row too: the state after the tokens fed, which are the
-    prompt and all sampled tokens but the last one. To go on, send it with that last token as the prompt. None where
-    there is no such state: the row failed, or was cancelled before its prompt was read.
+    ``state`` comes with a row's last output: the state after the prompt and the answer as it is shown, without what
+    matched a stop. It has all that going on needs, see ``Continuation``. That of a cancelled row is the one it had by
+    then; its ``position`` tells how many tokens that saw. None where there is none: the row failed, or was cancelled
+    before its prompt was read.
+
+    ``reply``, with the last output too, of a cancelled row as well: the tokens of the answer without what matched a
+    stop. Where a stop began within a token, the rest of that token as the tokenizer writes it.
     """
 
     prompt_logprobs: list[TokenLogprob | None] | None = None
     prompt_state: StateSnapshot | None = None
     state: StateSnapshot | None = None
+    reply: list[int] | None = None
 
 
 class RowOutput(msgspec.Struct, array_like=True, gc=False):
@@ -113,7 +129,8 @@ class RowOutput(msgspec.Struct, array_like=True, gc=False):
     ``text`` is what may be shown by now: it lags behind while a character or a possible stop string is incomplete, and
     never holds the stop. A row's last output has a ``finish_reason``: "stop" (an end-of-text or stop id, a stop
     string), "length" (max_tokens), "error" or "cancelled". ``stop_reason`` is the stop string or id that matched, None
-    for the end of text. The counts are valid on the last output.
+    for the end of text. The counts are valid on the last output; ``cached_tokens`` of the prompt were not read, because
+    a state was there that had seen them.
     """
 
     request: int
@@ -127,6 +144,7 @@ class RowOutput(msgspec.Struct, array_like=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     extras: RowExtras | None = None
+    cached_tokens: int = 0
 
 
 class Stats(msgspec.Struct, array_like=True, gc=False):
@@ -146,6 +164,11 @@ class Stats(msgspec.Struct, array_like=True, gc=False):
     bytes_moved: int = 0  # in each step, the weights once and the states of its sequences read and written
     step_times: list[int] = []  # steps by duration: one count for each of STEP_BUCKETS, then those that took longer
     read_bandwidth: float = 0.0  # bytes a second, measured when the model was loaded; 0: not known
+    cached_tokens: int = 0  # of prompts, which were not fed because a cached state had seen them
+    cached_states: int = 0  # in memory
+    cached_bytes: int = 0
+    disk_states: int = 0
+    disk_bytes: int = 0
 
 
 class Submit(msgspec.Struct, tag=True):
@@ -154,6 +177,33 @@ class Submit(msgspec.Struct, tag=True):
 
 class Cancel(msgspec.Struct, tag=True):
     ids: list[int]
+
+
+class Forget(msgspec.Struct, tag=True):
+    """Drop the states of these sessions, in memory and on disk."""
+
+    sessions: list[str]
+
+
+class LoadState(msgspec.Struct, tag=True):
+    """Read a file of a tuned initial state and offer it under ``name``; ``StateLoaded`` answers ``id``.
+
+    ``path`` None drops the state of that name. ``default``: make it the one for requests that name none.
+    """
+
+    id: int
+    name: str
+    path: str | None
+    default: bool = False
+
+
+class StateLoaded(msgspec.Struct, tag=True):
+    """What came of ``LoadState``; ``states`` and ``default`` are what there is now."""
+
+    id: int
+    states: list[str]
+    default: str
+    error: str | None = None
 
 
 class Loading(msgspec.Struct, tag=True):
@@ -166,12 +216,13 @@ class Loading(msgspec.Struct, tag=True):
 class Ready(msgspec.Struct, tag=True):
     """The model is loaded. ``info`` holds the fields of ``ModelInfo``, ``stats`` how many slots there are.
 
-    ``states`` are the names of its initial states.
+    ``states`` are the names of its initial states, ``default_state`` is the one for requests that name none.
     """
 
     info: dict[str, Any]
     stats: Stats
     states: list[str] = []
+    default_state: str = "none"
 
 
 class Failed(msgspec.Struct, tag=True):
@@ -193,8 +244,8 @@ class StepOutput(msgspec.Struct, tag=True, gc=False):
     stats: Stats
 
 
-Command = Submit | Cancel
-Event = Loading | Ready | Failed | LogLine | StepOutput
+Command = Submit | Cancel | Forget | LoadState
+Event = Loading | Ready | Failed | LogLine | StepOutput | StateLoaded
 
 
 def with_seed(sampling: SamplingParams) -> SamplingParams:

@@ -1,7 +1,7 @@
 """A sequence's state as a value: in a frame, in a file, and back in a slot.
 
-The file is safetensors: one float32 tensor for each field of the state, and metadata. This module's entries of the
-metadata begin with ``wingbeat.``; the others are the caller's.
+The file is safetensors: one float32 tensor for each field of the state, one for the logits where they are known, and
+metadata. This module's names, of tensors and in the metadata, begin with ``wingbeat.``; the others are the caller's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from wingbeat.formats.lazy import Checkpoint
 from wingbeat.formats.safetensors import open_safetensors, save_safetensors
 
-FILE_VERSION = "1"
+FILE_VERSION = "2"
+READ_VERSIONS = ("1", FILE_VERSION)
+"""Files of version 1 have neither logits nor a continuation."""
 
 _OURS = "wingbeat."
-_VERSION, _FINGERPRINT, _POSITION, _CHECKSUM = (
-    _OURS + name for name in ("state", "fingerprint", "position", "checksum")
+_VERSION, _FINGERPRINT, _POSITION, _CHECKSUM, _CONTINUATION, _LOGITS = (
+    _OURS + name for name in ("state", "fingerprint", "position", "checksum", "continuation", "logits")
 )
 _FLOAT = np.dtype("<f4")
 _DIGITS = re.compile("[0-9]{1,18}")
@@ -36,34 +38,66 @@ class StateArray(msgspec.Struct, array_like=True, frozen=True, gc=False):
     shape: list[int]
     data: bytes
 
+    @classmethod
+    def of(cls, array: NDArray[np.float32]) -> StateArray:
+        """A copy of ``array``."""
+        return cls(list(array.shape), array.astype(_FLOAT).tobytes())
+
+    def to_array(self, name: str) -> NDArray[np.float32]:
+        """Read-only, of the same memory. Raises ValueError, with ``name``, when data and shape do not fit."""
+        if any(n < 0 for n in self.shape) or len(self.data) != _FLOAT.itemsize * prod(self.shape):
+            raise ValueError(f"state field {name!r} of {len(self.data)} bytes cannot have the shape {self.shape}")
+        return np.frombuffer(self.data, _FLOAT).reshape(self.shape)
+
+
+class Continuation(msgspec.Struct, frozen=True, gc=False):
+    """What an answer needs, beside the state, to go on as if it had never stopped.
+
+    ``seed`` and ``choice`` make its random numbers, together with the state's position. ``generated`` counts the tokens
+    of the answer for the penalties, ``read`` are the different ones of its prompt, ``undecoded`` the bytes of a
+    character that is not complete yet.
+    """
+
+    seed: int
+    choice: int
+    generated: dict[int, int] = {}
+    read: list[int] = []
+    undecoded: bytes = b""
+
 
 class StateSnapshot(msgspec.Struct, frozen=True, gc=False):
     """The memory of one sequence after ``position`` tokens, for the model of ``fingerprint`` alone.
 
     ``arrays`` are the fields of the model's ``StateLayout`` in canonical order and shape, whatever order a backend
-    keeps them in. A sequence that begins from a snapshot goes on to the last bit as if it had never stopped: random
-    draws too, which are counted by position. What penalties count is not part of it: they begin anew, with the tokens
-    of the request that goes on.
+    keeps them in. ``logits``, float32 [V], are what the model predicts next, where that is known. A sequence that
+    begins from a snapshot goes on to the last bit as if it had never stopped: random draws too, which are counted by
+    position. One with an empty prompt goes on with the same answer, by ``continuation``; one with a prompt begins
+    another, for which penalties count anew.
     """
 
     fingerprint: str
     position: int
     arrays: dict[str, StateArray]
+    logits: StateArray | None = None
+    continuation: Continuation | None = None
 
     @classmethod
-    def from_arrays(cls, fingerprint: str, position: int, arrays: Mapping[str, NDArray[np.float32]]) -> StateSnapshot:
-        """A snapshot with copies of ``arrays``, by field name."""
-        fields = {name: StateArray(list(a.shape), a.astype(_FLOAT).tobytes()) for name, a in arrays.items()}
-        return cls(fingerprint, position, fields)
+    def from_arrays(
+        cls,
+        fingerprint: str,
+        position: int,
+        arrays: Mapping[str, NDArray[np.float32]],
+        logits: NDArray[np.float32] | None = None,
+        continuation: Continuation | None = None,
+    ) -> StateSnapshot:
+        """A snapshot with copies of ``arrays``, by field name, and of ``logits``."""
+        fields = {name: StateArray.of(array) for name, array in arrays.items()}
+        predicted = None if logits is None else StateArray.of(logits)
+        return cls(fingerprint, position, fields, predicted, continuation)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The fields as read-only arrays that share this snapshot's memory. Raises ValueError if one is malformed."""
-        arrays = {}
-        for name, field in self.arrays.items():
-            if any(n < 0 for n in field.shape) or len(field.data) != _FLOAT.itemsize * prod(field.shape):
-                raise ValueError(f"state field {name!r} of {len(field.data)} bytes cannot have the shape {field.shape}")
-            arrays[name] = np.frombuffer(field.data, _FLOAT).reshape(field.shape)
-        return arrays
+        return {name: field.to_array(name) for name, field in self.arrays.items()}
 
     def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
         """Write a file that ``load`` reads; it appears complete or not at all.
@@ -78,9 +112,14 @@ class StateSnapshot(msgspec.Struct, frozen=True, gc=False):
             _VERSION: FILE_VERSION,
             _FINGERPRINT: self.fingerprint,
             _POSITION: str(self.position),
-            _CHECKSUM: _checksum(self, extra),
+            _CHECKSUM: _checksum(self, extra, FILE_VERSION),
         }
-        save_safetensors(path, self.to_arrays(), {**ours, **extra})
+        if self.continuation is not None:
+            ours[_CONTINUATION] = msgspec.json.encode(self.continuation).decode()
+        arrays = self.to_arrays()
+        if self.logits is not None:
+            arrays[_LOGITS] = self.logits.to_array("logits")
+        save_safetensors(path, arrays, {**ours, **extra})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[StateSnapshot, dict[str, str]]:
@@ -93,14 +132,14 @@ class StateSnapshot(msgspec.Struct, frozen=True, gc=False):
         version = file.metadata.get(_VERSION)
         if version is None:
             raise ValueError(f"{path} is not a saved state: it lacks the mark that wingbeat puts there")
-        if version != FILE_VERSION:
+        if version not in READ_VERSIONS:
             raise ValueError(
-                f"{path} holds a state in version {version!r} of the format, and this wingbeat reads {FILE_VERSION!r}: "
-                "use the wingbeat that wrote it"
+                f"{path} holds a state in version {version!r} of the format, and this wingbeat reads up to "
+                f"{FILE_VERSION!r}: use the wingbeat that wrote it"
             )
         extra = {name: text for name, text in file.metadata.items() if not name.startswith(_OURS)}
         snapshot = _read(file)
-        if snapshot is None or file.metadata.get(_CHECKSUM) != _checksum(snapshot, extra):
+        if snapshot is None or file.metadata.get(_CHECKSUM) != _checksum(snapshot, extra, version):
             raise ValueError(f"{path} was altered or damaged since it was saved: use another copy, or save it again")
         return snapshot, extra
 
@@ -111,14 +150,24 @@ def _read(file: Checkpoint) -> StateSnapshot | None:
     if not _DIGITS.fullmatch(position) or any(tensor.dtype != _FLOAT for tensor in file.values()):
         return None
     arrays = {name: tensor.read() for name, tensor in file.items()}
-    return StateSnapshot.from_arrays(file.metadata.get(_FINGERPRINT, ""), int(position), arrays)
+    logits = arrays.pop(_LOGITS, None)
+    said = file.metadata.get(_CONTINUATION)
+    try:
+        continuation = None if said is None else msgspec.json.decode(said, type=Continuation)
+    except msgspec.DecodeError:
+        return None
+    return StateSnapshot.from_arrays(file.metadata.get(_FINGERPRINT, ""), int(position), arrays, logits, continuation)
 
 
-def _checksum(snapshot: StateSnapshot, extra: Mapping[str, str]) -> str:
+def _checksum(snapshot: StateSnapshot, extra: Mapping[str, str], version: str) -> str:
     """SHA-256, in hexadecimal, of everything that the file says."""
     shapes = [[name, array.shape] for name, array in snapshot.arrays.items()]
-    said = [FILE_VERSION, snapshot.fingerprint, snapshot.position, shapes, sorted(extra.items())]
+    said = [version, snapshot.fingerprint, snapshot.position, shapes, sorted(extra.items())]
     digest = hashlib.sha256(json.dumps(said).encode())
     for array in snapshot.arrays.values():
         digest.update(array.data)
+    if snapshot.logits is not None:
+        digest.update(b"logits" + snapshot.logits.data)
+    if snapshot.continuation is not None:
+        digest.update(msgspec.json.encode(snapshot.continuation))
     return digest.hexdigest()
