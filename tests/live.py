@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,8 +37,17 @@ def write_model(folder: Path, name: str = "tiny") -> Path:
 
 
 def settings_for(model: Path, **changes: Any) -> Settings:
-    """Settings for tests: nothing from the environment or a file."""
-    fields = {"model": str(model), "dtype": "float32", "threads": 1, "max_batch": 8, "access_log": False, **changes}
+    """Settings for tests: nothing from the environment or a file, and a data folder of their own."""
+    data = Path(tempfile.mkdtemp(dir=os.environ["XDG_DATA_HOME"]))
+    fields = {
+        "data_dir": data,
+        "model": str(model),
+        "dtype": "float32",
+        "threads": 1,
+        "max_batch": 8,
+        "access_log": False,
+        **changes,
+    }
     return Settings.model_construct(**{**{k: f.get_default() for k, f in Settings.model_fields.items()}, **fields})
 
 

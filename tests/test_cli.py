@@ -103,13 +103,15 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
     **dict.fromkeys(
-        ("model", "models_dir", "tokenizer", "profile", "host", "default_state", "strategy"), ("a", "b", "c")
+        ("model", "models_dir", "data_dir", "tokenizer", "profile", "host", "default_state", "strategy"),
+        ("a", "b", "c"),
     ),
 }
 """What each may be in the file, in the environment and as a flag; others are numbers."""
 
 BECOME: dict[str, Any] = {
     "models_dir": [Path(each) for each in "abc"],
+    "data_dir": [Path(each) for each in "abc"],
     "loras": [[AdapterSettings(path=Path(each))] for each in "abc"],
     "states": [{each: Path(each)} for each in "abc"],
 }

@@ -46,6 +46,13 @@ def test_the_short_names_of_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings({"dtype": "fp32"}).dtype == "float32"
 
 
+def test_the_data_folder_is_the_users_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load_settings().data_folder.name == "wingbeat"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WINGBEAT_DATA_DIR", "~/kept")
+    assert load_settings().data_folder == tmp_path / "kept"
+
+
 def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "wingbeat.toml").write_text('api_keys = ["file"]\ncors_origins = ["http://a.test"]')
     assert load_settings().api_keys == ["file"]

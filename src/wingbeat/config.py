@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -133,6 +134,8 @@ class Settings(BaseSettings):
     max_queue: int = Field(4096, ge=1)
     default_max_tokens: int = Field(32768, ge=1)
 
+    data_dir: Path | None = None
+
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Words = []
@@ -236,6 +239,11 @@ class Settings(BaseSettings):
     def models_folder(self) -> Path:
         """Where `wingbeat pull` puts models, and where they are found by name."""
         return self.models_dir.expanduser() if self.models_dir else default_folder()
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the server keeps what clients have it keep."""
+        return self.data_dir.expanduser() if self.data_dir else user_data_path("wingbeat", appauthor=False)
 
     @property
     def hub_address(self) -> str:

@@ -82,6 +82,14 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the server keeps what clients have it keep. Default: the user's data folder.",
+            rich_help_panel=_SERVER,
+            metavar="FOLDER",
+        ),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -213,6 +221,7 @@ def serve(
         "token_budget": token_budget,
         "max_queue": max_queue,
         "default_max_tokens": default_max_tokens,
+        "data_dir": data_dir,
         "host": host,
         "port": port,
         "api_keys": api_key or None,
