@@ -305,3 +305,16 @@ def test_the_demo_model_is_found_or_missed_clearly(tmp_path: Path, monkeypatch: 
     model = tmp_path / "small.safetensors"
     model.touch()
     assert demo_model_path() == model
+
+
+def test_a_model_is_found_by_its_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rwkv7-tiny-0.1b.safetensors").symlink_to(path)
+    monkeypatch.setenv("WINGBEAT_MODELS_DIR", str(tmp_path))
+    with LLM("tiny-0.1b") as llm:
+        assert llm.info.path == str(tmp_path / "rwkv7-tiny-0.1b.safetensors")
+    with LLM("tiny-0.1b", models_dir=tmp_path) as llm:
+        assert llm.info.name == "rwkv7-tiny-0.1b"
+    with pytest.raises(FileNotFoundError, match=r"There is no file none: .* `wingbeat list`"):
+        LLM("none")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*none\.pth: name a model's file"):
+        LLM(tmp_path / "none.pth")

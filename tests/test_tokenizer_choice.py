@@ -66,7 +66,9 @@ def test_a_tokenizer_that_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pile_model_without_its_file_says_where_it_is(tmp_path: Path) -> None:
-    with LLM(write_model(tmp_path, 50277), max_batch=1) as llm:
+    with LLM(write_model(tmp_path, 50277), max_batch=1, models_dir=tmp_path / "none") as llm:
         assert llm.profile.name == "plain"
-        with pytest.raises(ValueError, match=r"put 20B_tokenizer\.json beside it.*gpt-neox-20b on Hugging Face"):
+        with pytest.raises(
+            ValueError, match=r"`wingbeat pull 20B_tokenizer\.json` fetches it.*gpt-neox-20b on Hugging Face"
+        ):
             llm.generate("hi")

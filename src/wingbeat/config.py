@@ -22,17 +22,14 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from wingbeat.adapter import Adapter
-from wingbeat.demo import demo_model_path
+from wingbeat.demo import DEMO
 from wingbeat.dtypes import QUANTS, full_name
 from wingbeat.engine.messages import EngineConfig
-from wingbeat.hub.folder import NoSuchModelError, default_folder, find_model
+from wingbeat.hub.folder import find_model, models_folder
 from wingbeat.hub.source import HUGGING_FACE
 
 DEFAULT_FILE = Path("wingbeat.toml")
 """Read from the working directory when no other file is named."""
-
-DEMO = "demo"
-"""The name under which the bundled model is asked for."""
 
 ENV_PREFIX = "WINGBEAT_"
 
@@ -225,20 +222,15 @@ class Settings(BaseSettings):
 
     def model_path(self) -> Path:
         """The model's file or folder. Raises ConfigError when there is none."""
-        if self.model == DEMO:
-            try:
-                return demo_model_path()
-            except FileNotFoundError as error:
-                raise ConfigError(str(error)) from None
         try:
             return find_model(self.model, self.models_folder)
-        except NoSuchModelError as error:
+        except FileNotFoundError as error:
             raise ConfigError(str(error)) from None
 
     @property
     def models_folder(self) -> Path:
         """Where `wingbeat pull` puts models, and where they are found by name."""
-        return self.models_dir.expanduser() if self.models_dir else default_folder()
+        return models_folder(self.models_dir)
 
     @property
     def data_folder(self) -> Path:
@@ -265,6 +257,7 @@ class Settings(BaseSettings):
             adapters=self.adapters,
             states={name: str(path) for name, path in self.states.items()},
             default_state=self.default_state,
+            models_folder=str(self.models_folder),
             tokenizer=self.tokenizer,
             profile=self.profile,
             max_batch=self.max_batch,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.adapter import Adapter
-from wingbeat.demo import demo_model_path
+from wingbeat.demo import DEMO, demo_model_path
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.intake import KEPT, origin_of
 from wingbeat.engine.messages import (
@@ -32,6 +32,7 @@ from wingbeat.engine.messages import (
 from wingbeat.engine.shared import SharedEngine
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.vocabulary import load_tokenizer
+from wingbeat.hub.folder import find_model, models_folder
 from wingbeat.models import Model, ModelInfo, Progress, load_model
 from wingbeat.ops.table import FloatArray, StepBatch
 from wingbeat.sampling.params import SamplingParams
@@ -112,12 +113,14 @@ class LLM:
         adapters: Sequence[Adapter] = (),
         states: Mapping[str, str | Path] | None = None,
         default_state: str | None = None,
+        models_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Load a model.
 
         Args:
-            path: a model's file or folder; None: the demo model that comes with wingbeat.
+            path: a model's file or folder, or the name of one in the models folder (`wingbeat list` shows them), or a
+                clear part of that; None or "demo": the demo model that comes with wingbeat.
             dtype: "float32" ("fp32"), "bfloat16" ("bf16"), "int8", "int4", "nf4", "sf4", or "auto" for the backend's
                 usual one.
             quant: "int8", "int4", "nf4" or "sf4" for the matrices of the first ``quant_layers`` layers (None: of all);
@@ -134,11 +137,14 @@ class LLM:
             adapters: LoRA and other fine-tuning to merge into the model, one after the other.
             states: files of tuned initial states by the name under which ``generate`` and ``stream`` take them.
             default_state: the one of them to begin from where none is named; None: the model's own, if it has one.
+            models_dir: the models folder, where a Pile model's tokenizer is looked for, too; None: what
+                WINGBEAT_MODELS_DIR names, else the one in the user's data folder.
             progress: called with the bytes read and the bytes in all while the model is loaded.
 
         Raises ValueError for a bad choice, FileNotFoundError, FormatError for a damaged file, UnsupportedModelError.
         """
-        path = demo_model_path() if path is None else path
+        folder = models_folder(models_dir)
+        path = find_model(DEMO if path is None else path, folder)
         model = load_model(
             path,
             dtype=dtype,
@@ -161,7 +167,7 @@ class LLM:
             states={name: str(file) for name, file in (states or {}).items()},
             default_state=default_state,
         )
-        found = load_tokenizer(path, model.info.vocab_size, tokenizer, model.info.metadata)
+        found = load_tokenizer(path, model.info.vocab_size, tokenizer, model.info.metadata, folder)
         self._start(model, found, config)
 
     @classmethod

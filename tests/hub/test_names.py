@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wingbeat.demo import demo_model_path
 from wingbeat.hub.catalogue import catalogue, find
-from wingbeat.hub.folder import NoSuchModelError, find_model, local_models, unfinished
+from wingbeat.hub.folder import NoSuchModelError, find_model, local_models, models_folder, unfinished
 from wingbeat.hub.names import listed, matching, stem
 from wingbeat.hub.source import HUGGING_FACE, from_catalogue, from_repository
 
@@ -106,6 +107,8 @@ def test_a_model_that_is_here_is_found_by_its_name(tmp_path: Path, monkeypatch: 
     assert local_models(tmp_path / "none") == []
     assert find_model("g1-0.4b", folder) == folder / "rwkv7-g1-0.4b.pth"
     assert find_model("hf-model", folder) == folder / "hf-model"
+    assert find_model(Path("g1-1.5b"), folder) == folder / "rwkv7-g1-1.5b.st"
+    assert find_model("demo", folder) == demo_model_path()
     (tmp_path / "g1-0.4b").touch()
     assert find_model("g1-0.4b", folder) == Path("g1-0.4b")  # a path comes first
     for model, message in {
@@ -118,3 +121,12 @@ def test_a_model_that_is_here_is_found_by_its_name(tmp_path: Path, monkeypatch: 
     }.items():
         with pytest.raises(NoSuchModelError, match=message):
             find_model(model, folder)
+
+
+def test_which_folder_holds_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WINGBEAT_MODELS_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path in models_folder().parents
+    monkeypatch.setenv("WINGBEAT_MODELS_DIR", "~/mine")
+    assert models_folder() == tmp_path / "mine"
+    assert models_folder(tmp_path / "named") == tmp_path / "named"

@@ -14,6 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.hub.fake_hub import FakeHub, fake_hub, stall
+from tests.random_models import random_rwkv4, write_safetensors
+from tests.text.pile import write_pile
+from wingbeat import LLM
 from wingbeat.cli import app
 from wingbeat.hub import catalogue as catalogue_module
 from wingbeat.hub.names import MODEL_ENDINGS
@@ -88,6 +91,41 @@ def test_the_mirror_and_the_folder_may_be_flags(hub: FakeHub, tmp_path: Path, mo
     assert invoke(NAME)[0] == 0
     hub.publish("owner/repo/dev.pth", DATA, revision="dev")
     assert invoke("owner/repo/dev.pth", "--revision", "dev")[0] == 0
+
+
+def publish_pile_model(hub: FakeHub, folder: Path) -> bytes:
+    """A Pile model; returns the tokenizer that it needs, which is not published yet."""
+    model = write_safetensors(folder / "made.safetensors", random_rwkv4(vocab=50277))
+    hub.publish("owner/repo/RWKV-4-Raven-tiny.safetensors", model.read_bytes())
+    return write_pile(folder / "made.json").read_bytes()
+
+
+def test_a_pile_model_brings_its_tokenizer(hub: FakeHub, folder: Path, tmp_path: Path) -> None:
+    hub.publish("EleutherAI/gpt-neox-20b/tokenizer.json", publish_pile_model(hub, tmp_path))
+    code, out, err = invoke("owner/repo/RWKV-4-Raven-tiny.safetensors")
+    model = folder / "RWKV-4-Raven-tiny.safetensors"
+    assert (code, out) == (0, f"{model}\n")
+    assert "20B_tokenizer.json, the tokenizer of the Pile models: its tokens are right." in err
+    with LLM("raven-tiny", max_batch=1) as llm:  # found by its name in the models folder
+        assert (llm.tokenizer.path, llm.profile.name) == (folder / "20B_tokenizer.json", "raven")
+    asked = len(hub.requests)
+    assert invoke("owner/repo/RWKV-4-Raven-tiny.safetensors")[0] == 0
+    assert len(hub.requests) == asked
+
+
+def test_a_pile_model_whose_tokenizer_cannot_be_had(hub: FakeHub, folder: Path, tmp_path: Path) -> None:
+    tokenizer = publish_pile_model(hub, tmp_path)
+    code, out, err = invoke("owner/repo/RWKV-4-Raven-tiny.safetensors")
+    assert (code, out) == (1, "")
+    assert "404: there is no such file" in err
+    assert "is here, but not its tokenizer: `wingbeat pull 20B_tokenizer.json` tries again" in err
+    hub.publish("EleutherAI/gpt-neox-20b/tokenizer.json", write_pile(tmp_path / "short.json", 600).read_bytes())
+    code, _, err = invoke("20b_tokenizer.json")
+    assert code == 1
+    assert "is not the 20B tokenizer (its tokens are others), and has been deleted" in err
+    assert not (folder / "20B_tokenizer.json").exists()
+    hub.publish("EleutherAI/gpt-neox-20b/tokenizer.json", tokenizer)
+    assert invoke("20b_tokenizer.json")[:2] == (0, f"{folder / '20B_tokenizer.json'}\n")
 
 
 @pytest.mark.parametrize("left", [b"mine", DATA[::-1]])

@@ -21,7 +21,8 @@ def test_the_engine_is_told_the_settings(model_path: Path) -> None:
     )
     config = build_registry(settings).models[0].config
     for name in EngineConfig.__struct_fields__:
-        assert getattr(config, name) == getattr(settings, name)
+        told = getattr(settings, name)
+        assert getattr(config, name) == (str(told) if isinstance(told, Path) else told)
 
 
 async def test_the_tokenizer_follows_the_model_that_the_engine_runs(

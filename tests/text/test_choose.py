@@ -77,7 +77,7 @@ def test_built_in_ones_by_the_number_of_rows(model: Path, rows: int, kind: str, 
 @pytest.mark.parametrize("rows", [50277, 50304])
 def test_the_20b_file_beside_the_model(model: Path, rows: int) -> None:
     assert tokenizer_for(model, rows) is None
-    assert "put 20B_tokenizer.json beside it" in advice(rows)
+    assert "`wingbeat pull 20B_tokenizer.json` fetches it" in advice(rows)
     path = write_pile(model.with_name("20B_tokenizer.json"))
     tokenizer = tokenizer_for(model, rows)
     assert tokenizer is not None
@@ -85,6 +85,20 @@ def test_the_20b_file_beside_the_model(model: Path, rows: int) -> None:
     world = tokenizer_for(model, 65536)  # of another kind of model in the same folder
     assert world is not None
     assert world.kind == "world"
+
+
+def test_the_20b_file_in_the_models_folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("models")
+    assert tokenizer_for(model, 50277, models_folder=folder) is None
+    path = write_pile(folder / "20B_tokenizer.json")
+    for named in (None, "20b"):
+        tokenizer = tokenizer_for(model, 50277, named, models_folder=folder)
+        assert tokenizer is not None
+        assert tokenizer.path == path
+    beside = write_pile(model.with_name("20B_tokenizer.json"))
+    tokenizer = tokenizer_for(model, 50277, models_folder=folder)
+    assert tokenizer is not None
+    assert tokenizer.path == beside
 
 
 def test_the_20b_file_of_an_installed_package(
@@ -147,7 +161,9 @@ def test_every_name_is_one(model: Path) -> None:
 def test_names_and_files_that_are_not_there(model: Path) -> None:
     with pytest.raises(VocabError, match="name a file, or one of world, 20b, midi"):
         tokenizer_for(model, 300, "x.txt")
-    with pytest.raises(VocabError, match=r"20B_tokenizer\.json was not found: put it beside the model"):
+    with pytest.raises(
+        VocabError, match=r"20B_tokenizer\.json was not found: `wingbeat pull 20B_tokenizer\.json` fetches it"
+    ):
         tokenizer_for(model, 50277, "20b")
     with pytest.raises(VocabError, match="midi has token ids up to 20095, but the model has only 300 rows"):
         tokenizer_for(model, 300, "midi")

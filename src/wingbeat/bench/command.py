@@ -14,7 +14,7 @@ from wingbeat.bench.profile import native_executable, profile
 from wingbeat.bench.random_model import SHAPES, save_random_model
 from wingbeat.bench.tables import profile_table, speed_table
 from wingbeat.config import load_settings, version
-from wingbeat.demo import demo_model_path
+from wingbeat.demo import DEMO
 from wingbeat.progress import progress_bar
 
 
@@ -79,7 +79,7 @@ def _print_json(line: msgspec.Struct) -> None:
 def _load(model: str | None, shape: str | None, dtype: str, threads: int | None, backend: str) -> Subject:
     with TemporaryDirectory(prefix="wingbeat-bench-", ignore_cleanup_errors=True) as folder:
         if shape is None:
-            path = load_settings({"model": model}).model_path() if model else demo_model_path()
+            path = load_settings({"model": model or DEMO}).model_path()
         else:
             path = Path(folder) / f"random-{shape}.safetensors"
             with progress_bar(f"Making a random model of {shape}") as progress:

@@ -63,6 +63,7 @@ def _load(flags: dict[str, Any], config: Path | None) -> LLM:
             quant_layers=settings.quant_layers,
             strategy=settings.strategy,
             tokenizer=settings.tokenizer,
+            models_dir=settings.models_folder,
             threads=settings.threads,
             max_batch=1,
             token_budget=TOKEN_BUDGET,

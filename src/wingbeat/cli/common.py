@@ -79,17 +79,17 @@ def files(*suffixes: str) -> Complete:
 
 def model_files(incomplete: str) -> list[str]:
     """Completes paths of model files, and names of those in the models folder."""
-    return [*files(".pth", ".safetensors", ".st", ".gguf", ".bin")(incomplete), *model_names(incomplete)]
+    from wingbeat.hub.names import MODEL_ENDINGS
+
+    return [*files(*MODEL_ENDINGS)(incomplete), *model_names(incomplete)]
 
 
 def model_names(incomplete: str) -> list[str]:
     """Completes names of models in the models folder that the environment names, or the default one."""
-    from wingbeat.hub.folder import default_folder, local_models
+    from wingbeat.hub.folder import local_models, models_folder
     from wingbeat.hub.names import stem
 
-    named = os.environ.get("WINGBEAT_MODELS_DIR")
-    folder = Path(named).expanduser() if named else default_folder()
-    return _beginning([stem(path.name) for path in local_models(folder)], incomplete)
+    return _beginning([stem(path.name) for path in local_models(models_folder())], incomplete)
 
 
 def catalogue_names(incomplete: str) -> list[str]:

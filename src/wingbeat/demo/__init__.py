@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+DEMO = "demo"
+"""The name under which it is asked for."""
+
 
 def demo_model_path() -> Path:
     """The bundled model's file. Raises FileNotFoundError when this installation carries none."""

@@ -82,7 +82,7 @@ def _text(settings: Settings, path: str, checkpoint: LoadedCheckpoint) -> Iterat
     """The tokenizer, and the chat format, which depends on it."""
     rows, metadata = checkpoint.info.vocab_size, checkpoint.metadata
     try:
-        tokenizer = load_tokenizer(path, rows, settings.tokenizer, metadata)
+        tokenizer = load_tokenizer(path, rows, settings.tokenizer, metadata, settings.models_folder)
     except (ValueError, OSError) as error:
         fix = "name the model's own vocabulary file with --tokenizer"
         yield Finding("tokenizer", str(error), "problem", fix)

@@ -37,6 +37,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[Adapter, ...] = ()  # merged one after the other
     states: dict[str, str] = {}  # files of tuned initial states, by the name that requests use
     default_state: str | None = None  # name of the one for requests that name none; None: the model's own, or none
+    models_folder: str | None = None  # where a tokenizer may lie that several models share
     tokenizer: str | None = None  # a name or a file; None: found from the model
     profile: str | None = None  # name of a ModelProfile; None: found from the model
     max_batch: int | None = None  # state slots; None: 64, or what a quarter of the free memory holds

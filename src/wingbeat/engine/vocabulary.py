@@ -15,11 +15,15 @@ _KIND, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"  # of a GGUF fi
 
 
 def load_tokenizer(
-    path: str | Path, rows: int, override: str | Path | None, metadata: Mapping[str, str]
+    path: str | Path,
+    rows: int,
+    override: str | Path | None,
+    metadata: Mapping[str, str],
+    models_folder: str | Path | None = None,
 ) -> Tokenizer | None:
     """`tokenizer_for` the model file at ``path``, whose own tokens count too, if it is one that carries them."""
     carried = partial(_tokens_of, path) if metadata.get(_KIND) == "rwkv" else None
-    return tokenizer_for(path, rows, override, metadata, carried)
+    return tokenizer_for(path, rows, override, metadata, carried, models_folder)
 
 
 def _tokens_of(path: str | Path) -> dict[int, bytes]:

@@ -157,7 +157,8 @@ def _load(config: EngineConfig, channel: Channel) -> Engine:
         adapters=config.adapters,
         progress=progress,
     )
-    tokenizer = load_tokenizer(config.model, model.info.vocab_size, config.tokenizer, model.info.metadata)
+    rows, metadata = model.info.vocab_size, model.info.metadata
+    tokenizer = load_tokenizer(config.model, rows, config.tokenizer, metadata, config.models_folder)
     return Engine(model, tokenizer, config, _read_bandwidth(model))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from platformdirs import user_data_path
 
+from wingbeat.demo import DEMO, demo_model_path
 from wingbeat.hub.catalogue import find
 from wingbeat.hub.names import MODEL_ENDINGS, listed, matching
 
@@ -13,12 +15,18 @@ PART = ".part"
 """What the name of an unfinished download ends in."""
 
 
-class NoSuchModelError(ValueError):
+FOLDER_VARIABLE = "WINGBEAT_MODELS_DIR"
+"""Of the environment; it names the models folder."""
+
+
+class NoSuchModelError(ValueError, FileNotFoundError):
     """There is no such file and no model of that name; the message says what to do."""
 
 
-def default_folder() -> Path:
-    """The user's folder for such things on this system, such as ~/.local/share/wingbeat/models."""
+def models_folder(named: str | Path | None = None) -> Path:
+    """``named``, else what the environment names, else the user's own, such as ~/.local/share/wingbeat/models."""
+    if chosen := named or os.environ.get(FOLDER_VARIABLE):
+        return Path(chosen).expanduser()
     return user_data_path("wingbeat", appauthor=False) / "models"
 
 
@@ -35,11 +43,14 @@ def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{PART}"))
 
 
-def find_model(model: str, folder: Path) -> Path:
-    """The file (or folder) that ``model`` means: a path, else the name of one in ``folder``, or a clear part of it.
+def find_model(model: str | Path, folder: Path) -> Path:
+    """What ``model`` means: "demo", a path, or the name of one in ``folder``, or a clear part of that.
 
-    Raises NoSuchModelError.
+    Raises NoSuchModelError; FileNotFoundError where this installation has no demo model.
     """
+    model = str(model)
+    if model == DEMO:
+        return demo_model_path()
     path = Path(model).expanduser()
     if path.exists():
         return path

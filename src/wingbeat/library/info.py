@@ -60,7 +60,7 @@ def run(
 ) -> None:
     """Print what ``model``, a path or a name, is. Raises ConfigError, ValueError or OSError with a message."""
     settings = load_settings({"model": model, "models_dir": models_dir}, config)
-    info = describe(settings.model_path(), settings.tokenizer)
+    info = describe(settings.model_path(), settings.tokenizer, settings.models_folder)
     if not with_tensors:
         info = msgspec.structs.replace(info, tensors=[])
     if as_json:
@@ -69,11 +69,11 @@ def run(
         print("\n".join(_lines(info)))
 
 
-def describe(path: Path, tokenizer: str | None = None) -> Info:
+def describe(path: Path, tokenizer: str | None = None, models_folder: Path | None = None) -> Info:
     """What the model at ``path`` is; no weights are read but a few samples. Raises ValueError or OSError."""
     packed = is_prefab(path)
     checkpoint = open_prefab(path).checkpoint if packed else load_checkpoint(path)
-    name, profile = _text(path, checkpoint, tokenizer)
+    name, profile = _text(path, checkpoint, tokenizer, models_folder)
     shape = dataclasses.asdict(checkpoint.info)
     return Info(
         path=str(path),
@@ -94,10 +94,12 @@ def describe(path: Path, tokenizer: str | None = None) -> Info:
     )
 
 
-def _text(path: Path, loaded: LoadedCheckpoint, override: str | None) -> tuple[str | None, str]:
+def _text(
+    path: Path, loaded: LoadedCheckpoint, override: str | None, models_folder: Path | None
+) -> tuple[str | None, str]:
     """The tokenizer's file or kind, or what is wrong with it, and the name of the chat format."""
     try:
-        found = load_tokenizer(path, loaded.info.vocab_size, override, loaded.metadata)
+        found = load_tokenizer(path, loaded.info.vocab_size, override, loaded.metadata, models_folder)
     except (ValueError, OSError) as error:
         return str(error), choose_profile(str(path), loaded.metadata).name
     kind = found.kind if found else kind_of(loaded.info.vocab_size)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from wingbeat.config import load_settings, version
 from wingbeat.hub.catalogue import catalogue, find
-from wingbeat.hub.download import Watch, client, download
+from wingbeat.hub.download import DownloadError, Watch, client, download
 from wingbeat.hub.names import listed
 from wingbeat.hub.source import Wanted, from_catalogue, from_repository
+from wingbeat.library.pile import fetch_tokenizer, is_pile_tokenizer, lacks_tokenizer, pile_tokenizer
 from wingbeat.progress import progress_bar
+from wingbeat.text.choose import PILE_NAME
 
 
 def _say(line: str) -> None:
@@ -33,7 +35,7 @@ def run(
     config: Path | None = None,
     watch: Watch = WATCH,
 ) -> Path:
-    """Fetch a model; returns where it is. What is said goes to ``watch``.
+    """Fetch a model, with the tokenizer if it is a Pile model; returns where it is. What is said goes to ``watch``.
 
     Raises ConfigError, DownloadError, ValueError or OSError with a message for the user.
     """
@@ -44,11 +46,25 @@ def run(
     destination = folder / wanted.name
     if destination.exists() and not force:
         _accept(destination, wanted, watch)
-        return destination
+    elif is_pile_tokenizer(wanted.name):
+        _fetch_tokenizer(settings.hub_address, folder, watch, replace=force)
+    else:
+        with client(version()) as http:
+            fetched = download(http, wanted, destination, watch, replace=force)
+        watch.say(_outcome(wanted.name, fetched.size, fetched.sha256, fetched.verified))
+    if lacks_tokenizer(destination, folder):
+        try:
+            _fetch_tokenizer(settings.hub_address, folder, watch)
+        except DownloadError as error:
+            again = f"{destination} is here, but not its tokenizer: `wingbeat pull {PILE_NAME}` tries again"
+            raise DownloadError(f"{error}\n{again}") from error
+    return destination
+
+
+def _fetch_tokenizer(hub: str, folder: Path, watch: Watch, *, replace: bool = False) -> None:
     with client(version()) as http:
-        fetched = download(http, wanted, destination, watch, replace=force)
-    watch.say(_outcome(wanted.name, fetched.size, fetched.sha256, fetched.verified))
-    return fetched.path
+        fetched = fetch_tokenizer(http, hub, folder, watch, replace=replace)
+    watch.say(f"{fetched.path.name}, the tokenizer of the Pile models: its tokens are right.")
 
 
 def identify(name: str, file: str | None, hub: str, revision: str | None = None) -> Wanted:
@@ -59,6 +75,8 @@ def identify(name: str, file: str | None, hub: str, revision: str | None = None)
         if file is None and name.count("/") == 1:
             raise ValueError(f"{name} is a repository: name a file of it with --file. {_known_files(name)}")
         return from_repository(f"{name}/{file}" if file is not None else name, hub, revision)
+    if is_pile_tokenizer(name):
+        return pile_tokenizer(hub)
     match find(name):
         case [entry]:
             return from_catalogue(entry, hub, revision)

@@ -65,7 +65,9 @@ class ServedModel:
             while not self._fits:
                 info, config = self.info, self.config
                 rows, metadata = info["vocab_size"], info["metadata"]
-                found = await asyncio.to_thread(load_tokenizer, config.model, rows, config.tokenizer, metadata)
+                found = await asyncio.to_thread(
+                    load_tokenizer, config.model, rows, config.tokenizer, metadata, config.models_folder
+                )
                 kind = kind_of(rows) if found is None else found.kind
                 self.tokenizer = found
                 self._profile = choose_profile(self.name, metadata, config.profile, kind)

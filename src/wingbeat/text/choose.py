@@ -18,7 +18,10 @@ NAMES = ("world", "20b", "midi", "piano", "abc", "bytes")
 """Tokenizers that can be asked for without a file."""
 
 _NAME_IT = "name its tokenizer (--tokenizer FILE, in Python LLM(..., tokenizer=...))"
-_WHERE = "That file is tokenizer.json of EleutherAI/gpt-neox-20b on Hugging Face, and comes with BlinkDL's ChatRWKV"
+_FETCH = (
+    f"`wingbeat pull {PILE_NAME}` fetches it; or put {PILE_NAME} beside the model, which is tokenizer.json of "
+    "EleutherAI/gpt-neox-20b on Hugging Face"
+)
 _MAX_PADDING = 512  # rows that a model may have beyond its vocabulary, when the two are matched by guess
 _ROWS: Mapping[str, range] = {
     "world": range(65530, 65537),  # ids go up to 65529; checkpoints pad to 65536
@@ -41,26 +44,29 @@ def tokenizer_for(
     override: str | Path | None = None,
     metadata: Mapping[str, str] | None = None,
     carried: Callable[[], Mapping[int, bytes]] | None = None,
+    models_folder: str | Path | None = None,
 ) -> Tokenizer | None:
     """The tokenizer of a model whose logits have `rows` rows, or None when no vocabulary fits.
 
     In this order: `override`, one of `NAMES` or a file; the file that carries the model's own name; what the model's
     metadata names under "wingbeat.tokenizer"; `carried`, the World tokens by id that the model's file holds; a
-    vocabulary beside the model that fits its rows; what the rows tell.
+    vocabulary beside the model that fits its rows; what the rows tell. The 20B tokenizer of the Pile models is also
+    looked for in `models_folder`.
     Raises VocabError when what was named, or carries the model's own name, is of no use or has ids beyond the model's
     rows, and OSError for a file that cannot be read.
     """
     path = Path(model_path)
+    shared = None if models_folder is None else Path(models_folder)
     if named := override or _own_file(path):
-        return _fitting(_opened(named, path), rows, named)
+        return _fitting(_opened(named, path, shared), rows, named)
     if told := (metadata or {}).get(METADATA_KEY):  # by strangers: it chooses a tokenizer, and opens no file
-        known = _by_name(told, path)
+        known = _by_name(told, path, shared)
         if known is None:
             raise VocabError(f"the model's metadata name an unknown tokenizer, {told!r:.60}: {_NAME_IT}")
         return _fitting(known, rows, told)
     if carried is not None and (tokens := carried()):
         return _fitting(WorldTokenizer(path, tokens), rows, f"the vocabulary in {path}")
-    for make in _guesses(path, rows):
+    for make in _guesses(path, shared, rows):
         tokenizer = make()
         if tokenizer is not None and tokenizer.vocab_size <= rows <= tokenizer.vocab_size + _MAX_PADDING:
             return tokenizer
@@ -70,12 +76,12 @@ def tokenizer_for(
 def advice(rows: int) -> str:
     """What to do about a model with so many rows for which there is no tokenizer."""
     if kind_of(rows) == "20b":
-        return f"it is one of the Pile models: put {PILE_NAME} beside it, or {_NAME_IT}. {_WHERE}"
+        return f"it is one of the Pile models, and its tokenizer is not here: {_FETCH}"
     return f"none fits its {rows} rows; {_NAME_IT}, or pass token ids"
 
 
-def _opened(named: str | Path, model_path: Path) -> Tokenizer:
-    if (known := _by_name(str(named), model_path)) is not None:
+def _opened(named: str | Path, model_path: Path, shared: Path | None) -> Tokenizer:
+    if (known := _by_name(str(named), model_path, shared)) is not None:
         return known
     path = Path(named).expanduser()
     if not path.is_file():
@@ -85,12 +91,12 @@ def _opened(named: str | Path, model_path: Path) -> Tokenizer:
     return BpeTokenizer(path) if is_json else WorldTokenizer(path)
 
 
-def _by_name(name: str, model_path: Path) -> Tokenizer | None:
+def _by_name(name: str, model_path: Path, shared: Path | None) -> Tokenizer | None:
     match name.lower():
         case "world":
             return WorldTokenizer(default_vocab_path())
         case "20b":
-            return BpeTokenizer(_pile_file(model_path))
+            return BpeTokenizer(_pile_file(model_path, shared))
         case "midi" | "piano" as kind:
             return MidiTokenizer(kind)
         case "abc" | "bytes" as kind:
@@ -107,19 +113,19 @@ def _fitting(tokenizer: Tokenizer, rows: int, named: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _guesses(model_path: Path, rows: int) -> Iterator[Callable[[], Tokenizer | None]]:
+def _guesses(model_path: Path, shared: Path | None, rows: int) -> Iterator[Callable[[], Tokenizer | None]]:
     """Ways to a tokenizer, the likeliest first."""
     beside = find_vocab(model_path)
     if beside is not None:
         yield lambda: WorldTokenizer(beside)
     kind = kind_of(rows)
-    if kind == "20b" and (pile := _find_pile_file(model_path)):
+    if kind == "20b" and (pile := _find_pile_file(model_path, shared)):
         yield lambda: BpeTokenizer(pile)
     general = _folder(model_path) / "tokenizer.json"
     if general.is_file():
         yield lambda: _usable(general)
     if kind is not None and kind != "20b":
-        yield lambda: _by_name(kind, model_path)
+        yield lambda: _by_name(kind, model_path, shared)
 
 
 def _usable(path: Path) -> Tokenizer | None:
@@ -135,16 +141,17 @@ def _own_file(model_path: Path) -> Path | None:
     return own_vocab(model_path) or (path if not model_path.is_dir() and path.is_file() else None)
 
 
-def _pile_file(model_path: Path) -> Path:
-    path = _find_pile_file(model_path)
+def _pile_file(model_path: Path, shared: Path | None) -> Path:
+    path = _find_pile_file(model_path, shared)
     if path is None:
-        raise VocabError(f"{PILE_NAME} was not found: put it beside the model, or name it. {_WHERE}")
+        raise VocabError(f"{PILE_NAME} was not found: {_FETCH}")
     return path
 
 
-def _find_pile_file(model_path: Path) -> Path | None:
-    path = _folder(model_path) / PILE_NAME
-    return path if path.is_file() else packaged_file(PILE_NAME)
+def _find_pile_file(model_path: Path, shared: Path | None) -> Path | None:
+    """Beside the model, in the folder of all models, or in an installed package."""
+    folders = (_folder(model_path), *(() if shared is None else (shared,)))
+    return next((path for each in folders if (path := each / PILE_NAME).is_file()), packaged_file(PILE_NAME))
 
 
 def _folder(model_path: Path) -> Path:
