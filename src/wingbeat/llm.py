@@ -133,7 +133,7 @@ class LLM:
             profile: the chat format: "world", "g1", "demo", "raven" or "plain" (none); None: told by the model.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
-            gn_eps: of the GroupNorms, for a model that was trained with another than 64e-5.
+            gn_eps: epsilon of the GroupNorms; None: told by the file, else 64e-5.
             adapters: LoRA and other fine-tuning to merge into the model, one after the other.
             states: files of tuned initial states by the name under which ``generate`` and ``stream`` take them.
             default_state: the one of them to begin from where none is named; None: the model's own, if it has one.

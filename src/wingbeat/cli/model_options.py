@@ -78,7 +78,7 @@ CachePacked = Annotated[
 GnEps = Annotated[
     float | None,
     typer.Option(
-        help="Epsilon of the GroupNorms, for a model that was trained with another than 64e-5.",
+        help="Epsilon of the GroupNorms. Default: told by the model's file, else 64e-5.",
         metavar="X",
         rich_help_panel=MODEL,
     ),

@@ -17,6 +17,7 @@ from wingbeat.hub.names import stem
 from wingbeat.library.listing import size_of
 from wingbeat.models.architecture import ARCHITECTURES
 from wingbeat.models.layouts import to_official
+from wingbeat.models.layouts.norms import METADATA_KEY
 from wingbeat.models.layouts.web_rwkv import from_official
 from wingbeat.models.loader import load_checkpoint
 from wingbeat.models.tuned_states import TIME_STATE
@@ -69,6 +70,8 @@ def read(path: Path, *, web_rwkv: bool) -> tuple[dict[str, LazyTensor], dict[str
         if name in loaded.tensors or name in unused or name.endswith(f".{TIME_STATE}")
     }
     metadata = checkpoint.metadata if checkpoint.container == "safetensors" else {}  # others describe their own layout
+    if loaded.gn_eps is not None:
+        metadata = metadata | {METADATA_KEY: repr(loaded.gn_eps)}
     if not web_rwkv:
         return tensors, dict(metadata)
     return from_official(tensors, loaded.version), {"format": "pt", **metadata}

@@ -80,7 +80,7 @@ def load_model(
     ``backend``: "cpu" (C++), "reference" (NumPy) or "auto" (cpu if it was built, else the reference with a warning).
     ``threads``: for cpu; None takes the physical cores this process may use.
     ``cache_packed``: for cpu; keep the packed weights on disk, and map them from there the next time.
-    ``gn_eps``: of the GroupNorms, for a model that was trained with another than the published ones.
+    ``gn_eps``: of the GroupNorms; None: what lies beside the model's tensors tells, else that of the published ones.
     ``adapters``: LoRA and other fine-tuning to merge, one after the other.
     A prefab is mapped as it is: what is said of its dtype must be what it holds, and no adapters can be merged.
     Raises ValueError for a bad choice, FormatError for an unreadable file, UnsupportedModelError for other models.
@@ -148,7 +148,7 @@ def _load_prefab(
     def read(name: str) -> NDArray:
         raise FormatError(f"{path} lacks the weight {name!r}: make it anew with `wingbeat quantize`")
 
-    program = checkpoint.record(prefab.gn_eps if gn_eps is None else gn_eps)
+    program = checkpoint.record(gn_eps)
     try:
         weights = precision.apply(checkpoint.weights(read))
         executable = cpu.CpuExecutable(program, weights, precision.rest, threads, packed=prefab.weights)

@@ -20,6 +20,7 @@ from wingbeat.models.adapters import merge_adapters, read_adapter
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
 from wingbeat.models.detect import UnsupportedModelError, detect_version
 from wingbeat.models.layouts import to_official
+from wingbeat.models.layouts.norms import group_norm_eps
 from wingbeat.models.shapes import Dimensions, Dims, Shape
 from wingbeat.models.tuned_states import TIME_STATE
 from wingbeat.models.weights import Read
@@ -42,7 +43,8 @@ class LoadedCheckpoint:
     `tensors` holds exactly the tensors that the model uses, under their official names and in their official
     orientation: matrices [out, in], low-rank factors [in, out]; a vector may be (D,), (1, D) or (1, 1, D).
     `fingerprint` is equal for equal weights, whatever the container. `initial_state` is that which the file itself
-    holds, `blocks.N.att.time_state` [head, value, key] for each layer; empty for most.
+    holds, `blocks.N.att.time_state` [head, value, key] for each layer; empty for most. `gn_eps` is the epsilon of the
+    GroupNorms, where what lies beside the tensors tells it.
     """
 
     version: str
@@ -51,10 +53,11 @@ class LoadedCheckpoint:
     fingerprint: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     initial_state: Mapping[str, LazyTensor] = field(default_factory=dict)
+    gn_eps: float | None = None
 
     def record(self, gn_eps: float | None = None) -> Program:
-        """The model's program. `gn_eps`: of its GroupNorms; None takes that of every published model."""
-        eps = GROUP_NORM_EPS if gn_eps is None else gn_eps
+        """The model's program. `gn_eps`: of its GroupNorms; None takes its own, else that of every published model."""
+        eps = next(each for each in (gn_eps, self.gn_eps, GROUP_NORM_EPS) if each is not None)
         return ARCHITECTURES[self.version].record(self.info, eps)
 
     def weights(self, read: Read) -> Iterator[Weight]:
@@ -108,7 +111,8 @@ def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
     parameters, dtype = sum(tensor.size for tensor in tensors.values()), tensors["emb.weight"].dtype.name
     shape = replace(shape, parameters=parameters, dtype=dtype)
     fingerprint, metadata = _fingerprint(tensors, expected), dict(checkpoint.metadata)
-    return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state)
+    gn_eps = group_norm_eps(checkpoint)
+    return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state, gn_eps)
 
 
 def _count_layers(found: Mapping[str, LazyTensor]) -> int:

@@ -56,7 +56,6 @@ class Prefab:
 
     checkpoint: LoadedCheckpoint
     precision: Precision
-    gn_eps: float | None
     weights: Mapping[str, PackedWeight]
     size: int
     verify: Callable[[Callable[[NDArray[np.uint8]], int]], None]
@@ -85,7 +84,7 @@ def save_prefab(
         metadata={key: text for key, text in checkpoint.metadata.items() if not key.startswith(TOKEN_LIST)},
         layer_dtypes=precision.layers,
         rest_dtype=precision.rest,
-        gn_eps=gn_eps,
+        gn_eps=checkpoint.gn_eps if gn_eps is None else gn_eps,
     )
     identity: Identity = {"kind": KIND, "layout": packed_layout(), "model": msgspec.json.encode(about).decode()}
     weights = dict(executable.packed_weights())
@@ -127,9 +126,9 @@ def open_prefab(path: Path) -> Prefab:
             about.fingerprint,
             {"name": about.name, **about.metadata},
             {name: _state(weight) for name, weight in states.items()},
+            about.gn_eps,
         ),
         precision=Precision(about.layer_dtypes, about.rest_dtype),
-        gn_eps=about.gn_eps,
         weights={name: weight for name, weight in file.weights.items() if name not in states},
         size=file.size,
         verify=file.verify,

@@ -15,6 +15,7 @@ from tests.random_models import cast, random_model
 from wingbeat.formats.lazy import Checkpoint, FormatError, LazyTensor
 from wingbeat.models.detect import UnsupportedModelError
 from wingbeat.models.layouts import to_official
+from wingbeat.models.layouts.norms import group_norm_eps
 
 RWKV_CPP, GGUF, SAFETENSORS = "rwkv.cpp", "GGUF", "safetensors"
 
@@ -184,6 +185,37 @@ def of_gguf(change: Callable[[Arrays], object] = lambda arrays: None, **metadata
 def test_other_models_are_refused_with_the_reason(given: Checkpoint, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"not yet supported: found .*{message}"):
         to_official(given)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "version", "config", "expected"),
+    [
+        (schemes.fla, "7", {"norm_eps": "1e-05"}, 16e-5),  # head size 16
+        (schemes.fla, "7", {}, None),
+        (schemes.fla, "6", {"norm_eps": "1e-05"}, None),
+        (schemes.hugging_face, "6", {"head_size_divisor": "4", "layer_norm_epsilon": "1e-05"}, 16e-5),
+        (schemes.hugging_face, "5.2", {"layer_norm_epsilon": "1e-05"}, None),
+        (lambda arrays, _: arrays, "7", {"wingbeat.gn_eps": "3e-05"}, 3e-5),
+        (lambda arrays, _: arrays, "7", {"norm_eps": "1"}, None),
+    ],
+)
+def test_the_epsilon_of_group_norms(
+    scheme: Callable[[Arrays, str], Arrays], version: str, config: dict[str, str], expected: float | None
+) -> None:
+    found = group_norm_eps(checkpoint(scheme(model(version), version), **config))
+    assert found == (expected if expected is None else pytest.approx(expected, rel=1e-12))
+
+
+@pytest.mark.parametrize("text", ["0", "-1e-5", "NaN", "1e999", "null", "[", "[1]", "9" * 400])
+def test_what_is_no_epsilon(text: str) -> None:
+    with pytest.raises(FormatError, match=r"its wingbeat\.gn_eps is .*, which is no such number"):
+        group_norm_eps(checkpoint(model("7"), **{"wingbeat.gn_eps": text}))
+
+
+def test_layer_norms_with_another_epsilon_are_refused() -> None:
+    stored = schemes.hugging_face(model("4"), "4")
+    with pytest.raises(UnsupportedModelError, match="layer_norm_epsilon 1e-06; RWKV's is 1e-5"):
+        group_norm_eps(checkpoint(stored, layer_norm_epsilon="1e-06"))
 
 
 def put(name: str, *shape: int) -> Callable[[Arrays], object]:

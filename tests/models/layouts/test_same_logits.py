@@ -13,6 +13,7 @@ from tests.models.layouts import schemes
 from tests.models.layouts.schemes import Arrays
 from tests.models.test_official_logits import forward
 from tests.random_models import cast, random_model, write_pth, write_safetensors
+from wingbeat.library.convert import run
 from wingbeat.models import load_model
 from wingbeat.ops import cpu
 
@@ -60,8 +61,9 @@ def a_model(version: str) -> Arrays:
     return random_model(version, layers=3, width=64, vocab=11, **({} if version == "4" else {"head_size": 16}))
 
 
-def logits(path: Path, backend: str = "reference") -> np.ndarray:
-    return forward(load_model(path, dtype="float32", backend=backend).executable, TOKENS, [len(TOKENS)])
+def logits(path: Path, backend: str = "reference", gn_eps: float | None = None) -> np.ndarray:
+    model = load_model(path, dtype="float32", backend=backend, gn_eps=gn_eps)
+    return forward(model.executable, TOKENS, [len(TOKENS)])
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -110,3 +112,16 @@ def test_a_quantised_gguf_file_is_near(tmp_path: Path) -> None:
 def test_a_model_is_called_after_its_folder(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "RWKV7-2.9B", schemes.fla(a_model("7"), "7"), {"model_type": "rwkv7"})
     assert load_model(folder / "config.json", dtype="float32", backend="reference").info.name == "RWKV7-2.9B"
+
+
+def test_a_folder_tells_the_epsilon_of_its_group_norms(tmp_path: Path) -> None:
+    model = a_model("7")
+    config = {"model_type": "rwkv7", "head_dim": 16, "norm_eps": 1e-05}
+    folder = write_folder(tmp_path / "folder", schemes.fla(model, "7"), config)
+    plain = write_pth(tmp_path / "model.pth", model)
+    expected = logits(plain, gn_eps=16e-5)
+    assert not np.array_equal(logits(plain), expected)
+    np.testing.assert_array_equal(logits(folder), expected)
+    np.testing.assert_array_equal(logits(folder, gn_eps=64e-5), logits(plain))
+    run(str(folder), tmp_path / "model.safetensors")  # and the converted file goes on telling it
+    np.testing.assert_array_equal(logits(tmp_path / "model.safetensors"), expected)
