@@ -129,6 +129,16 @@ def test_a_longer_conversation_begins_with_the_tokens_of_the_shorter_and_its_rep
     assert longer[: len(seen) + 1] == [*seen, 261]
 
 
+@given(CONTENT, CONTENT)
+@pytest.mark.parametrize("template", [WORLD, G1, RAVEN])
+def test_a_follow_up_reads_what_the_whole_conversation_would(template: ChatTemplate, asked: str, then: str) -> None:
+    first = [Message("user", asked)]
+    seen = [*template.render(first), " Yes."]  # the answer, without the blank line that ended it
+    messages = [*first, Message("assistant", "Yes."), Message("user", then)]
+    followed = seen + template.follow_up([messages[-1]])
+    assert "".join(followed) == "".join(template.render(messages))
+
+
 @given(CONTENT)
 def test_segments_give_the_ids_of_the_whole_text(world: WorldTokenizer, content: str) -> None:
     # The models were trained on text tokenised whole; in World no token crosses these borders.

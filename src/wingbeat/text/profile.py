@@ -39,6 +39,12 @@ class ModelProfile:
         """`ChatTemplate.render` of the model's template. Raises ValueError also where the model has none."""
         return self.chat_template().render(messages, thinking=thinking, continue_final=continue_final)
 
+    def follow_up(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, continue_final: bool = False
+    ) -> list[str]:
+        """`ChatTemplate.follow_up` of the model's template. Raises ValueError also where the model has none."""
+        return self.chat_template().follow_up(messages, thinking=thinking, continue_final=continue_final)
+
     def chat_template(self) -> ChatTemplate:
         """Raises ValueError, saying what to do, for a model that does not chat."""
         if self.template is None:

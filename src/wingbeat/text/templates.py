@@ -78,6 +78,12 @@ class ChatTemplate:
         opening = self._partial(messages[-1]) if continue_final else self._opening(thinking)
         return [*segments, opening] if opening else segments
 
+    def follow_up(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, continue_final: bool = False
+    ) -> list[str]:
+        """`render` of what is said after an answer whose tokens were read already, without the blank line after it."""
+        return [SEPARATOR, *self.render(messages, thinking=thinking, continue_final=continue_final)]
+
     def _turn(self, message: Message) -> list[str]:
         speaker = _SPEAKERS.get(message.role.lower())
         if speaker is None:
