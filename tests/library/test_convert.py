@@ -99,6 +99,7 @@ def test_another_number_format(tmp_path: Path) -> None:
         (["nothing.pth", "x.st"], "There is no file nothing.pth"),
         (["notes.txt", "x.st"], "is not a checkpoint"),
         (["v5.0.pth", "x.st"], "RWKV-5.0 has no form in .st"),
+        (["v7a.pth"], "run only 4, 5.1, 5.2, 6, 7: write it as .safetensors, which holds every version"),
         (["large.pth", "x.st"], "numbers above 65504, which float16 cannot hold"),
         (["model.pth", "none/x.st"], "No such file"),
         ([], "name one model"),
@@ -109,6 +110,7 @@ def test_another_number_format(tmp_path: Path) -> None:
 def test_mistakes_leave_no_file(tmp_path: Path, args: list[str], message: str) -> None:
     write_pth(tmp_path / "model.pth", model("7"))
     write_pth(tmp_path / "v5.0.pth", model("5.0"))
+    write_pth(tmp_path / "v7a.pth", model("7a"))
     write_pth(tmp_path / "large.pth", {**model("7"), "ln_out.bias": np.full(64, 1e6, np.float32)})
     (tmp_path / "there.st").write_bytes(b"mine")
     (tmp_path / "notes.txt").write_text("not a model")

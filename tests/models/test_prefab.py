@@ -15,11 +15,14 @@ from tests.model_files import write_gguf
 from tests.models.layouts import schemes
 from tests.models.test_official_logits import FIXTURES, forward
 from tests.random_models import normal, random_model, random_rwkv7, write_pth
+from wingbeat import LLM, SamplingParams
 from wingbeat.adapter import Adapter
 from wingbeat.cli import app
 from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.formats.checkpoint import FormatError
-from wingbeat.formats.packed import open_packed, save_packed
+from wingbeat.formats.packed import carried_texts, open_packed, save_packed
+from wingbeat.library.info import _lines, describe
+from wingbeat.library.listing import chosen
 from wingbeat.models import load_model, quantize_model
 from wingbeat.ops import cpu
 
@@ -84,9 +87,26 @@ def test_a_prefab_of_a_gguf_file(tmp_path: Path) -> None:
     quantize_model(source, tmp_path / "copy.prefab", dtype="int8", threads=1)
     loaded, original = load_model(tmp_path / "copy.prefab", threads=1), load_model(source, dtype="int8", threads=1)
     np.testing.assert_array_equal(forward(loaded.executable, TOKENS, [7]), forward(original.executable, TOKENS, [7]))
-    assert load_tokenizer(source, 257, None, original.info.metadata) is not None
-    # The tokens that it does not hold are not looked for.
-    assert load_tokenizer(tmp_path / "copy.prefab", 257, None, loaded.info.metadata) is None
+    source.unlink()
+    tokenizer = load_tokenizer(tmp_path / "copy.prefab", 257, None, loaded.info.metadata)
+    assert tokenizer is not None
+    assert (tokenizer.path, tokenizer.encode("hi")) == (tmp_path / "copy.prefab", [1 + ord("h"), 1 + ord("i")])
+    with LLM(tmp_path / "copy.prefab", max_batch=1) as llm:
+        assert llm.generate("hi", SamplingParams(max_tokens=2))[0].prompt_ids == [1 + ord("h"), 1 + ord("i")]
+
+
+def test_what_is_told_of_it(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.prefab"
+    _, label = quantize_model(path, target, dtype="bfloat16", quant="int8", quant_layers=1, threads=1)
+    info = describe(target)
+    packed = dict(load_model(target, threads=1).executable.packed_weights())  # type: ignore[attr-defined]
+    size = sum(weight.data.nbytes + weight.scales.nbytes for weight in packed.values())
+    assert (info.container, info.version, info.packed, info.memory) == ("prefab", "7", label, {label: size})
+    (told,) = [line for line in _lines(info) if line.startswith("model")]
+    assert told.endswith("million parameters in int8 *1 -> bfloat16, packed from float32")
+    (listed,) = chosen("here", tmp_path)
+    assert (listed.name, listed.version, listed.note) == ("copy.prefab", "7", None)
+    assert listed.parameters == f"{info.parameters / 1e6:.1f}M"
 
 
 def test_adapters_and_epsilon_are_in_it(path: Path, tmp_path: Path) -> None:
@@ -153,6 +173,13 @@ DAMAGES = {
 def test_what_does_not_fit_together_is_refused(prefab: Path, damage: str) -> None:
     with pytest.raises(FormatError, match=r"make (it|the file) anew"):
         load_model(rewritten(prefab, DAMAGES[damage]), threads=1)
+
+
+def test_what_is_no_list_of_tokens(prefab: Path) -> None:
+    assert carried_texts(prefab) == []
+    changed = rewritten(prefab, lambda _, weights: weights.update(tokens=weights["head"]._replace(kind="tokens")))
+    with pytest.raises(FormatError, match="its list of tokens is damaged"):
+        carried_texts(changed)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.999])

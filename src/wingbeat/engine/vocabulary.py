@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from wingbeat.formats.checkpoint import open_checkpoint
+from wingbeat.formats.gguf import TOKENIZER, WORLD, world_texts
+from wingbeat.formats.packed import carried_texts, is_packed
 from wingbeat.text.carried import carried_tokens
 from wingbeat.text.choose import tokenizer_for
 from wingbeat.text.tokenizer import Tokenizer
-
-_KIND, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"  # of a GGUF file
 
 
 def load_tokenizer(
@@ -22,10 +22,12 @@ def load_tokenizer(
     models_folder: str | Path | None = None,
 ) -> Tokenizer | None:
     """`tokenizer_for` the model file at ``path``, whose own tokens count too, if it is one that carries them."""
-    carried = partial(_tokens_of, path) if metadata.get(_KIND) == "rwkv" else None
+    carried = partial(_tokens_of, path) if metadata.get(TOKENIZER) == WORLD else None
     return tokenizer_for(path, rows, override, metadata, carried, models_folder)
 
 
 def _tokens_of(path: str | Path) -> dict[int, bytes]:
-    texts = open_checkpoint(path).lists.get(_TOKENS)
+    if is_packed(Path(path)):
+        return carried_tokens(carried_texts(Path(path)))
+    texts = world_texts(open_checkpoint(path))
     return carried_tokens(texts()) if texts is not None else {}

@@ -66,6 +66,10 @@ QUANTISED = {
     13: blocks.Q5_K,
     14: blocks.Q6_K,
 }
+TOKENIZER, TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
+WORLD = "rwkv"
+"""What the former says of a file whose latter lists World tokens."""
+
 OTHERS = {15: "Q8_K", 20: "IQ4_NL", 23: "IQ4_XS", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
 
 
@@ -80,6 +84,11 @@ def open_gguf(path: Path) -> Checkpoint:
         return _Reader(file).checkpoint(path)
     except FormatError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def world_texts(checkpoint: Checkpoint) -> Callable[[], list[bytes]] | None:
+    """Reads the texts of the World tokens that a file carries, by id; None where it carries none."""
+    return checkpoint.lists.get(TOKENS) if checkpoint.metadata.get(TOKENIZER) == WORLD else None
 
 
 class _Reader:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.formats.lazy import FileRange, FormatError, MappedFile
-from wingbeat.ops.cpu import PackedWeight
-from wingbeat.ops.table import round_up
+from wingbeat.ops.packed import PackedWeight
 
 MAGIC = b"wbpacked"
 VERSION = 1
 PREFIX = struct.Struct("<8sIII")
 PAGE, ALIGNMENT = 4096, 64
+TOKENS = "tokens"
+"""The kind, and the name, of the entry that holds the texts of a model's tokens."""
+
 TEMPORARY = ".tmp"
 """How the name of a file ends that is not complete."""
 
@@ -66,6 +68,8 @@ class PackedFile:
     identity: Identity
     weights: Mapping[str, PackedWeight]
     size: int
+    announce: Callable[[], None]
+    """Says that all of it will be read now."""
     _checksums: Mapping[str, tuple[int, int]]
 
     def verify(self, checksum: Checksum) -> None:
@@ -91,14 +95,29 @@ def open_packed(path: Path, identity: Identity | None) -> PackedFile:
         raise FormatError(f"it is of another {' and '.join(differing)}")
     if len(file.bytes) != start + header.size:
         raise FormatError(f"it has {len(file.bytes):,} bytes in place of {start + header.size:,}")
-    FileRange(file, 0, len(file.bytes)).announce()
     blobs = file.bytes[start:]
     weights = {
         name: PackedWeight(e.kind, e.format, e.rows, e.columns, _view(blobs, e.data), _view(blobs, e.scales))
         for name, e in header.weights.items()
     }
     sums = {name: (entry.data.checksum, entry.scales.checksum) for name, entry in header.weights.items()}
-    return PackedFile(header.identity, weights, len(file.bytes), sums)
+    everything = FileRange(file, 0, len(file.bytes))
+    return PackedFile(header.identity, weights, everything.size, everything.announce, sums)
+
+
+def packed_texts(texts: Sequence[bytes]) -> PackedWeight:
+    """Texts of tokens as an entry beside the weights."""
+    data = np.frombuffer(msgspec.msgpack.encode(texts), np.uint8)
+    return PackedWeight(TOKENS, "msgpack", len(texts), 0, data, np.empty(0, np.uint8))
+
+
+def carried_texts(path: Path) -> list[bytes]:
+    """The texts of tokens, by id, that a file of packed weights holds; none for most. Raises FormatError."""
+    entry = open_packed(path, None).weights.get(TOKENS)
+    try:
+        return [] if entry is None else msgspec.msgpack.decode(entry.data.tobytes(), type=list[bytes])
+    except msgspec.DecodeError as error:
+        raise FormatError(f"{path}: its list of tokens is damaged ({error}): make it anew") from error
 
 
 def _read_header(data: NDArray[np.uint8]) -> tuple[_Header, int]:
@@ -112,7 +131,7 @@ def _read_header(data: NDArray[np.uint8]) -> tuple[_Header, int]:
     if len(encoded) != length or zlib.crc32(encoded) != crc:
         raise FormatError("its header is damaged")
     try:
-        return msgspec.json.decode(encoded, type=_Header), round_up(PREFIX.size + length, PAGE)
+        return msgspec.json.decode(encoded, type=_Header), _round_up(PREFIX.size + length, PAGE)
     except msgspec.DecodeError as error:
         raise FormatError(f"its header is not as it should be: {error}") from error
 
@@ -132,7 +151,7 @@ def save_packed(path: Path, identity: Identity, weights: Mapping[str, PackedWeig
 
     def place(blob: NDArray[np.uint8]) -> _Blob:
         nonlocal end
-        at, end = end, round_up(end + blob.size, ALIGNMENT)
+        at, end = end, _round_up(end + blob.size, ALIGNMENT)
         return _Blob(at, blob.size, checksum(blob))
 
     entries = {name: _Entry(*weight[:4], place(weight.data), place(weight.scales)) for name, weight in weights.items()}
@@ -161,3 +180,7 @@ def _write(file: BinaryIO, data: bytes | memoryview, alignment: int) -> int:
     if padding:
         file.write(bytes(padding))
     return len(data) + padding
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

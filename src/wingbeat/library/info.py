@@ -29,8 +29,9 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Info(msgspec.Struct, frozen=True):
-    """``sizes`` are those of its version. ``memory``: bytes of the weights when loaded in each dtype. ``state``: bytes
-    that each sequence adds. ``tokenizer``: a file's name, or what is wrong; None if no vocabulary fits.
+    """``sizes`` are those of its version. ``memory``: bytes of the weights when loaded in each dtype, or in the one in
+    which they are ``packed`` already; then there are no ``tensors``. ``state``: bytes that each sequence adds.
+    ``tokenizer``: a file's name, or what is wrong; None if no vocabulary fits.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Info(msgspec.Struct, frozen=True):
     version: str
     parameters: int
     dtype: str
+    packed: str | None
     sizes: dict[str, int]
     vocab_size: int
     tokenizer: str | None
@@ -71,13 +73,13 @@ def run(
 
 def describe(path: Path, tokenizer: str | None = None, models_folder: Path | None = None) -> Info:
     """What the model at ``path`` is; no weights are read but a few samples. Raises ValueError or OSError."""
-    packed = is_prefab(path)
-    checkpoint = open_prefab(path).checkpoint if packed else load_checkpoint(path)
+    prefab = open_prefab(path) if is_prefab(path) else None
+    checkpoint = load_checkpoint(path) if prefab is None else prefab.checkpoint
     name, profile = _text(path, checkpoint, tokenizer, models_folder)
     shape = dataclasses.asdict(checkpoint.info)
     return Info(
         path=str(path),
-        container="prefab" if packed else open_checkpoint(path).container,
+        container=open_checkpoint(path).container if prefab is None else "prefab",
         file_bytes=size_of(path),
         version=checkpoint.version,
         parameters=shape.pop("parameters"),
@@ -86,12 +88,17 @@ def describe(path: Path, tokenizer: str | None = None, models_folder: Path | Non
         vocab_size=checkpoint.info.vocab_size,
         tokenizer=name,
         profile=profile,
-        memory={dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES},
+        packed=None if prefab is None else prefab.precision.label,
+        memory=_memory(checkpoint) if prefab is None else {prefab.precision.label: prefab.weight_bytes},
         state=checkpoint.record().layout.slot_bytes,
         fingerprint=checkpoint.fingerprint,
         metadata=dict(checkpoint.metadata),
         tensors=[Tensor(name, each.dtype.name, each.shape) for name, each in checkpoint.tensors.items()],
     )
+
+
+def _memory(checkpoint: LoadedCheckpoint) -> dict[str, int]:
+    return {dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES}
 
 
 def _text(
@@ -112,7 +119,7 @@ def _lines(info: Info) -> list[str]:
     lines = [
         f"file         {info.path}",
         f"container    {info.container}, {_bytes(info.file_bytes)}",
-        f"model        RWKV-{info.version}, {info.parameters / 1e6:,.1f} million parameters in {info.dtype}",
+        f"model        RWKV-{info.version}, {info.parameters / 1e6:,.1f} million parameters in {_number_format(info)}",
         f"sizes        {sizes}",
         f"vocabulary   {info.vocab_size} rows; {info.tokenizer or 'no tokenizer fits: name one with --tokenizer'}",
         f"chat format  {info.profile}",
@@ -120,7 +127,7 @@ def _lines(info: Info) -> list[str]:
         *(f"metadata     {key}: {_short(value)}" for key, value in info.metadata.items()),
         "",
         "memory       weights",
-        *(f"  {dtype:<10} {_bytes(size):>8}" for dtype, size in info.memory.items()),
+        *(f"  {dtype:<{max(10, *map(len, info.memory))}} {_bytes(size):>8}" for dtype, size in info.memory.items()),
         f"and {_bytes(info.state)} for the state of each sequence",
     ]
     if info.tensors:
@@ -128,6 +135,10 @@ def _lines(info: Info) -> list[str]:
         rows = [f"{each.name:<{width}}  {each.dtype:<8}  {' x '.join(map(str, each.shape))}" for each in info.tensors]
         lines += ["", *rows]
     return lines
+
+
+def _number_format(info: Info) -> str:
+    return info.dtype if info.packed is None else f"{info.packed}, packed from {info.dtype}"
 
 
 def _short(text: str) -> str:

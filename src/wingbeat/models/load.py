@@ -150,6 +150,7 @@ def _load_prefab(
 
     program = checkpoint.record(gn_eps)
     try:
+        prefab.announce()
         weights = precision.apply(checkpoint.weights(read))
         executable = cpu.CpuExecutable(program, weights, precision.rest, threads, packed=prefab.weights)
         prefab.verify(executable.checksum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wingbeat.adapter import Adapter
 from wingbeat.formats.checkpoint import Checkpoint, FormatError, LazyTensor, UnsupportedFormatError, open_checkpoint
+from wingbeat.formats.gguf import world_texts
 from wingbeat.models.adapters import merge_adapters, read_adapter
 from wingbeat.models.architecture import ARCHITECTURES, GROUP_NORM_EPS
 from wingbeat.models.detect import UnsupportedModelError, detect_version
@@ -44,7 +45,8 @@ class LoadedCheckpoint:
     orientation: matrices [out, in], low-rank factors [in, out]; a vector may be (D,), (1, D) or (1, 1, D).
     `fingerprint` is equal for equal weights, whatever the container. `initial_state` is that which the file itself
     holds, `blocks.N.att.time_state` [head, value, key] for each layer; empty for most. `gn_eps` is the epsilon of the
-    GroupNorms, where what lies beside the tensors tells it.
+    GroupNorms, where what lies beside the tensors tells it. `tokens` reads the texts of the World tokens, by id, that
+    the file carries (see `text/carried.py`).
     """
 
     version: str
@@ -54,6 +56,7 @@ class LoadedCheckpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     initial_state: Mapping[str, LazyTensor] = field(default_factory=dict)
     gn_eps: float | None = None
+    tokens: Callable[[], list[bytes]] | None = None
 
     def record(self, gn_eps: float | None = None) -> Program:
         """The model's program. `gn_eps`: of its GroupNorms; None takes its own, else that of every published model."""
@@ -111,8 +114,8 @@ def _checked(checkpoint: Checkpoint) -> LoadedCheckpoint:
     parameters, dtype = sum(tensor.size for tensor in tensors.values()), tensors["emb.weight"].dtype.name
     shape = replace(shape, parameters=parameters, dtype=dtype)
     fingerprint, metadata = _fingerprint(tensors, expected), dict(checkpoint.metadata)
-    gn_eps = group_norm_eps(checkpoint)
-    return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state, gn_eps)
+    gn_eps, tokens = group_norm_eps(checkpoint), world_texts(checkpoint)
+    return LoadedCheckpoint(version, tensors, shape, fingerprint, metadata, initial_state, gn_eps, tokens)
 
 
 def _count_layers(found: Mapping[str, LazyTensor]) -> int:

@@ -19,7 +19,8 @@ from platformdirs import user_cache_path
 from wingbeat.formats.folder import model_files
 from wingbeat.formats.lazy import FormatError
 from wingbeat.formats.packed import TEMPORARY, Identity, open_packed, save_packed
-from wingbeat.ops.cpu import CpuExecutable, PackedWeight, packed_layout
+from wingbeat.ops.cpu import CpuExecutable, packed_layout
+from wingbeat.ops.packed import PackedWeight
 
 FOLDER_VARIABLE = "WINGBEAT_CACHE"
 ABANDONED_SECONDS = 3600.0
@@ -62,6 +63,7 @@ class PackedCache:
             return None
         try:
             file = open_packed(self.path, self._identity)
+            file.announce()
             executable = make(file.weights)
             file.verify(executable.checksum)
         except (FormatError, ValueError, OSError) as error:

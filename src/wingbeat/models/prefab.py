@@ -16,20 +16,18 @@ from numpy.typing import NDArray
 
 from wingbeat.dtypes import DTYPES
 from wingbeat.formats.lazy import FormatError, LazyTensor
-from wingbeat.formats.packed import Identity, PackedFile, is_packed, open_packed, save_packed
+from wingbeat.formats.packed import TOKENS, Identity, PackedFile, is_packed, open_packed, packed_texts, save_packed
 from wingbeat.models.architecture import ARCHITECTURES
 from wingbeat.models.loader import LoadedCheckpoint
 from wingbeat.models.precision import Precision
 from wingbeat.models.shapes import Dimensions
-from wingbeat.ops.cpu import CpuExecutable, PackedWeight, packed_layout
+from wingbeat.ops.cpu import CpuExecutable, packed_layout
+from wingbeat.ops.packed import PackedWeight
 
 SUFFIX = ".prefab"
 KIND = "prefab"
 STATE = "state"
 """The kind of the entries that hold the model's initial state."""
-
-TOKEN_LIST = "tokenizer.ggml."
-"""What a GGUF file says of the tokens that it carries, which are not carried along."""
 
 NOTHING = np.empty(0, np.uint8)
 
@@ -52,13 +50,20 @@ class _About(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Prefab:
-    """An open file. ``checkpoint`` has no tensors; ``weights`` are unchecked until ``verify`` has read them."""
+    """An open file. ``checkpoint`` has no tensors; ``weights`` are unchecked until ``verify`` has read the file, which
+    ``announce`` asks the system for."""
 
     checkpoint: LoadedCheckpoint
     precision: Precision
     weights: Mapping[str, PackedWeight]
     size: int
+    announce: Callable[[], None]
     verify: Callable[[Callable[[NDArray[np.uint8]], int]], None]
+
+    @property
+    def weight_bytes(self) -> int:
+        """That the weights take in memory."""
+        return sum(weight.data.nbytes + weight.scales.nbytes for weight in self.weights.values())
 
 
 def save_prefab(
@@ -81,7 +86,7 @@ def save_prefab(
         parameters=checkpoint.info.parameters,
         source_dtype=checkpoint.info.dtype,
         fingerprint=checkpoint.fingerprint,
-        metadata={key: text for key, text in checkpoint.metadata.items() if not key.startswith(TOKEN_LIST)},
+        metadata=dict(checkpoint.metadata),
         layer_dtypes=precision.layers,
         rest_dtype=precision.rest,
         gn_eps=checkpoint.gn_eps if gn_eps is None else gn_eps,
@@ -94,6 +99,8 @@ def save_prefab(
         weights[state] = PackedWeight(
             STATE, "float32", values.shape[0] * values.shape[1], values.shape[2], flat, NOTHING
         )
+    if checkpoint.tokens is not None:
+        weights[TOKENS] = packed_texts(checkpoint.tokens())
     return save_packed(path, identity, weights, executable.checksum)
 
 
@@ -126,11 +133,12 @@ def open_prefab(path: Path) -> Prefab:
             about.fingerprint,
             {"name": about.name, **about.metadata},
             {name: _state(weight) for name, weight in states.items()},
-            about.gn_eps,
+            gn_eps=about.gn_eps,
         ),
         precision=Precision(about.layer_dtypes, about.rest_dtype),
-        weights={name: weight for name, weight in file.weights.items() if name not in states},
+        weights={name: weight for name, weight in file.weights.items() if weight.kind not in (STATE, TOKENS)},
         size=file.size,
+        announce=file.announce,
         verify=file.verify,
     )
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.ops.cores import default_threads
 from wingbeat.ops.lowering import Lowered, after_relu2, lower
+from wingbeat.ops.packed import PackedWeight
 from wingbeat.ops.profile import Costs, StepProfile
 from wingbeat.ops.program import Program
 from wingbeat.ops.quantize import LEVELS
@@ -29,17 +30,6 @@ _PACKED_AS = {
 """The kinds that the kernels tell apart."""
 
 BY_K = "matrix by K"
-
-
-class PackedWeight(NamedTuple):
-    """A weight as the kernels read it: bytes that mean something together with ``packed_layout()`` only."""
-
-    kind: str  # "matrix", "matrix by K", "table" or "vectors"
-    format: str
-    rows: int
-    columns: int
-    data: NDArray[np.uint8]  # 64-byte aligned, as the scales
-    scales: NDArray[np.uint8]  # empty where the format has none
 
 
 def packed_layout() -> str:

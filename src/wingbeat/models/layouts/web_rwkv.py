@@ -50,7 +50,10 @@ def from_official(tensors: Mapping[str, LazyTensor], version: str) -> Tensors:
     """
     if version not in VERSIONS:
         runs = ", ".join(VERSIONS)
-        raise UnsupportedModelError(f"RWKV-{version} has no form in .st, since web-rwkv and Ai00 run only {runs}")
+        raise UnsupportedModelError(
+            f"RWKV-{version} has no form in .st, since web-rwkv and Ai00 run only {runs}: "
+            "write it as .safetensors, which holds every version"
+        )
     width = tensors["blocks.0.att.key.weight"].shape[0]
     found: Tensors = {}
     for name, tensor in tensors.items():
