@@ -23,7 +23,7 @@ int scaled_together(Format format) {
 
 // [16][words] -> [words][16]: lanes side by side, as a kernel loads them.
 template <int words>
-void interleave(const std::uint32_t (&rows)[kLanes][words], std::uint8_t* out) {
+WINGBEAT_INLINE void interleave(const std::uint32_t (&rows)[kLanes][words], std::uint8_t* out) {
   auto* lanes = reinterpret_cast<std::uint32_t*>(out);
   for (int w = 0; w < words; ++w)
     for (int r = 0; r < kLanes; ++r) lanes[w * kLanes + r] = rows[r][w];
@@ -35,7 +35,7 @@ void store_float32(const Tile& tile, std::uint8_t* out) {
   interleave(rows, out);
 }
 
-void store_bfloat16(const Tile& tile, std::uint8_t* out) {
+WINGBEAT_WIDER void store_bfloat16(const Tile& tile, std::uint8_t* out) {
   alignas(64) std::uint32_t rows[kLanes][kBlock / 2];
   for (int r = 0; r < kLanes; ++r) {
     std::uint16_t halves[kBlock];
@@ -45,7 +45,7 @@ void store_bfloat16(const Tile& tile, std::uint8_t* out) {
   interleave(rows, out);
 }
 
-void store_int8(const Tile& tile, std::uint8_t* out, std::uint16_t* scales) {
+WINGBEAT_WIDER void store_int8(const Tile& tile, std::uint8_t* out, std::uint16_t* scales) {
   alignas(64) std::uint32_t rows[kLanes][kBlock / 4];
   for (int r = 0; r < kLanes; ++r) {
     std::uint8_t bytes[kBlock];
@@ -107,17 +107,22 @@ constexpr std::size_t place_in_line(std::size_t p, std::size_t l) {
 
 // The four panels of a unit, one after the other, as lines.
 template <class Value>
-void keep_by_k(std::uint8_t* unit, std::size_t panel_bytes) {
+WINGBEAT_INLINE void keep_by_k(const std::uint8_t* panels, std::uint8_t* unit, std::size_t panel_bytes) {
   constexpr std::size_t values = 4 / sizeof(Value), group = kLanes * values;
-  std::vector<std::uint8_t> panels(unit, unit + 4 * panel_bytes);
   auto* lines = reinterpret_cast<Value*>(unit);
   for (std::size_t g = 0; g < panel_bytes / kGroupBytes; ++g)
     for (std::size_t p = 0; p < 4; ++p) {
-      auto* from = reinterpret_cast<const Value*>(panels.data() + p * panel_bytes) + g * group;
+      auto* from = reinterpret_cast<const Value*>(panels + p * panel_bytes) + g * group;
       for (std::size_t j = 0; j < values; ++j)
         for (std::size_t l = 0; l < (std::size_t)kLanes; ++l)
           lines[(g * values + j) * kBlock + place_in_line<Value>(p, l)] = from[l * values + j];
     }
+}
+
+WINGBEAT_WIDER void keep_by_k(Format format, const std::uint8_t* panels, std::uint8_t* unit, std::size_t panel_bytes) {
+  if (format == Format::kFloat32) keep_by_k<std::uint32_t>(panels, unit, panel_bytes);
+  else if (format == Format::kBfloat16) keep_by_k<std::uint16_t>(panels, unit, panel_bytes);
+  else keep_by_k<std::uint8_t>(panels, unit, panel_bytes);
 }
 
 // The eight panels of two units, one after the other, as lines.
@@ -143,15 +148,14 @@ void pack_unit(const Matrix& m, int unit, const WeightShape& shape, std::uint8_t
   if (shape.kind != WeightKind::kMatrixByK) return;
   std::size_t panel_bytes = bytes_of((std::size_t)shape.padded() * kLanes, shape.format);
   std::uint8_t* lines = data + (std::size_t)unit * (std::size_t)panels * panel_bytes;
-  if (shape.format == Format::kFloat32) keep_by_k<std::uint32_t>(lines, panel_bytes);
-  else if (shape.format == Format::kBfloat16) keep_by_k<std::uint16_t>(lines, panel_bytes);
-  else if (shape.format == Format::kInt8) keep_by_k<std::uint8_t>(lines, panel_bytes);
-  else keep_int4_by_k(lines, panel_bytes);
+  if (shape.format == Format::kInt4) return keep_int4_by_k(lines, panel_bytes);
+  std::vector<std::uint8_t> copy(lines, lines + (std::size_t)panels * panel_bytes);
+  keep_by_k(shape.format, copy.data(), lines, panel_bytes);
 }
 
 // Sums in float64 and in eight lanes, which is exact enough that no order of summation shows in a float32.
 template <class Term>
-float mean(const float* row, int n, Term term) {
+WINGBEAT_INLINE float mean(const float* row, int n, Term term) {
   double lanes[8] = {}, sum = 0;
   int i = 0;
   for (; i + 8 <= n; i += 8)
@@ -161,11 +165,15 @@ float mean(const float* row, int n, Term term) {
   return (float)(sum / n);
 }
 
-void normalise(float* row, int n, const RowNorm& norm) {
+WINGBEAT_WIDER void normalise(float* row, int n, const RowNorm& norm) {
   float centre = mean(row, n, [](double x) { return x; });
   for (int i = 0; i < n; ++i) row[i] -= centre;
   float spread = std::sqrt(mean(row, n, [](double x) { return x * x; }) + 1e-5f);
   for (int i = 0; i < n; ++i) row[i] = row[i] / spread * norm.weight[i] + norm.bias[i];
+}
+
+WINGBEAT_WIDER void round_row(const float* row, int n, std::uint16_t* out) {
+  for (int i = 0; i < n; ++i) out[i] = nearest_bf16(row[i]);
 }
 
 void pack_row(const Matrix& m, int r, const RowNorm& norm, const WeightShape& shape, std::uint8_t* data, float* row) {
@@ -173,8 +181,7 @@ void pack_row(const Matrix& m, int r, const RowNorm& norm, const WeightShape& sh
   if (norm.weight) normalise(row, m.columns, norm);
   std::uint8_t* out = data + bytes_of((std::size_t)r * (std::size_t)shape.padded(), shape.format);
   if (shape.format == Format::kFloat32) std::memcpy(out, row, (std::size_t)m.columns * sizeof(float));
-  else
-    for (int c = 0; c < m.columns; ++c) reinterpret_cast<std::uint16_t*>(out)[c] = nearest_bf16(row[c]);
+  else round_row(row, m.columns, reinterpret_cast<std::uint16_t*>(out));
 }
 
 constexpr int kRowsTogether = 256;  // that a thread takes of a table

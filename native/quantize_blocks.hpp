@@ -8,14 +8,7 @@
 
 #include "kernels.hpp"
 #include "source_rows.hpp"
-
-// What 4 bits take is bound by arithmetic: compiled for wider vectors, too, where the compiler can choose
-// among them at run time. No operation is fused or reordered, so the result is the same.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define WINGBEAT_WIDER __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define WINGBEAT_WIDER
-#endif
+#include "wider.hpp"
 
 namespace wingbeat {
 
@@ -74,8 +67,6 @@ WINGBEAT_WIDER inline std::uint16_t quantize_levels(const float (&row)[kBlock], 
   for (int k = 0; k < kBlock; ++k) codes[k] = (std::uint8_t)above[k];
   return finite ? half : kBrokenScale;
 }
-
-#define WINGBEAT_INLINE __attribute__((always_inline)) inline
 
 // A block of int4 in all rows of a panel: a row is a lane.
 using Int4Columns = float[kInt4Block][kLanes];

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "packing.hpp"
+#include "wider.hpp"
 
 namespace wingbeat {
 
@@ -43,7 +44,7 @@ struct Float16Source {
 };
 
 template <class S>
-void read_block_of(const Matrix& m, int row, int rows, int column, int columns, float* out, int out_step) {
+WINGBEAT_INLINE void read_block_of(const Matrix& m, int row, int rows, int column, int columns, float* out, int out_step) {
   auto* from = static_cast<const typename S::Stored*>(m.data) + row * m.row_step + column * m.column_step;
   if (m.column_step == 1) {
     for (int r = 0; r < rows; ++r)
@@ -55,7 +56,7 @@ void read_block_of(const Matrix& m, int row, int rows, int column, int columns, 
 }
 
 // Rows and columns from (row, column) on, to lines of `out` that are `out_step` floats apart.
-inline void read_block(const Matrix& m, int row, int rows, int column, int columns, float* out, int out_step) {
+WINGBEAT_WIDER inline void read_block(const Matrix& m, int row, int rows, int column, int columns, float* out, int out_step) {
   if (m.source == Source::kFloat32) read_block_of<Float32Source>(m, row, rows, column, columns, out, out_step);
   else if (m.source == Source::kBfloat16) read_block_of<Bfloat16Source>(m, row, rows, column, columns, out, out_step);
   else read_block_of<Float16Source>(m, row, rows, column, columns, out, out_step);
