@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cpu_levels.hpp"
+#include "ggml_blocks.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -92,6 +93,17 @@ int add_weight(Program& p, const std::string& kind, const std::string& format, c
 
 int add_packed(Program& p, const std::string& kind, const std::string& format, int rows, int columns, const Bytes& data, const Bytes& scales) {
   return p.add_packed({kind_of(kind), format_of(format), rows, columns}, {data.data(), data.size()}, {scales.data(), scales.size()});
+}
+
+// [n, bytes of a block] to [n, its elements].
+void decode_blocks(const std::string& kind, const nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& blocks,
+                   const Pool& values) {
+  const GgmlKind* k = ggml_kind(kind);
+  check(k != nullptr, "no such kind of blocks is decoded here");
+  check(blocks.shape(1) == k->bytes && values.shape(1) == k->elements && blocks.shape(0) == values.shape(0),
+        "the arrays are not of the shapes that this kind of blocks has");
+  nb::gil_scoped_release release;
+  k->decode(blocks.data(), blocks.shape(0), values.data());
 }
 
 // Both blobs of a weight, as views that keep the program.
@@ -350,6 +362,8 @@ NB_MODULE(_kernels, m) {
     return names;
   });
   m.attr("packed_layout") = kPackedLayout;
+  m.def("decodes", [](const std::string& kind) { return ggml_kind(kind) != nullptr; }, "kind"_a);
+  m.def("decode_blocks", decode_blocks, "kind"_a, "blocks"_a.noconvert(), "values"_a.noconvert());
   m.def("probe_read", probe_read, "level"_a, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("probe_peak", probe_peak, "level"_a, "threads"_a, "format"_a, nb::call_guard<nb::gil_scoped_release>());
 }

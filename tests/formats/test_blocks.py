@@ -11,6 +11,8 @@ import pytest
 from wingbeat.formats import blocks
 from wingbeat.formats.blocks import BlockKind
 from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, MappedFile
+from wingbeat.ops import cpu
+from wingbeat.ops.ggml import native_decoder
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "gguf" / "blocks.npz"
 KINDS = [
@@ -34,6 +36,27 @@ def test_values_of_the_gguf_package(tmp_path: Path, kind: BlockKind) -> None:
     places = np.random.default_rng(2).integers(0, expected.size, 50)
     np.testing.assert_array_equal(tensor.take(places), expected.reshape(-1)[places], strict=True)
     assert not tensor.read().flags.writeable
+
+
+def test_the_kernels_decode_what_is_commonest() -> None:
+    if not cpu.available():
+        pytest.skip("installed without the C++ kernels")
+    assert {kind.name for kind in KINDS if native_decoder(kind.name)} == {"Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K"}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_kernels_decode_as_the_reference(kind: BlockKind) -> None:
+    native = native_decoder(kind.name)
+    if native is None:
+        pytest.skip("decoded by NumPy alone")
+    raw = np.random.default_rng(3).integers(0, 256, (5000, kind.nbytes), np.uint8)  # infinite and broken scales, too
+    expected, found = np.empty((2, 5000, kind.elements), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        kind.decode(raw, expected)
+    native(raw, found)
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="not of the shapes"):
+        native(raw[:-1], found)
 
 
 def test_rows_of_whole_blocks() -> None:

@@ -1,7 +1,8 @@
 """ggml's quantised tensors: rows of small blocks that share a scale, decoded to float32.
 
 The block layouts are those of ggml (`ggml-common.h`): a scale (and for some kinds a minimum) in float16, then packed
-whole numbers. A block decodes to exactly the same values wherever it is read.
+whole numbers. A block decodes to exactly the same values wherever it is read. The native kernels decode the commonest
+kinds; what is here is the reference for them, and decodes the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from wingbeat.formats.lazy import FileRange, FormatError, LazyTensor, Places
 from wingbeat.ops.cores import default_threads
+from wingbeat.ops.ggml import native_decoder
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -57,10 +59,11 @@ class BlockKind:
     def _decoded(self, blocks: Bytes) -> Values:
         values = np.empty((len(blocks), self.elements), np.float32)
         step = AT_ONCE // self.elements
+        into = native_decoder(self.name) or self.decode
 
         def decode(start: int) -> None:
             with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be infinite
-                self.decode(blocks[start : start + step], values[start : start + step])
+                into(blocks[start : start + step], values[start : start + step])
 
         if len(blocks) <= step:
             decode(0)
