@@ -103,7 +103,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
     **dict.fromkeys(
-        ("model", "models_dir", "data_dir", "tokenizer", "profile", "host", "default_state", "strategy"),
+        ("model", "models_dir", "data_dir", "cache_dir", "tokenizer", "profile", "host", "default_state", "strategy"),
         ("a", "b", "c"),
     ),
 }
@@ -112,6 +112,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
 BECOME: dict[str, Any] = {
     "models_dir": [Path(each) for each in "abc"],
     "data_dir": [Path(each) for each in "abc"],
+    "cache_dir": [Path(each) for each in "abc"],
     "loras": [[AdapterSettings(path=Path(each))] for each in "abc"],
     "states": [{each: Path(each)} for each in "abc"],
 }

@@ -102,15 +102,16 @@ def test_leaving_a_stream_frees_its_slot(llm: LLM) -> None:
 def test_a_stream_goes_on_from_a_kept_state(llm: LLM) -> None:
     prompt = llm.tokenizer.encode("wingbeat and more")
     whole = list(llm.stream(prompt, FIXED, keep=["prompt", "end"]))
-    assert [chunk.prompt_state is not None for chunk in whole] == [True] + [False] * 11
-    assert [chunk.state is not None for chunk in whole] == [False] * 11 + [True]
-    tokens = [chunk.token_ids[0] for chunk in whole]
+    assert [chunk.prompt_state is not None for chunk in whole] == [True] + [False] * 12
+    assert [chunk.state is not None for chunk in whole] == [False] * 12 + [True]
+    tokens = [token for chunk in whole for token in chunk.token_ids]
     (read,) = llm.stream(prompt[:5], SamplingParams(max_tokens=0), keep=["prompt"])
     assert (read.token_ids, read.finish_reason) == ([], "length")
     for state, rest, expected in (
         (read.prompt_state, prompt[5:], tokens),
         (whole[0].prompt_state, tokens[:1], tokens[1:]),
-        (whole[-1].state, tokens[-1:], []),
+        (whole[0].prompt_state, [], tokens),
+        (whole[-1].state, [], []),
     ):
         assert state is not None
         assert state.position == len(prompt) + len(tokens) - len(rest) - len(expected)
@@ -124,7 +125,7 @@ def test_a_state_that_does_not_fit_is_refused_at_once(llm: LLM) -> None:
     (read,) = llm.stream([1], SamplingParams(max_tokens=0), keep=["prompt"])
     assert read.prompt_state is not None
     with pytest.raises(ValueError, match="a prompt of at least one token"):
-        llm.stream([], state=read.prompt_state)
+        llm.stream([], state=msgspec.structs.replace(read.prompt_state, logits=None))
     for changes, message in (
         ({"fingerprint": "other"}, "another model"),
         ({"arrays": {}}, "another version"),

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     token_budget: int = Field(512, ge=1)
     max_queue: int = Field(4096, ge=1)
     default_max_tokens: int = Field(32768, ge=1)
+    cache_memory_mb: int | None = Field(None, ge=0)
+    cache_dir: Path | None = None
+    cache_disk_mb: int = Field(2048, ge=0)
 
     data_dir: Path | None = None
 
@@ -238,6 +241,13 @@ class Settings(BaseSettings):
         return self.data_dir.expanduser() if self.data_dir else user_data_path("wingbeat", appauthor=False)
 
     @property
+    def state_cache(self) -> Path:
+        """Where states are cached on disk."""
+        return (
+            self.cache_dir.expanduser() if self.cache_dir else user_cache_path("wingbeat", appauthor=False) / "states"
+        )
+
+    @property
     def hub_address(self) -> str:
         """Of Hugging Face, or of the mirror to be used for it; HF_ENDPOINT is what other programs call that."""
         return self.hub or os.environ.get("HF_ENDPOINT") or HUGGING_FACE
@@ -264,6 +274,9 @@ class Settings(BaseSettings):
             token_budget=self.token_budget,
             max_queue=self.max_queue,
             default_max_tokens=self.default_max_tokens,
+            cache_memory=None if self.cache_memory_mb is None else self.cache_memory_mb * 2**20,
+            cache_dir=str(self.state_cache),
+            cache_disk=self.cache_disk_mb * 2**20,
         )
 
     @property

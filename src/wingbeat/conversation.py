@@ -245,15 +245,13 @@ class Conversation:
             if not start.ids:
                 yield Chunk("", [], "cancelled")
                 return
-        keep = () if opened else ("prompt", "end")
-        log = ids.copy()
+        keep = () if opened else ("prompt", "end", "reply")
         for chunk in self._llm.stream(
             ids[len(start.ids) :], params, state=start.state, keep=keep, stop_when=lambda: reply.stopped
         ):
-            log += chunk.token_ids
             for kept in (chunk.prompt_state, chunk.state):
                 if kept is not None:
-                    self._seen.append(_Seen(log[: kept.position], kept))
+                    self._seen.append(_Seen([*ids, *(chunk.reply or ())][: kept.position], kept))
             yield chunk
 
     def _read(self, ids: list[int], stop_when: Callable[[], bool] | None = None) -> _Seen:

@@ -70,7 +70,8 @@ class Completion(msgspec.Struct):
 class Chunk(msgspec.Struct):
     """A piece of a streamed answer; the last one has a ``finish_reason``.
 
-    ``prompt_state`` and ``state`` are what ``stream`` was told to keep; ``reasoning`` is that of a ``Conversation``.
+    ``prompt_state``, ``state`` and ``reply`` (the answer's tokens without its stop) are what ``stream`` was told to
+    keep; ``reasoning`` is that of a ``Conversation``.
     """
 
     text: str
@@ -81,6 +82,7 @@ class Chunk(msgspec.Struct):
     reasoning: str = ""
     prompt_state: StateSnapshot | None = None
     state: StateSnapshot | None = None
+    reply: list[int] | None = None
 
 
 class GenerationError(RuntimeError):
@@ -109,6 +111,7 @@ class LLM:
         profile: str | None = None,
         token_budget: int = 512,
         cache_packed: bool = False,
+        cache_memory_mb: int | None = None,
         gn_eps: float | None = None,
         adapters: Sequence[Adapter] = (),
         states: Mapping[str, str | Path] | None = None,
@@ -133,6 +136,8 @@ class LLM:
             profile: the chat format: "world", "g1", "demo", "raven" or "plain" (none); None: told by the model.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
+            cache_memory_mb: memory for states of prompts that were read before; None: an eighth of what is free, at
+                most 2048; 0 keeps none.
             gn_eps: epsilon of the GroupNorms; None: told by the file, else 64e-5.
             adapters: LoRA and other fine-tuning to merge into the model, one after the other.
             states: files of tuned initial states by the name under which ``generate`` and ``stream`` take them.
@@ -166,6 +171,7 @@ class LLM:
             token_budget=token_budget,
             states={name: str(file) for name, file in (states or {}).items()},
             default_state=default_state,
+            cache_memory=None if cache_memory_mb is None else cache_memory_mb * 2**20,
         )
         found = load_tokenizer(path, model.info.vocab_size, tokenizer, model.info.metadata, folder)
         self._start(model, found, config)
@@ -235,7 +241,7 @@ class LLM:
         *,
         state: StateSnapshot | None = None,
         initial_state: str | None = None,
-        keep: Sequence[Literal["prompt", "end"]] = (),
+        keep: Sequence[Literal["prompt", "end", "reply"]] = (),
         stop_when: Callable[[], bool] | None = None,
     ) -> Generator[Chunk]:
         """Complete one prompt, piece by piece. Closing the iterator ends the generation.
@@ -245,19 +251,21 @@ class LLM:
         Args:
             state: go on from this state as if ``prompt`` followed what it has seen.
             initial_state: begin from this one of the model's ``states``; "none" is a fresh one.
-            keep: states wanted: "prompt", after the prompt (in ``prompt_state`` of the first chunk), and "end", after
-                the prompt and all sampled tokens but the last (in ``state`` of the last chunk).
+            keep: what is wanted beside text: "prompt", the state after the prompt (in ``prompt_state`` of the first
+                chunk), "end", the state after the prompt and the answer without its stop (in ``state`` of the last
+                chunk), and "reply". With such a state an empty prompt goes on with the answer that it was kept of, as
+                if that had never ended.
             stop_when: asked before each step; once true the answer ends, with the ``finish_reason`` "cancelled".
 
         Raises ValueError at once for a bad prompt, parameter or state, GenerationError when the answer fails.
         """
         request = self._request(prompt, self._spread(sampling_params, 1)[0])
         if unknown := set(keep) - set(KEPT):
-            raise ValueError(f"keep must hold 'prompt' and 'end', not {unknown.pop()!r}")
+            raise ValueError(f"keep must hold {', '.join(map(repr, KEPT))}, not {unknown.pop()!r}")
         if state is not None:
             self.check_state(state)
-            if not request.prompts[0]:
-                raise ValueError("going on from a state needs a prompt of at least one token")
+            if not request.prompts[0] and state.logits is None:
+                raise ValueError("this state has no logits: going on from it needs a prompt of at least one token")
             if initial_state is not None:
                 raise ValueError("a prompt goes on from a state or begins from an initial state, not both")
         self._check_initial(initial_state)
@@ -277,6 +285,7 @@ class LLM:
                 output.stop_reason,
                 prompt_state=extras.prompt_state,
                 state=extras.state,
+                reply=extras.reply,
             )
 
     def _check_initial(self, name: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from wingbeat.engine.engine import Engine
@@ -102,13 +103,17 @@ def drain(engine: Engine, steps: int = 10_000) -> list[RowOutput]:
 
 
 def answers(outputs: Iterable[RowOutput]) -> dict[tuple[int, int], RowOutput]:
-    """All outputs of each (request, row) as one; asserts that each row ended exactly once, with its last output."""
+    """All outputs of each (request, row) as one; asserts that each row ended exactly once, with its last output.
+
+    Without what they tell of the cache: an answer is the same with it.
+    """
     by_row: dict[tuple[int, int], list[RowOutput]] = {}
     for output in outputs:
         by_row.setdefault((output.request, output.row), []).append(output)
     for parts in by_row.values():
         assert [part.finish_reason is not None for part in parts] == [False] * (len(parts) - 1) + [True]
-    return {key: merge(parts)[0] for key, parts in by_row.items()}
+    whole = {key: merge(parts)[0] for key, parts in by_row.items()}
+    return {key: msgspec.structs.replace(output, cached_tokens=0) for key, output in whole.items()}
 
 
 def complete(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RowOutput:

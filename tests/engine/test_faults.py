@@ -26,6 +26,7 @@ PLACES = {
     "start": lambda engine: engine._sampler,
     "export": lambda engine: engine._pool,
     "sequences": lambda engine: engine._intake,
+    "store": lambda engine: engine._cache,
 }
 """Methods that may run out of memory, by whose they are."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wingbeat.engine.beginnings import Beginnings
+from wingbeat.engine.messages import GenerationRequest, Row
+from wingbeat.engine.prefix_cache import PrefixCache
 from wingbeat.engine.scheduler import Scheduler, share_rows
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool, available_memory, default_slots
@@ -19,7 +22,12 @@ def layout(floats: int = 16) -> StateLayout:
 
 
 def sequence(prompt: np.ndarray) -> Sequence:
-    return Sequence(0, 0, 0, prompt, SamplingParams(), None, 100)
+    request = GenerationRequest(fingerprint="", prompts=[], rows=[Row(0)], sampling=SamplingParams())
+    return Sequence(request, 0, prompt, request.sampling, None, 100)
+
+
+def scheduler_of(pool: StatePool, budget: int) -> Scheduler:
+    return Scheduler(pool, budget, Beginnings(pool, PrefixCache(pool.layout, 0)))
 
 
 def test_a_pool_hands_out_each_slot_once() -> None:
@@ -50,7 +58,7 @@ def test_the_default_number_of_slots_follows_the_memory() -> None:
 def test_a_new_sequence_finds_a_fresh_state() -> None:
     pool = StatePool(layout(), 1)
     pool.states[:] = 9.0
-    scheduler = Scheduler(pool, 10)
+    scheduler = scheduler_of(pool, 10)
     scheduler.add([sequence(np.array([1], np.int32))])
     scheduler.admit()
     assert pool.states[0, 0] == 1.5
@@ -58,7 +66,7 @@ def test_a_new_sequence_finds_a_fresh_state() -> None:
 
 def test_a_step_packs_decoding_rows_before_prompt_chunks() -> None:
     pool = StatePool(layout(), 3)
-    scheduler = Scheduler(pool, 6)
+    scheduler = scheduler_of(pool, 6)
     reading, decoding, late = (sequence(np.arange(n, dtype=np.int32)) for n in (9, 2, 4))
     scheduler.add([reading, decoding, late])
     assert scheduler.admit() == [reading, decoding, late]
@@ -86,7 +94,7 @@ def test_prompts_share_a_step() -> None:
 
 
 def test_a_prompt_without_a_share_waits_for_the_next_step() -> None:
-    scheduler = Scheduler(StatePool(layout(), 20), 1)
+    scheduler = scheduler_of(StatePool(layout(), 20), 1)
     sequences = [sequence(np.arange(5, dtype=np.int32)) for _ in range(20)]
     scheduler.add(sequences)
     scheduler.admit()
@@ -96,7 +104,7 @@ def test_a_prompt_without_a_share_waits_for_the_next_step() -> None:
 
 
 def test_twins_follow_the_one_that_reads() -> None:
-    scheduler = Scheduler(StatePool(layout(), 3), 10)
+    scheduler = scheduler_of(StatePool(layout(), 3), 10)
     prompt = np.arange(30, dtype=np.int32)
     first, second, other, late = (sequence(p) for p in (prompt, prompt, prompt.copy(), prompt))
     scheduler.add([first, second, other, late])
@@ -114,7 +122,7 @@ def test_twins_follow_the_one_that_reads() -> None:
 
 def test_removing_a_sequence_frees_its_slot_or_its_place() -> None:
     pool = StatePool(layout(), 1)
-    scheduler = Scheduler(pool, 10)
+    scheduler = scheduler_of(pool, 10)
     running, waiting = sequence(np.zeros(1, np.int32)), sequence(np.zeros(1, np.int32))
     scheduler.add([running, waiting])
     scheduler.admit()

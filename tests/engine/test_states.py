@@ -61,29 +61,36 @@ def neighbours(engine: Engine) -> list[GenerationRequest]:
     return [request(engine, 50 + i, [PROMPT[i:]], SamplingParams(seed=i, max_tokens=30)) for i in range(6)]
 
 
+PENALTIES = {"presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.3}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"temperature": 0.0, **PENALTIES}, PENALTIES], ids=["drawn", "greedy", "penalties"]
+)
 @pytest.mark.parametrize("way", ["value", "frame", "file"])
 @pytest.mark.parametrize("crowd", [False, True])
 def test_going_on_equals_never_having_stopped(
-    model: Model, tokenizer: WorldTokenizer, tmp_path: Path, way: str, crowd: bool
+    model: Model, tokenizer: WorldTokenizer, tmp_path: Path, way: str, crowd: bool, more: dict[str, float]
 ) -> None:
     if crowd and model.info.backend == "reference":
         pytest.skip("the reference is equal to itself in another batch to rounding only")
-    whole = complete(make(model, tokenizer), PROMPT, sampling(20))
+    whole = complete(make(model, tokenizer), PROMPT, sampling(20, **more))
     engine = make(model, tokenizer, max_batch=8)
-    first = run(engine, keeping(engine, [PROMPT], sampling(8), "end"))
+    first = run(engine, keeping(engine, [PROMPT], sampling(8, **more), "end"))
     state, said = extras(first).state, answers(first)[1, 0]
     assert state is not None
-    assert state.position == len(PROMPT) + 7
+    assert state.position == len(PROMPT) + 8
     if way == "frame":
         state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=StateSnapshot)
     elif way == "file":
         state.save(tmp_path / "state")
         state, _ = StateSnapshot.load(tmp_path / "state")
     engine = make(model, tokenizer, max_batch=8)
-    rest = going_on(engine, state, [said.token_ids[-1:]], sampling(12))
+    rest = going_on(engine, state, [[]], sampling(12, **more))
     outputs = run(engine, rest, *(neighbours(engine) if crowd else []))
     assert said.token_ids + answers(outputs)[1, 0].token_ids == whole.token_ids
     assert (said.logprobs or []) + (answers(outputs)[1, 0].logprobs or []) == whole.logprobs
+    assert said.text + answers(outputs)[1, 0].text == whole.text
 
 
 def test_the_state_after_a_prompt_stands_for_its_tokens(model: Model, tokenizer: WorldTokenizer) -> None:
@@ -103,16 +110,17 @@ def test_the_state_after_a_prompt_stands_for_its_tokens(model: Model, tokenizer:
 def test_the_state_after_the_prompt_is_that_even_if_more_is_said(model: Model, tokenizer: WorldTokenizer) -> None:
     engine = make(model, tokenizer)
     outputs = run(engine, keeping(engine, [PROMPT], sampling(5), "prompt", "end"))
-    assert [output.extras is not None for output in outputs] == [True, False, False, False, True]
+    assert [output.extras is not None for output in outputs] == [True, *[False] * 4, True]
+    assert [len(output.token_ids) for output in outputs] == [1, 1, 1, 1, 1, 0]  # the last one was fed after all
     first, last = outputs[0].extras, outputs[-1].extras
     assert first is not None
     assert last is not None
     assert (first.state, last.prompt_state) == (None, None)
-    read = run(engine, keeping(engine, [PROMPT], SamplingParams(max_tokens=0), "prompt", "end"))
+    read = run(engine, keeping(engine, [PROMPT], sampling(0), "prompt", "end"))
     assert extras(read).prompt_state == extras(read).state == first.prompt_state
-    one = run(engine, keeping(engine, [PROMPT], sampling(1), "prompt", "end"))
-    assert extras(one).prompt_state == extras(one).state == first.prompt_state
-    assert last.state != first.prompt_state
+    assert first.prompt_state is not None
+    assert last.state is not None
+    assert (first.prompt_state.position, last.state.position) == (len(PROMPT), len(PROMPT) + 5)
 
 
 def test_answers_to_one_prompt_share_the_beginning_and_keep_their_ends(model: Model, tokenizer: WorldTokenizer) -> None:
@@ -128,7 +136,7 @@ def test_answers_to_one_prompt_share_the_beginning_and_keep_their_ends(model: Mo
     assert [a.token_ids for a in answers(outputs).values()] == [a.token_ids for a in whole.values()]
     ends = [output.extras for output in outputs if output.finish_reason]
     states = [e.state for e in ends if e is not None and e.state is not None]
-    assert [state.position for state in states] == [45] * 4
+    assert [state.position for state in states] == [46] * 4
     assert all(one != other for one, other in combinations(states, 2))
     assert [o.row for o in outputs if o.extras and o.extras.prompt_state] == [0]
 
@@ -198,10 +206,14 @@ def test_a_state_that_does_not_fit_is_refused(model: Model, tokenizer: WorldToke
         (output,) = run(engine, going_on(engine, bad, [[7]], sampling(2)))
         assert output.finish_reason == "error"
         assert message in str(output.error)
-    (output,) = run(engine, going_on(engine, state, [[]], sampling(2)))
-    assert "needs a token to go on with" in str(output.error)
+    assert state.logits is not None
+    few = changed(state, logits=StateArray([3], bytes(12)))
+    (output,) = run(engine, going_on(engine, few, [[7]], sampling(2)))
+    assert "the state's logits are (3,)" in str(output.error)
+    (output,) = run(engine, going_on(engine, changed(state, logits=None), [[]], sampling(2)))
+    assert "needs a prompt of at least one token" in str(output.error)
     (output,) = run(engine, keeping(engine, [[7]], sampling(2), "all"))
-    assert "keep must hold 'prompt' and 'end', not 'all'" in str(output.error)
+    assert "keep must hold 'prompt', 'end', 'reply', not 'all'" in str(output.error)
 
 
 def test_a_request_with_a_state_is_one_frame(model: Model, tokenizer: WorldTokenizer) -> None:

@@ -114,7 +114,7 @@ def test_a_state_goes_out_and_comes_back(parent: Parent) -> None:
     rows = [row for output in parent.steps() for row in output.rows]
     said = [token for row in rows for token in row.token_ids]
     assert rows[-1].extras is not None
-    rest = parent.request(said[-1:], msgspec.structs.replace(sampling, max_tokens=7))
+    rest = parent.request([], msgspec.structs.replace(sampling, max_tokens=7))
     rest.state = rows[-1].extras.state
     parent.say(Submit(rest))
     said += [token for output in parent.steps() for row in output.rows for token in row.token_ids]

@@ -82,6 +82,25 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    cache_memory_mb: Annotated[
+        int | None,
+        typer.Option(
+            help="Memory for states of prompts that were read before; 0 keeps none. Default: an eighth of what is "
+            "free, at most 2048.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where such states are kept on disk. Default: the user's cache folder.",
+            rich_help_panel=MODEL,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    cache_disk_mb: Annotated[
+        int | None, typer.Option(help="Disk for such states; 0 keeps none. Default: 2048.", rich_help_panel=MODEL)
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -221,6 +240,9 @@ def serve(
         "token_budget": token_budget,
         "max_queue": max_queue,
         "default_max_tokens": default_max_tokens,
+        "cache_memory_mb": cache_memory_mb,
+        "cache_dir": cache_dir,
+        "cache_disk_mb": cache_disk_mb,
         "data_dir": data_dir,
         "host": host,
         "port": port,

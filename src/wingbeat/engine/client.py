@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -17,19 +17,24 @@ from wingbeat.engine.backlog import Backlog, QueueFull
 from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap
 from wingbeat.engine.frame_socket import FrameSocket
 from wingbeat.engine.generation import Generation
+from wingbeat.engine.late_states import LateStates
 from wingbeat.engine.latency import Latencies
 from wingbeat.engine.messages import (
     Cancel,
+    Command,
     EngineConfig,
     Event,
     Failed,
+    Forget,
     GenerationRequest,
     Loading,
     LogLine,
     Ready,
     RowOutput,
+    StateLoaded,
     Stats,
     StepOutput,
+    Stop,
     Submit,
     with_seed,
 )
@@ -47,6 +52,7 @@ __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "Q
 log = logging.getLogger(__name__)
 
 CLOSED = "the engine was closed"
+STOP_SECONDS = 2.0  # how long an engine may write what waits for the disk when it is to end
 IDLE_POLL = 0.02  # seconds between looks whether a generation still runs
 
 OVERRUN = "the answer was not read as fast as it was written, and too much of it is waiting"
@@ -67,11 +73,12 @@ class EngineClient:
         self.error: str | None = None
         self.progress: tuple[int, int] = (0, 0)  # bytes of the checkpoint read, of all
         self.info: dict[str, Any] | None = None  # ModelInfo's fields, once loaded
-        self.states: list[str] = []  # names of the initial states, once loaded
         self.pid: int | None = None
         self.restarts = 0  # starts of the process after the first
         self.on_ready: Callable[[], None] = lambda: None  # called each time the engine has loaded the model
         self.latencies = Latencies()
+        self._late_states = LateStates(self._command)
+        self._forgotten: set[str] = set()  # sessions whose states the engine is yet to drop
         self._stats = Stats()
         self._backlog = Backlog(config.max_queue)
         self._generations: dict[int, Generation] = {}
@@ -109,13 +116,42 @@ class EngineClient:
             raise EngineUnavailable(self._why_not())
         if not request.rows:
             raise ValueError("a request needs at least one row")
-        sampling = with_seed(request.sampling)
-        request = msgspec.structs.replace(request, id=next(self._ids), sampling=sampling)
+        request = msgspec.structs.replace(request, id=next(self._ids), sampling=with_seed(request.sampling))
         frame = self._encoder.encode(Submit(request))
         self._backlog.enter(len(request.rows))
         generation = self._generations[request.id] = Generation(request, self._cancel, self.latencies)
         self._send(frame)
         return generation
+
+    def forget(self, sessions: Iterable[str]) -> None:
+        """Have the engine drop what it keeps for these sessions, as soon as there is one."""
+        self._forgotten.update(sessions)
+        if self.status == "ready" and self._forgotten:
+            self._command(Forget(list(self._forgotten)))
+            self._forgotten.clear()
+
+    async def load_state(self, name: str, path: str | None, *, default: bool = False) -> None:
+        """Offer a file's initial state under ``name``, also after the engine is started again; None: no longer.
+
+        ``default``: for requests that name none. Raises ValueError when it cannot be used, and nothing has changed;
+        EngineUnavailable when there is no engine.
+        """
+        if self.status != "ready":
+            raise EngineUnavailable(self._why_not())
+        try:
+            await self._late_states.load(name, path, default=default)
+        except ConnectionError as error:
+            raise EngineUnavailable(str(error)) from None
+
+    @property
+    def states(self) -> list[str]:
+        """Names of the initial states, once the model is loaded."""
+        return self._late_states.names
+
+    @property
+    def default_state(self) -> str:
+        """The name of the one for requests that name none."""
+        return self._late_states.default
 
     def stats(self) -> Stats:
         """The engine's load as of its last step."""
@@ -134,6 +170,9 @@ class EngineClient:
         self._lose(reason)
         try:
             if self._supervisor is not None:
+                if self.config.cache_dir is not None and self._process is not None and self._token:
+                    self._command(Stop())
+                    await asyncio.wait([self._supervisor], timeout=STOP_SECONDS)
                 self._supervisor.cancel()
                 await asyncio.gather(self._supervisor, return_exceptions=True)
         finally:  # also when who closes it is cancelled meanwhile
@@ -151,6 +190,8 @@ class EngineClient:
                     raise
                 code, error = None, f"the engine's process cannot be started: {failure}"
             self._token = b""  # what the dead process said last comes too late
+            if self.status == "closed":
+                return
             if code == LOAD_FAILED and not self._restarts.was_ready:
                 self._give_up(error)
                 return
@@ -214,14 +255,17 @@ class EngineClient:
         elif isinstance(event, Ready):
             self._lose("the engine was started again")
             self.info, self.error = event.info, None
-            self.states = event.states
+            self._late_states.ready(event)
             self._backlog.slots = event.stats.slots
             self._stats = event.stats
             self._restarts.ready()
             self._settle("ready")
+            self.forget(())
             self.on_ready()
         elif isinstance(event, Failed):
             self._load_failed(event.error)
+        elif isinstance(event, StateLoaded):
+            self._late_states.take(event)
         elif isinstance(event, LogLine):
             logging.getLogger(event.logger).log(event.level, "%s", event.text)
 
@@ -256,7 +300,7 @@ class EngineClient:
         """Forget a generation and have the engine free its slots; late outputs find no reader."""
         del self._generations[generation.request.id]
         self._backlog.leave(generation.unfinished_rows)
-        self._send(self._encoder.encode(Cancel([generation.request.id])))
+        self._command(Cancel([generation.request.id]))
 
     def _lose(self, error: str) -> None:
         """End every generation: the engine that ran them is gone."""
@@ -264,7 +308,11 @@ class EngineClient:
             self._backlog.leave(generation.unfinished_rows)
             generation.end("error", error)
         self._generations.clear()
+        self._late_states.lose(error)
         self._stats = Stats(slots=self._stats.slots, read_bandwidth=self._stats.read_bandwidth)
+
+    def _command(self, command: Command) -> None:
+        self._send(self._encoder.encode(command))
 
     def _send(self, frame: bytes, /) -> None:
         assert self._socket is not None

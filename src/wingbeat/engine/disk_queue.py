@@ -105,12 +105,16 @@ class WriteAllowance:
         self._left = float(WRITE_BURST)
         self._counted = clock()
 
-    def take(self, size: int) -> bool:
-        """Whether ``size`` more bytes may be written now; then they count."""
+    def has(self, size: int) -> bool:
+        """Whether ``size`` more bytes may be written now."""
         now = self._clock()
         self._left = min(WRITE_BURST, self._left + (now - self._counted) * WRITE_RATE)
         self._counted = now
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
+        return size <= self._left
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` more bytes may be written now; then they count."""
+        allowed = self.has(size)
+        if allowed:
+            self._left -= size
+        return allowed

@@ -8,21 +8,23 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from wingbeat.engine.arrivals import Arrivals
+from wingbeat.engine.beginnings import Beginnings
+from wingbeat.engine.extras import Extras, without_end
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.intake import Intake
 from wingbeat.engine.messages import (
     EngineConfig,
     GenerationRequest,
-    RowExtras,
     RowOutput,
     Stats,
     StepOutput,
 )
 from wingbeat.engine.meter import Meter
+from wingbeat.engine.prefix_cache import prefix_cache
 from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.scheduler import Scheduler, StepPlan
-from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
-from wingbeat.engine.snapshot import StateSnapshot
+from wingbeat.engine.sequence import NOTHING, Sequence
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
 from wingbeat.ops.cpu import CpuExecutable
@@ -31,6 +33,9 @@ from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 1.5
+"""How long the end of an engine may wait for the disk."""
 
 NOT_FINITE = "the model's logits are not finite numbers: its weights or this prompt overflow the arithmetic"
 
@@ -54,19 +59,23 @@ class Engine:
         self._intake = Intake(model, tokenizer, config, self.initial_states)
         slots = default_slots(executable.layout) if config.max_batch is None else config.max_batch
         self._pool = StatePool(executable.layout, slots)
-        self._scheduler = Scheduler(self._pool, config.token_budget)
+        self._cache = prefix_cache(model, config)
+        self._beginnings = Beginnings(self._pool, self._cache)
+        self._scheduler = Scheduler(self._pool, config.token_budget, self._beginnings)
+        self._arrivals = Arrivals(self._cache, self._scheduler)
         self._sampler = Sampler(
             slots,
             executable.vocab_size,
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
             pool=executable.pool if isinstance(executable, CpuExecutable) else None,
         )
+        self._extras = Extras(self._pool, model.info.fingerprint)
         self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way
         self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes)
         self._read_bandwidth = read_bandwidth
-        self._prompt_tokens = self._generated_tokens = 0
+        self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
 
     @property
     def has_work(self) -> bool:
@@ -90,15 +99,19 @@ class Engine:
         self._outputs += [sequence.end("length") for sequence in sequences if not sequence.needs_reading]
         if group:
             self._groups[request.id] = group
-            self._scheduler.add(group.values())
+            self._arrivals.add(group.values())
 
     def cancel(self, request_id: int) -> None:
         """End all rows of a request; their slots are free at once. Unknown and finished requests are ignored."""
         for sequence in list(self._groups.get(request_id, {}).values()):
             output = sequence.end("cancelled")
+            whole = sequence.slot >= 0 and sequence.whole and sequence.ending is None
             try:
-                if sequence.whole:
-                    self._attach(output, sequence)
+                if whole:
+                    self._beginnings.keep_last(sequence)
+                else:
+                    sequence.scores = None  # there are not all of them
+                self._extras.attach(output, sequence, None, state=whole)
             except Exception as error:  # no memory for a copy of its state
                 log.exception("the state of a cancelled sequence could not be kept")
                 self._fail([sequence], error)
@@ -106,9 +119,18 @@ class Engine:
             self._outputs.append(output)
             self._release(sequence)
 
+    def forget(self, sessions: Iterable[str]) -> None:
+        """Drop the states that are kept for these sessions, in memory and on disk."""
+        self._cache.forget(sessions)
+
+    def close(self) -> None:
+        """Write the cached states that wait for the disk, for a moment at most."""
+        self._cache.close(CLOSING_SECONDS)
+
     def step(self) -> StepOutput:
         """One beat: admit, pack, run, sample, check stops, report."""
         start = time.perf_counter()
+        self._arrivals.hand_on()
         self._admit()
         plan = self._scheduler.plan()
         if plan is not None:
@@ -116,6 +138,7 @@ class Engine:
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
                 self._score(plan, logits)
+                self._keep(plan, logits)
                 self._sample(*self._fork(plan, logits))
                 self._scheduler.quarantine.clear(plan.sequences)
             except Exception as error:  # a step that ends half-way leaves its states unusable
@@ -126,12 +149,13 @@ class Engine:
                 self._fail(self._scheduler.touched(plan), error)
                 raise
             self._meter.count(time.perf_counter() - start, len(plan.sequences))
+        self._cache.tidy()
         outputs, self._outputs = self._outputs, []
         return StepOutput(outputs, self.stats())
 
     def stats(self) -> Stats:
         return Stats(
-            waiting=self._scheduler.waiting,
+            waiting=self._scheduler.waiting + self._arrivals.waiting,
             running=self._scheduler.running,
             slots_in_use=self._pool.in_use,
             slots=self._pool.slots,
@@ -142,10 +166,18 @@ class Engine:
             bytes_moved=self._meter.bytes_moved,
             step_times=self._meter.times.copy(),
             read_bandwidth=self._read_bandwidth,
+            cached_tokens=self._cached_tokens,
+            cached_states=self._cache.states,
+            cached_bytes=self._cache.bytes,
+            disk_states=self._cache.disk_states,
+            disk_bytes=self._cache.disk_bytes,
         )
 
     def _admit(self) -> None:
-        """Give free slots to those that wait. One that cannot begin fails alone, with those that would follow it."""
+        """Give free slots to those that wait. One that cannot begin fails alone, with those that would follow it.
+
+        Those whose first token is predicted already get it at once.
+        """
         for sequence in self._scheduler.admit():
             if sequence.slot < 0:  # it failed with the one that it was to follow
                 continue
@@ -154,6 +186,12 @@ class Engine:
             except Exception as error:
                 log.exception("a sequence could not begin")
                 self._fail([sequence, *self._scheduler.twins(sequence)], error)
+        if predicted := self._scheduler.predicted:
+            try:
+                self._sample(predicted, np.stack([s.predicted for s in predicted if s.predicted is not None]))
+            except Exception as error:
+                log.exception("the first tokens of %d sequences could not be drawn", len(predicted))
+                self._fail(self._recovery.read_again(s for s in predicted if not s.sampled), error)
 
     def _advance(self, plan: StepPlan) -> None:
         self._prompt_tokens += plan.prompt_rows
@@ -171,8 +209,21 @@ class Engine:
             else:
                 sequence.add_scores(targets.tolist(), scored.logprobs.tolist(), scored.top)
 
+    def _keep(self, plan: StepPlan, logits: FloatArray) -> None:
+        """Keep states of prompts that are being read, and give them to those that wait to go on from there."""
+        if plan.decoding == len(plan.sequences):
+            return
+        last = dict(zip(plan.sampled, plan.sampled_rows, strict=True))
+        for sequence in plan.sequences[plan.decoding :]:
+            if sequence.slot < 0 or sequence.ending is not None:  # its prompt could not be scored, or it is read again
+                continue
+            self._beginnings.keep(sequence, logits[last[sequence]] if sequence in last else None)
+            for follower in self._scheduler.followers(sequence):
+                if follower.follow_to == sequence.fed < len(follower.prompt):
+                    self._beginnings.follow(follower, sequence)
+
     def _fork(self, plan: StepPlan, logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
-        """Give the states and logits of prompts that are read to the end to the sequences that follow them.
+        """Give the states and logits of prompts that are read to the end to the sequences that have the same.
 
         Returns the sequences that get a token, and the logits for each.
         """
@@ -182,11 +233,13 @@ class Engine:
         for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
             if leader.slot < 0:  # its prompt could not be scored
                 continue
+            if leader.ending is not None:
+                self._settled(leader, logits[row])
+                continue
             rows.append(row)
             sequences.append(leader)
             for follower in () if leader.sampled else self._scheduler.followers(leader):
-                self._pool.copy(leader.slot, follower.slot)
-                follower.fed = leader.fed
+                self._beginnings.follow(follower, leader)
                 rows.append(row)
                 sequences.append(follower)
         return sequences, logits if rows == list(range(len(logits))) else logits[rows]
@@ -196,17 +249,21 @@ class Engine:
         if not sequences:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
-        positions = np.array([s.origin.position + s.fed for s in sequences], np.int64)
+        positions = np.array([s.position for s in sequences], np.int64)
         result = self._sampler.sample(logits, slots, positions)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
-        for sequence, token, logprob, top in zip(sequences, tokens, logprobs, result.top, strict=True):
+        for row, (sequence, token, logprob, top) in enumerate(
+            zip(sequences, tokens, logprobs, result.top, strict=True)
+        ):
             if token < 0:
                 self._end([sequence], NOT_FINITE)
                 continue
             try:
                 output = sequence.accept(token, logprob, top)
+                if output.finish_reason is not None and not sequence.settled:
+                    output = self._settle(sequence, output)
                 if sequence.wanted is not NOTHING:
-                    self._attach(output, sequence)
+                    self._extras.attach(output, sequence, logits[row])
             except Exception as error:  # half an answer cannot go on; nobody else's is touched
                 log.exception("a token could not be reported; its sequence ends")
                 self._fail([sequence], error)
@@ -214,22 +271,23 @@ class Engine:
             self._generated_tokens += len(output.token_ids)
             self._outputs.append(output)
             if output.finish_reason is not None:
+                self._beginnings.keep_last(sequence)
                 self._release(sequence)
 
-    def _attach(self, output: RowOutput, sequence: Sequence) -> None:
-        """Add what was asked for beside tokens, while the slot holds the state."""
-        prompt_state = sequence.wanted.prompt_state
-        end_state = sequence.wanted.state and output.finish_reason is not None
-        if not (prompt_state or end_state or sequence.scores is not None):
-            return
-        state = self._snapshot(sequence) if prompt_state or end_state else None
-        output.extras = RowExtras(sequence.scores, state if prompt_state else None, state if end_state else None)
-        sequence.scores = None
-        sequence.wanted = Wanted(state=True) if sequence.wanted.state else NOTHING
+    def _settle(self, sequence: Sequence, output: RowOutput) -> RowOutput:
+        """Have the state, which is wanted, see just what is shown. Returns the output without its end until then."""
+        news, end = without_end(output)
+        if sequence.settle(end):
+            self._beginnings.settle(sequence)
+        return news
 
-    def _snapshot(self, sequence: Sequence) -> StateSnapshot:
-        arrays = self._pool.export(sequence.slot)
-        return StateSnapshot.from_arrays(self.model.info.fingerprint, sequence.position, arrays)
+    def _settled(self, sequence: Sequence, logits: FloatArray) -> None:
+        """Report the end of a sequence whose state has seen just what was shown."""
+        assert sequence.ending is not None
+        self._extras.attach(sequence.ending, sequence, logits)
+        self._outputs.append(sequence.ending)
+        self._beginnings.keep_last(sequence)
+        self._release(sequence)
 
     def _fail(self, sequences: Iterable[Sequence], error: BaseException) -> None:
         self._end(sequences, f"the step failed: {type(error).__name__}: {error}")
@@ -243,7 +301,9 @@ class Engine:
         """Free everything that a sequence holds, wherever it stands."""
         if sequence.slot >= 0:
             self._sampler.finish(sequence.slot)
-        self._scheduler.remove(sequence)
+        self._cached_tokens += sequence.cached
+        if not self._arrivals.remove(sequence):
+            self._scheduler.remove(sequence)
         group = self._groups[sequence.request]
         del group[sequence.row]
         if not group:

@@ -165,6 +165,7 @@ def _join(parts: list[RowOutput]) -> RowOutput:
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
         extras=_join_extras(extras),
+        cached_tokens=last.cached_tokens,
     )
 
 
@@ -176,4 +177,5 @@ def _join_extras(extras: list[RowExtras]) -> RowExtras | None:
         prompt_logprobs=next((e.prompt_logprobs for e in extras if e.prompt_logprobs is not None), None),
         prompt_state=next((e.prompt_state for e in extras if e.prompt_state is not None), None),
         state=next((e.state for e in extras if e.state is not None), None),
+        reply=next((e.reply for e in extras if e.reply is not None), None),
     )

@@ -15,7 +15,7 @@ from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
 
 MAX_POSITION = 2**62  # of a state: draws are counted in 64 bits
-KEPT = ("prompt", "end")
+KEPT = ("prompt", "end", "reply")
 
 
 class Intake:
@@ -39,14 +39,15 @@ class Intake:
         origin = self._origin(request)
         sampling = with_seed(request.sampling)
         start = END_OF_TEXT if self._tokenizer is None else self._tokenizer.start
-        prompts = [np.array(ids or (start,), np.int32) for ids in request.prompts]
+        first = () if request.state is not None else (start,)
+        prompts = [np.array(ids or first, np.int32) for ids in request.prompts]
         seen: set[int] = set()
         sequences = []
         for index, row in enumerate(request.rows):
             wanted = _wanted(request, first=row.prompt not in seen)
             seen.add(row.prompt)
             sequence = Sequence(
-                *(request.id, index, row.choice, prompts[row.prompt], sampling),
+                *(request, index, prompts[row.prompt], sampling),
                 *(self._tokenizer, self._default_max_tokens, origin, wanted),
             )
             if sequence.scores is not None and not request.prompts[row.prompt]:
@@ -59,7 +60,7 @@ class Intake:
             return self._initial_states.origin(request.initial_state)
         if request.initial_state is not None:
             raise ValueError("a request begins from a state or from an initial state, not from both")
-        return origin_of(request.state, self._model)
+        return origin_of(request.state, self._model)._replace(key=request.state_key or None)
 
     def _check(self, request: GenerationRequest) -> None:
         vocab_size = self._model.executable.vocab_size
@@ -74,8 +75,8 @@ class Intake:
             if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
                 bad = next(token for token in ids if not 0 <= token < vocab_size)
                 raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
-            if not ids and request.state is not None:
-                raise ValueError("going on from a state needs a token to go on with: the last one that was sampled")
+            if not ids and request.state is not None and request.state.logits is None:
+                raise ValueError("this state has no logits: going on from it needs a prompt of at least one token")
         for row in request.rows:
             if not 0 <= row.prompt < len(request.prompts):
                 raise ValueError(f"prompt {row.prompt} is not one of the request's {len(request.prompts)}")
@@ -85,7 +86,7 @@ class Intake:
             raise ValueError(f"prompt_logprobs must be from 0 to {MAX_LOGPROBS}, not {request.prompt_logprobs}")
         for kept in request.keep:
             if kept not in KEPT:
-                raise ValueError(f"keep must hold {' and '.join(map(repr, KEPT))}, not {kept!r}")
+                raise ValueError(f"keep must hold {', '.join(map(repr, KEPT))}, not {kept!r}")
 
 
 def origin_of(state: StateSnapshot, model: Model) -> Origin:
@@ -98,7 +99,10 @@ def origin_of(state: StateSnapshot, model: Model) -> Origin:
     shapes = {name: array.shape for name, array in arrays.items()}
     if shapes != _shapes(model.executable.layout):
         raise ValueError("the state's fields are not those of this model: it was made by another version of wingbeat")
-    return Origin(state.position, arrays)
+    logits = None if state.logits is None else state.logits.to_array("logits")
+    if logits is not None and logits.shape != (model.executable.vocab_size,):
+        raise ValueError(f"the state's logits are {logits.shape}, this model has {model.executable.vocab_size} tokens")
+    return Origin(state.position, arrays, None, logits, state.continuation)
 
 
 def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:
@@ -106,6 +110,7 @@ def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:
         prompt_logprobs=request.prompt_logprobs if first else None,
         prompt_state=first and "prompt" in request.keep,
         state="end" in request.keep,
+        reply="reply" in request.keep,
     )
     return NOTHING if wanted == NOTHING else wanted
 

@@ -186,10 +186,14 @@ class Forget(msgspec.Struct, tag=True):
     sessions: list[str]
 
 
+class Stop(msgspec.Struct, tag=True):
+    """End the engine's process, once what waits for the disk is written."""
+
+
 class LoadState(msgspec.Struct, tag=True):
     """Read a file of a tuned initial state and offer it under ``name``; ``StateLoaded`` answers ``id``.
 
-    ``path`` None drops the state of that name. ``default``: make it the one for requests that name none.
+    A ``path`` of None drops the state of that name. ``default``: make it the one for requests that name none.
     """
 
     id: int
@@ -245,7 +249,7 @@ class StepOutput(msgspec.Struct, tag=True, gc=False):
     stats: Stats
 
 
-Command = Submit | Cancel | Forget | LoadState
+Command = Submit | Cancel | Forget | LoadState | Stop
 Event = Loading | Ready | Failed | LogLine | StepOutput | StateLoaded
 
 

@@ -10,6 +10,7 @@ exactly where they were. A fault that shows in company only would come again and
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import Sequence
@@ -45,6 +46,10 @@ class Recovery:
                 failing += [sequence, *self._scheduler.twins(sequence)]
         self._scheduler.quarantine.add({s: end for s, end in ends.items() if s not in failing})
         return failing
+
+    def read_again(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Have sequences read their prompts that were to begin without. Returns those that are to fail instead."""
+        return [s for s in sequences if not len(s.prompt) or not self._put_back(s)]
 
     def _put_back(self, sequence: Sequence) -> bool:
         """Whether that was possible: memory may be short, which is how the step came to throw."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wingbeat.engine.beginnings import Beginnings
 from wingbeat.engine.quarantine import Quarantine
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool
@@ -46,10 +47,11 @@ class StepPlan(NamedTuple):
 class Scheduler:
     """The waiting queue and the running set. It hands out the pool's slots, first come, first served."""
 
-    def __init__(self, pool: StatePool, token_budget: int) -> None:
+    def __init__(self, pool: StatePool, token_budget: int, beginnings: Beginnings) -> None:
         if token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, not {token_budget}")
         self._pool = pool
+        self._beginnings = beginnings
         self._budget = token_budget
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -63,29 +65,28 @@ class Scheduler:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to run and nothing to admit."""
+        return not (self._running or self._waiting)
+
+    @property
+    def predicted(self) -> list[Sequence]:
+        """The running sequences whose first token is predicted already."""
+        return [s for s in self._running if s.predicted is not None]
+
     def add(self, sequences: Iterable[Sequence]) -> None:
         self._waiting.extend(sequences)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to the sequences that have waited longest; returns those that got one.
-
-        A sequence whose twin (same request, same prompt) is still reading its prompt follows it: it takes a slot now
-        and the twin's state later. The others get the state that they begin from.
-        """
-        if not self._waiting or not self._pool.free:
-            return []
-        leaders = {id(s.prompt): s for s in self._running if not (s.decoding or s.sampled or s.leader)}
+        """Give free slots to the sequences that have waited longest, with what they begin from; returns those."""
         admitted: list[Sequence] = []
         while self._waiting and self._pool.free:
             sequence = self._waiting.popleft()
             sequence.slot = self._pool.acquire()
-            leader = leaders.setdefault(id(sequence.prompt), sequence)
-            if leader is sequence:
-                self._pool.reset(sequence.slot, sequence.origin.arrays)
-            else:
-                sequence.leader = leader
+            self._beginnings.begin(sequence, self._running)
+            self._running.append(sequence)
             admitted.append(sequence)
-        self._running += admitted
         return admitted
 
     def plan(self) -> StepPlan | None:
@@ -102,7 +103,7 @@ class Scheduler:
 
     def _share(self, reading: list[Sequence], left: int) -> list[tuple[Sequence, int]]:
         """Divide the rows that are left in the budget among prompts; returns those that get any, and how many."""
-        wanted = [len(s.to_read) - s.fed for s in reading]
+        wanted = [s.next_cut - s.fed for s in reading]
         scored = [i for i, s in enumerate(reading) if s.scores is not None]
         for i, rows in zip(scored, share_rows([wanted[i] for i in scored], SCORED_ROWS), strict=True):
             wanted[i] = rows
@@ -110,7 +111,7 @@ class Scheduler:
         return [(s, share) for s, share in zip(reading, shares, strict=True) if share]
 
     def followers(self, leader: Sequence) -> list[Sequence]:
-        """The sequences that wait for ``leader`` to read their prompt to its end."""
+        """The sequences that wait for ``leader`` to read what they begin with."""
         return [s for s in self._running if s.leader is leader]
 
     def touched(self, plan: StepPlan) -> list[Sequence]:
@@ -126,14 +127,17 @@ class Scheduler:
         return [s for s in candidates if s.prompt is sequence.prompt and not s.sampled and s is not sequence]
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, waiting or running. A slot that it held is free again."""
+        """Forget a sequence, waiting or running. A slot that it held is free again; what followed it begins anew."""
         if sequence.slot < 0:
             self._waiting.remove(sequence)
             return
+        orphans = [s for s in self.followers(sequence) if s.fed < s.follow_to]
         self._running.remove(sequence)
         self.quarantine.remove(sequence)
         self._pool.release(sequence.slot)
         sequence.slot = -1
+        for orphan in orphans:
+            self._beginnings.begin(orphan, self._running)
 
 
 def share_rows(wanted: list[int], rows: int) -> list[int]:

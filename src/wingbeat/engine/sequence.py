@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from wingbeat.engine.messages import FinishReason, RowOutput, TokenLogprob
+from wingbeat.engine.messages import FinishReason, GenerationRequest, RowOutput, TokenLogprob
+from wingbeat.engine.snapshot import Continuation
+from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.samplers import Sampler
-from wingbeat.text.stream import StopMatcher, StreamDecoder
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
 
@@ -22,10 +24,17 @@ class Finish(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The state that a sequence begins from: how many tokens that has seen, and its fields. None: a fresh one."""
+    """The state that a sequence begins from: how many tokens that has seen, and its fields. None: a fresh one.
+
+    ``key`` names its content for the prefix cache; None keeps sequences from here out of it. ``logits`` [V] and
+    ``continuation`` are there where an answer can go on from it.
+    """
 
     position: int = 0
     arrays: Mapping[str, FloatArray] | None = None
+    key: str | None = None
+    logits: FloatArray | None = None
+    continuation: Continuation | None = None
 
 
 class Wanted(NamedTuple):
@@ -34,9 +43,10 @@ class Wanted(NamedTuple):
     prompt_logprobs: int | None = None  # alternatives to list for each token of the prompt
     prompt_state: bool = False
     state: bool = False
+    reply: bool = False
 
 
-FRESH = Origin()
+FRESH = Origin(key="fresh")
 NOTHING = Wanted()
 """The only value of those that want nothing: it is told by identity, for every token."""
 
@@ -50,33 +60,16 @@ class Sequence:
     """
 
     __slots__ = (
-        "_decoder",
-        "_end_of_text",
-        "_max_tokens",
-        "_stop_ids",
-        "_stops",
-        "_tokenizer",
-        "choice",
-        "fed",
-        "leader",
-        "origin",
-        "prompt",
-        "request",
-        "row",
-        "sampled",
-        "sampling",
-        "scores",
-        "slot",
-        "strikes",
-        "to_read",
-        "wanted",
+        *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
+        *("_transcript", "cacheable", "cached", "cuts", "ending", "fed", "follow_to", "kept_at", "leader", "origin"),
+        *("predicted", "prompt", "request", "row", "sampled", "sampling", "scores", "session", "slot", "strikes"),
+        *("to_read", "wanted"),
     )
 
     def __init__(
         self,
-        request: int,
+        request: GenerationRequest,
         row: int,
-        choice: int,
         prompt: IntArray,
         sampling: SamplingParams,
         tokenizer: Tokenizer | None,
@@ -84,29 +77,46 @@ class Sequence:
         origin: Origin = FRESH,
         wanted: Wanted = NOTHING,
     ) -> None:
-        self.request, self.row, self.choice = request, row, choice
-        self.prompt = prompt  # int32 [T], T >= 1
-        self.sampling = sampling
+        self.request, self.row = request.id, row
+        self.prompt = prompt  # int32 [T]; T is 0 only where an answer goes on
+        self.sampling = sampling  # with a seed
         self.origin = origin
         self.wanted = wanted
+        self.session = request.session
+        self.cacheable = request.cache and origin.key is not None and len(prompt) > 0
         self.slot = -1
-        self.leader: Sequence | None = None  # the twin whose state this one takes over instead of reading its prompt
-        self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then
+        self.leader: Sequence | None = None  # the one whose state this one takes over instead of reading the same
+        self.follow_to = 0  # once the leader has read so many tokens
+        self.cuts: list[int] = []  # numbers of tokens after which a chunk of the prompt ends
+        self.cached = 0  # tokens of the prompt that were not read, since a state was there that had seen them
+        self.kept_at = 0  # tokens fed when the state was last kept
+        self.predicted: FloatArray | None = None  # logits [V] for the first token, where nothing need be read for them
+        self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then; see ``settle``, too
         self.fed = 0
         self.sampled: list[int] = []
+        self.ending: RowOutput | None = None  # the last output, held back while the state is brought to the end
         self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
         # Of the prompt's tokens so far, the first of which nothing predicts; None when they are not wanted (any more).
         self.scores: list[TokenLogprob | None] | None = None if wanted.prompt_logprobs is None else [None]
+        continued = None if len(prompt) else origin.continuation
+        self._continued = continued or Continuation(sampling.seed or 0, 0)
+        self._seed = self._continued.seed
+        self._choice = self._continued.choice + request.rows[row].choice
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
-        self._tokenizer = tokenizer
         self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
-        self._decoder = StreamDecoder()
-        self._stops = StopMatcher(sampling.stop) if sampling.stop else None
+        self._transcript = Transcript(tokenizer, sampling.stop, self._continued.undecoded)
+        self._reply: list[int] | None = None  # of a sequence that has ended: the tokens that are shown
+        self._path: bytes | None = None
 
     @property
     def decoding(self) -> bool:
         return self.fed >= len(self.to_read)
+
+    @property
+    def next_cut(self) -> int:
+        """Where the next chunk of what is to be read ends at the latest."""
+        return min((cut for cut in self.cuts if cut > self.fed), default=len(self.to_read))
 
     @property
     def position(self) -> int:
@@ -123,14 +133,70 @@ class Sequence:
         """Whether its prompt must be read at all: there are tokens to sample, or other things to find out."""
         return self._max_tokens > 0 or self.wanted is not NOTHING
 
+    @property
+    def reuses(self) -> bool:
+        """Whether it may begin from a state that has seen a part of its prompt."""
+        return self.cacheable and self.scores is None
+
+    @property
+    def path(self) -> bytes:
+        """The prompt's tokens as the prefix cache knows them."""
+        if self._path is None:
+            self._path = self.prompt.tobytes()
+        return self._path
+
+    @property
+    def seen(self) -> bytes:
+        """The tokens that the state has seen since the sequence began."""
+        said = self.sampled if self.ending is None else self.reply
+        read = self.path[: 4 * self.fed]  # int32
+        return read + np.array(said[: max(0, self.fed - len(self.prompt))], np.int32).tobytes()
+
+    @property
+    def reply(self) -> list[int]:
+        """The tokens of the answer; of one that has ended, without what matched a stop."""
+        return self.sampled if self._reply is None else self._reply
+
+    @property
+    def true_to_reply(self) -> bool:
+        """Whether the state has seen nothing but the prompt and tokens of ``reply``."""
+        fed = self.fed - len(self.prompt)
+        return fed <= len(self.reply) and self.reply[:fed] == self.sampled[:fed]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the state, if it is wanted, has seen just the prompt and ``reply``."""
+        return not self.wanted.state or (self.true_to_reply and self.fed == len(self.prompt) + len(self.reply))
+
+    @property
+    def continuation(self) -> Continuation:
+        """What goes into a snapshot for the answer to go on from it."""
+        seen = self.fed - len(self.prompt)
+        generated = Counter(self._continued.generated)
+        generated.update(self.reply[:seen])
+        read = set(self._continued.read).union(np.unique(self.prompt).tolist())
+        undecoded = self._transcript.undecoded if self._reply is None else b""
+        if not seen:
+            undecoded = self._continued.undecoded
+        return Continuation(self._seed, self._choice, dict(generated), sorted(read), undecoded)
+
     def start_sampling(self, sampler: Sampler) -> None:
         """Tell the sampler of this sequence, and of the tokens sampled so far."""
-        sampler.start(self.slot, self.sampling, self.prompt, self.sampling.seed or 0, self.choice, self.sampled)
+        before, prompt = self._continued, self.prompt
+        if before.read:
+            prompt = np.array(before.read, np.int32)
+        generated = [*Counter(before.generated).elements(), *self.sampled]
+        sampler.start(self.slot, self.sampling, prompt, self._seed, self._choice, generated)
+
+    def begin_at(self, fed: int, predicted: FloatArray | None = None) -> None:
+        """Begin from a state that has seen ``fed`` tokens of the prompt; ``predicted`` [V]: the logits after all."""
+        self.fed = self.cached = self.kept_at = fed
+        self.predicted = predicted
 
     def restart(self) -> None:
         """Go back to the origin: the prompt, and what was sampled after it, must be read again."""
-        self.fed = 0
-        if self.sampled:
+        self.begin_at(0)
+        if self.sampled and self.ending is None:
             self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
         if self.scores is not None:
             del self.scores[1:]
@@ -145,21 +211,34 @@ class Sequence:
         if self._max_tokens == 0:
             return self.end("length")
         self.sampled.append(token)
-        self.leader = None  # from the first token on there is nothing to follow; the leader's memory may go
+        self.leader = self.predicted = None  # from the first token on there is nothing to follow
         output = RowOutput(self.request, self.row, token_ids=[token])
         if self.sampling.logprobs is not None:
             output.logprobs = [TokenLogprob(token, logprob, top or [])]
         finish = self._stop_token(token)
-        if finish is None:
-            output.text, matched = self._push(token)
+        if finish is not None:
+            self._reply = self.sampled[:-1]
+        else:
+            output.text, matched = self._transcript.push(token)
             if matched is not None:
+                self._reply = self._transcript.before(self.sampled, matched)
                 return self._close(output, Finish("stop", matched))
             if len(self.sampled) >= self._max_tokens:
                 finish = Finish("length")
         if finish is None:
             return output
-        output.text += self._flush()
+        output.text += self._transcript.flush(goes_on=finish.reason == "length" and self.wanted.state)
         return self._close(output, finish)
+
+    def settle(self, output: RowOutput) -> bool:
+        """Hold the last output back, to have the state see all of ``reply`` first, and nothing else.
+
+        Returns whether the state must begin anew for that, since it has seen too much.
+        """
+        self.ending = output
+        anew = not self.true_to_reply
+        self.to_read = np.concatenate([self.prompt, np.array(self.reply, np.int32)])
+        return anew
 
     def end(self, reason: FinishReason, error: str | None = None) -> RowOutput:
         """The last output of a sequence that ends without another token."""
@@ -172,22 +251,8 @@ class Sequence:
             return Finish("stop", token)
         return None
 
-    def _push(self, token: int) -> tuple[str, str | None]:
-        """The text that ``token`` brings to light, and the stop string it completes."""
-        if self._tokenizer is None:
-            return "", None
-        text = self._decoder.push(self._tokenizer.token_bytes(token))
-        return (text, None) if self._stops is None else self._stops.push(text)
-
-    def _flush(self) -> str:
-        """The text held back so far. What was half a character or half a stop will not be completed any more."""
-        text = self._decoder.flush()
-        if self._stops is None:
-            return text
-        shown, matched = self._stops.push(text)
-        return shown if matched is not None else shown + self._stops.flush()
-
     def _close(self, output: RowOutput, finish: Finish) -> RowOutput:
         output.finish_reason, output.stop_reason = finish
         output.prompt_tokens, output.completion_tokens = len(self.prompt), len(self.sampled)
+        output.cached_tokens = self.cached
         return output

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -27,11 +28,15 @@ from wingbeat.engine.messages import (
     EngineConfig,
     Event,
     Failed,
+    Forget,
     Loading,
+    LoadState,
     LogLine,
     Ready,
     RowOutput,
+    StateLoaded,
     StepOutput,
+    Stop,
     Submit,
 )
 from wingbeat.engine.vocabulary import load_tokenizer
@@ -99,25 +104,35 @@ def main() -> None:
         channel.close()
         sys.exit(LOAD_FAILED)
     gc.freeze()  # the weights and the vocabulary stay: no collection need look at them again
-    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats(), engine.initial_states.names))
+    states = engine.initial_states
+    channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats(), states.names, states.default))
     serve(engine, channel)
+    engine.close()
+    os._exit(0)  # nothing is left to be said
 
 
-def serve(engine: Engine, channel: Channel) -> NoReturn:
-    """Take commands as they come, waiting only when there is nothing to run; send one frame a step."""
+def serve(engine: Engine, channel: Channel) -> None:
+    """Take commands as they come, waiting only when there is nothing to run, until told to stop. One frame a step."""
     decoder = msgspec.msgpack.Decoder(Command)
     while True:
         frame = channel.receive(wait=not engine.has_work)
         while frame is not None:
-            refusal = _obey(engine, decoder, frame)
-            if refusal is not None:
-                channel.send(refusal)
+            try:
+                reply = _obey(engine, decoder, frame)
+            except StopServing:
+                return
+            if reply is not None:
+                channel.send(reply)
             frame = channel.receive(wait=False)
         if engine.has_work:
             channel.send(engine.step())
 
 
-def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | None:
+class StopServing(Exception):  # noqa: N818 - what the parent wants
+    """The parent has told the engine to end."""
+
+
+def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | StateLoaded | None:
     try:
         command = decoder.decode(frame)
     except msgspec.ValidationError as error:  # a value of the wrong type: the fault of that request alone
@@ -126,12 +141,35 @@ def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: byte
             RowOutput(request["id"], i, finish_reason="error", error=str(error)) for i in range(len(request["rows"]))
         ]
         return StepOutput(rows, engine.stats())
-    if isinstance(command, Submit):
-        engine.submit(command.request)
-    elif isinstance(command, Cancel):
-        for request_id in command.ids:
-            engine.cancel(request_id)
+    match command:
+        case Submit():
+            engine.submit(command.request)
+        case Cancel():
+            for request_id in command.ids:
+                engine.cancel(request_id)
+        case Forget():
+            engine.forget(command.sessions)
+        case LoadState():
+            return _load_state(engine, command)
+        case Stop():
+            raise StopServing
     return None
+
+
+def _load_state(engine: Engine, command: LoadState) -> StateLoaded:
+    states, error = engine.initial_states, None
+    try:
+        if command.path is None:
+            states.drop(command.name)
+        else:
+            states.load(command.name, Path(command.path))
+            if command.default:
+                states.make_default(command.name)
+    except Exception as failure:
+        if not isinstance(failure, ValueError | OSError):
+            log.exception("cannot load the state %s", command.path)
+        error = str(failure) or type(failure).__name__
+    return StateLoaded(command.id, states.names, states.default, error)
 
 
 def _load(config: EngineConfig, channel: Channel) -> Engine:

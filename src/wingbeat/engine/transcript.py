@@ -1,0 +1,61 @@
+"""What a sequence says: its tokens as text, up to a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wingbeat.text.stream import StopMatcher, StreamDecoder
+from wingbeat.text.tokenizer import Tokenizer
+
+
+class Transcript:
+    """Turns tokens into the text that may be shown by now. Without a tokenizer there is none.
+
+    ``undecoded`` are the first bytes of a character that an earlier answer, which this one continues, has left.
+    """
+
+    __slots__ = ("_decoder", "_stops", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str], undecoded: bytes = b"") -> None:
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(undecoded)
+        self._stops = StopMatcher(stops) if stops else None
+
+    @property
+    def undecoded(self) -> bytes:
+        """The bytes of a character that is not complete yet."""
+        return self._decoder.pending
+
+    def push(self, token: int) -> tuple[str, str | None]:
+        """The text that ``token`` brings to light, and the stop string that it completes."""
+        if self._tokenizer is None:
+            return "", None
+        text = self._decoder.push(self._tokenizer.token_bytes(token))
+        return (text, None) if self._stops is None else self._stops.push(text)
+
+    def flush(self, *, goes_on: bool) -> str:
+        """The text held back so far: what was half a stop will not be completed any more. Neither will half a
+        character, unless the answer ``goes_on`` another time."""
+        text = "" if goes_on else self._decoder.flush()
+        if self._stops is None:
+            return text
+        shown, matched = self._stops.push(text)
+        return shown if matched is not None else shown + self._stops.flush()
+
+    def before(self, tokens: list[int], stop: str) -> list[int]:
+        """``tokens``, the last of which completed ``stop``, up to where that began.
+
+        Where it began within a token, the rest of that token as the tokenizer writes it.
+        """
+        assert self._tokenizer is not None
+        pieces = [self._tokenizer.token_bytes(token) for token in tokens]
+        said, wanted = b"".join(pieces), stop.encode("utf-8", "replace")
+        end = said.find(wanted, max(0, len(said) - len(pieces[-1]) - len(wanted) + 1))
+        if end < 0:  # bytes that are no characters, and stand for others in the text
+            return tokens[:-1]
+        whole, length = 0, 0
+        while whole < len(pieces) and length + len(pieces[whole]) <= end:
+            length += len(pieces[whole])
+            whole += 1
+        rest = said[length:end].decode("utf-8", "ignore")
+        return tokens[:whole] + (self._tokenizer.encode(rest) if rest else [])
