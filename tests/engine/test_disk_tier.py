@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.engine.disk_states import MODEL, SIZE, eventually, files, get, idle, put, state, stored, tokens
-from wingbeat.engine import disk_index, disk_queue, disk_tier
+from wingbeat.engine import disk_index, disk_ledger, disk_queue
 from wingbeat.engine.disk_files import StateFiles
 from wingbeat.engine.disk_queue import WRITE_BURST, WRITE_RATE, WriteAllowance
 from wingbeat.engine.disk_tier import DiskTier, Stored
@@ -90,7 +90,7 @@ def test_a_state_is_written_once(folder: Path, tier: DiskTier) -> None:
     written = file.stat()
     put(tier, 5, session="chat")
     other = DiskTier(folder, PLENTY, MODEL)
-    other._known.clear()  # as if it had started earlier
+    other._ledger.known.clear()  # as if it had started earlier
     put(other, 5)
     put(tier, 5)
     other.close(20)
@@ -164,7 +164,7 @@ def test_a_session_of_an_earlier_run_is_forgotten(folder: Path, tier: DiskTier) 
 
 def test_a_session_is_forgotten_while_it_is_written(folder: Path, tier: DiskTier, stuck: threading.Event) -> None:
     put(tier, 1, session="being written")
-    eventually(lambda: tier._writing)
+    eventually(lambda: tier._ledger.writing)
     put(tier, 2, session="waiting")
     for session in ("being written", "waiting"):
         tier.forget(session)
@@ -181,7 +181,7 @@ def test_dropped_states_are_deleted(folder: Path, tier: DiskTier, stuck: threadi
     idle(tier)
     stuck.clear()
     put(tier, 9)
-    eventually(lambda: tier._writing)
+    eventually(lambda: tier._ledger.writing)
     waiting = put(tier, 10)
     tier.drop([ids[0], waiting])  # type: ignore[list-item]
     assert get(tier, ids[0]) is None
@@ -210,7 +210,7 @@ def test_the_budget_holds_for_all_models(folder: Path) -> None:
 def test_the_least_valuable_leaves_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1e9]
     monkeypatch.setattr("time.time", lambda: now[0])
-    monkeypatch.setattr(disk_tier, "TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr(disk_ledger, "TOUCH_SECONDS", 0.0)
     tier = DiskTier(folder, 4 * SIZE + 1000, MODEL)
     names = {
         put(tier, 1): "a session's",
@@ -222,7 +222,7 @@ def test_the_least_valuable_leaves_first(folder: Path, monkeypatch: pytest.Monke
     idle(tier)
     for _ in range(9):
         tier.touch(next(id for id, name in names.items() if name == "used"))  # type: ignore[arg-type]
-    eventually(lambda: not tier._uses)
+    idle(tier)
     now[0] += disk_index.HALF_LIFE * 1.5
     left = []
     for n in range(100, 107):
@@ -262,7 +262,7 @@ def test_a_full_queue_takes_nothing_but_sessions(
 ) -> None:
     monkeypatch.setattr(disk_queue, "MAX_BYTES", 0)
     put(tier, 0)
-    eventually(lambda: tier._writing)
+    eventually(lambda: tier._ledger.writing)
     ids = [put(tier, n) for n in range(1, disk_queue.MAX_STATES + 1)]
     assert None not in ids
     assert put(tier, 99) is None
@@ -310,7 +310,7 @@ def test_closing_does_not_wait_for_ever(tier: DiskTier, stuck: threading.Event) 
     put(tier, 1)
     put(tier, 2)
     tier.close(0.01)
-    assert tier._writing is not None
+    assert tier._ledger.writing is not None
 
 
 def test_only_the_user_may_read_them(folder: Path, tier: DiskTier) -> None:

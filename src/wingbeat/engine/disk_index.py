@@ -119,7 +119,7 @@ class DiskIndex:
         if found != VERSION:
             raise sqlite3.DatabaseError(f"it has version {found}, and this wingbeat reads {VERSION}")
         if (said := self._one("PRAGMA quick_check(1)")) != "ok":
-            raise sqlite3.DatabaseError(said)
+            raise sqlite3.DatabaseError(str(said).splitlines()[-1])
         self._db.execute("SELECT id, model, origin, position, logits, bytes, length, hits, worth, tokens FROM states")
 
     def _log_ahead(self) -> None:

@@ -30,8 +30,8 @@ class DiskStore:
     are not on disk any more.
     """
 
-    def __init__(self, folder: Path, budget: int, model: str) -> None:
-        self.files = StateFiles(folder)
+    def __init__(self, files: StateFiles, folder: Path, budget: int, model: str) -> None:
+        self._files = files
         self._folder, self._budget, self._model = folder, budget, model
         self._opened: DiskIndex | None = None
         self._renewed = ""
@@ -58,26 +58,26 @@ class DiskStore:
         """Delete what a killed server left, rows without a file, and what is over the budget."""
         index = self._index()
         indexed = index.ids()
-        missing = indexed - self.files.sweep(indexed)
+        missing = indexed - self._files.sweep(indexed)
         index.remove(missing)
         evicted = index.make_room(0, self._budget, math.inf) or []
-        self.files.remove(evicted)
+        self._files.remove(evicted)
         return [*missing, *evicted]
 
     def write(self, write: Write) -> Written:
         """Write the state, unless it is there; the file first. Not kept is what is worth less than what it needs."""
         index = self._index()
         found = index.find(write.id)
-        if found is not None and self.files.size(write.id) == found.size and found.logits >= write.has_logits:
+        if found is not None and self._files.size(write.id) == found.size and found.logits >= write.has_logits:
             lost = index.claim(write.id, write.sessions)
-            self.files.remove(lost)
+            self._files.remove(lost)
             return Written(True, lost)
         new = worth(len(write.tokens) // 4, 0, write.size, time.time())
         evicted = index.make_room(write.size, self._budget, math.inf if write.sessions else new)
         if evicted is None:
             return Written(False, [])
-        self.files.remove(evicted)
-        size = self.files.write(write.id, self._model, write.origin, write.tokens, write.snapshot)
+        self._files.remove(evicted)
+        size = self._files.write(write.id, self._model, write.origin, write.tokens, write.snapshot)
         entry = Entry(
             write.id, self._model, write.origin, write.tokens, write.snapshot.position, write.has_logits, size
         )
@@ -85,9 +85,9 @@ class DiskStore:
             replaced = index.add(entry, write.sessions)
         except BaseException:
             with contextlib.suppress(OSError):  # else it lies there, unknown, until the next start
-                self.files.remove([write.id])
+                self._files.remove([write.id])
             raise
-        self.files.remove(replaced)
+        self._files.remove(replaced)
         return Written(True, [id for id in evicted + replaced if id != write.id])
 
     def settle(self, drops: Iterable[str], forgets: Iterable[str], uses: Mapping[str, int]) -> list[str]:
@@ -95,7 +95,7 @@ class DiskStore:
         index = self._index()
         index.remove(drops)
         forgotten = index.forget(forgets)
-        self.files.remove([*drops, *forgotten])
+        self._files.remove([*drops, *forgotten])
         index.touch(uses)
         return forgotten
 
@@ -120,7 +120,7 @@ class DiskStore:
             if why:
                 self._renewed, self._unknown = why, True
             if self._unknown:  # they are of no use, and would not count
-                self.files.sweep(self._opened.ids(), 0.0)
+                self._files.sweep(self._opened.ids(), 0.0)
                 self._unknown = False
         return self._opened
 
