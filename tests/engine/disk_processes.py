@@ -77,14 +77,14 @@ def die(told: Connection, folder: Path, moment: str) -> None:
     tier.close(20)
 
 
-def fill(told: Connection, folder: Path) -> None:
-    """A disk on which no file can be longer than 4 KB but for the index's; says what was lost and what was got."""
+def fill(told: Connection, folder: Path, room: int) -> None:
+    """Go on where no file can be longer than ``room`` bytes; says what was lost and what was got."""
     tier = DiskTier(folder, 10**9, MODEL)
     ids = [each.id for each in tier.load()]
     put(tier, 1)
     idle(tier)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     lost = put(tier, 2)
     idle(tier)
     told.send((lost, tier.gone(), put(tier, 3), [get(tier, id) == state(tokens(0)) for id in ids]))
