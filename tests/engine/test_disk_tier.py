@@ -277,9 +277,16 @@ def test_a_full_queue_takes_nothing_but_sessions(
 
 
 def test_writing_outside_sessions_is_limited(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tier._allowance, "take", lambda size: False)
+    assert tier.accepts(SIZE, None)
+    assert tier._allowance.take(WRITE_BURST)
+    monkeypatch.setattr(disk_queue, "WRITE_RATE", 0)
+    assert not tier.accepts(SIZE, None)
     assert put(tier, 1) is None
+    assert tier.accepts(SIZE, "chat")
     assert put(tier, 1, session="chat") is not None
+    assert not tier.accepts(PLENTY + 1, "chat")
+    tier.close(20)
+    assert not tier.accepts(SIZE, "chat")
 
 
 def test_the_allowance_is_a_burst_and_a_rate() -> None:

@@ -91,9 +91,9 @@ class DiskTier:
     def accepts(self, size: int, session: str | None) -> bool:
         """Whether ``put`` is worth the making of a snapshot of so many bytes."""
         with self._changed:
-            if self._closing or size > self._budget or time.monotonic() < self._paused_until:
+            if self._ledger.closing or self._ledger.paused or size > self._budget:
                 return False
-            return session is not None or not (self._queue.full or not self._allowance.has(size))
+            return session is not None or (not self._ledger.queue.full and self._allowance.has(size))
 
     def put(self, origin: str, tokens: bytes, snapshot: StateSnapshot, session: str | None) -> str | None:
         """Write the state some time; its id. It takes the place of the session's earlier one.
