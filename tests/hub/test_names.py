@@ -126,6 +126,7 @@ def test_a_model_that_is_here_is_found_by_its_name(tmp_path: Path, monkeypatch: 
 def test_which_folder_holds_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WINGBEAT_MODELS_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert tmp_path in models_folder().parents
     monkeypatch.setenv("WINGBEAT_MODELS_DIR", "~/mine")
     assert models_folder() == tmp_path / "mine"

@@ -17,6 +17,7 @@ from tests.models.test_official_logits import FIXTURES, forward
 from tests.random_models import normal, random_model, random_rwkv7, write_pth
 from wingbeat import LLM, SamplingParams
 from wingbeat.adapter import Adapter
+from wingbeat.bench.measure import load_subject
 from wingbeat.cli import app
 from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.formats.checkpoint import FormatError
@@ -106,6 +107,9 @@ def test_what_is_told_of_it(path: Path, tmp_path: Path) -> None:
     assert told.endswith("million parameters in int8 *1 -> bfloat16, packed from float32")
     (listed,) = chosen("here", tmp_path)
     assert (listed.name, listed.version, listed.note) == ("copy.prefab", "7", None)
+    needs = [line for line in CliRunner().invoke(app, ["doctor", str(target)]).output.splitlines() if "weights" in line]
+    assert any("in int8 *1 -> bfloat16;" in line for line in needs), needs
+    assert load_subject(target, threads=1).row_multiply_adds == load_subject(path, threads=1).row_multiply_adds
     assert listed.parameters == f"{info.parameters / 1e6:.1f}M"
 
 

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from wingbeat.models import Model, Progress, load_model
-from wingbeat.models.loader import load_checkpoint
+from wingbeat.models.prefab import look_inside
 from wingbeat.ops.cpu import CpuExecutable, multiply_add_peak, read_bandwidth
 from wingbeat.ops.program import Program
 from wingbeat.ops.table import Executable, FloatArray, IntArray, StepBatch
@@ -116,7 +116,7 @@ def load_subject(
 ) -> Subject:
     """Load a model to be timed. Raises what ``load_model`` raises."""
     model = load_model(path, dtype=dtype, threads=threads, backend=backend, progress=progress)
-    return Subject(model, *count_multiply_adds(load_checkpoint(path).record()))
+    return Subject(model, *count_multiply_adds(look_inside(path).record()))
 
 
 def count_multiply_adds(program: Program) -> tuple[int, int]:

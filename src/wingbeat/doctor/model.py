@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from wingbeat.config import ConfigError, Settings
 from wingbeat.doctor.finding import Finding, gigabytes
-from wingbeat.dtypes import DTYPES
 from wingbeat.engine.state_pool import available_memory, default_slots
 from wingbeat.engine.vocabulary import load_tokenizer
-from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
-from wingbeat.models.memory import weight_bytes
+from wingbeat.models.loader import LoadedCheckpoint
+from wingbeat.models.memory import memory_needed
 from wingbeat.models.packed_cache import FOLDER_VARIABLE, cache_folder
-from wingbeat.models.precision import uniform
+from wingbeat.models.prefab import look_inside
 from wingbeat.ops import cpu
 from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import choose_profile
@@ -24,7 +23,7 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
     """The model that ``settings`` name."""
     try:
         path = settings.model_path()
-        checkpoint = load_checkpoint(path)
+        checkpoint, need = look_inside(path), memory_needed(path)
     except (ConfigError, ValueError, OSError) as error:
         yield Finding("model", str(error), "problem", "name the file or folder of an RWKV model")
         return
@@ -37,25 +36,24 @@ def look_at_model(settings: Settings) -> Iterator[Finding]:
         | {"vocab_size": shape.vocab_size, "parameters": shape.parameters, "dtype": shape.dtype}
         | {"fingerprint": checkpoint.fingerprint},
     )
-    yield _memory(checkpoint, settings)
+    yield _memory(checkpoint, need, settings)
     yield _packed_weights(settings)
     yield from _text(settings, str(path), checkpoint)
 
 
-def _memory(checkpoint: LoadedCheckpoint, settings: Settings) -> Finding:
+def _memory(checkpoint: LoadedCheckpoint, need: Mapping[str, int], settings: Settings) -> Finding:
     program = checkpoint.record()
     free = available_memory()
-    need = {dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES}
     slots = settings.max_batch or default_slots(program.layout)
     states = slots * program.layout.slot_bytes
     usual = "bfloat16" if cpu.available() else "float32"
-    wanted = usual if settings.dtype == "auto" else settings.dtype
+    wanted = next(iter(need)) if len(need) == 1 else usual if settings.dtype == "auto" else settings.dtype
     shown = ", ".join(f"{gigabytes(size)} in {dtype}" for dtype, size in need.items())
     text = f"weights {shown}; {slots} states of {gigabytes(program.layout.slot_bytes)}; {gigabytes(free)} free"
     details = {"weights": need, "slots": slots, "state": program.layout.slot_bytes, "free": free, "dtype": wanted}
     if need[wanted] + states <= free:
         return Finding("model memory", text, details=details)
-    fitting = [dtype for dtype in DTYPES if need[dtype] + program.layout.slot_bytes <= free]
+    fitting = [dtype for dtype, size in need.items() if size + program.layout.slot_bytes <= free]
     if wanted in fitting:
         fix = f"--max-batch {max(1, (free - need[wanted]) // program.layout.slot_bytes)}, or a smaller --dtype"
         return Finding("model memory", f"{wanted} does not fit with {slots} states: {text}", "problem", fix, details)

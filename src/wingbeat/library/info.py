@@ -8,13 +8,11 @@ from pathlib import Path
 import msgspec
 
 from wingbeat.config import load_settings
-from wingbeat.dtypes import DTYPES
 from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.formats.checkpoint import open_checkpoint
 from wingbeat.library.listing import size_of
 from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
-from wingbeat.models.memory import weight_bytes
-from wingbeat.models.precision import uniform
+from wingbeat.models.memory import memory_needed
 from wingbeat.models.prefab import is_prefab, open_prefab
 from wingbeat.text.choose import kind_of
 from wingbeat.text.profile import choose_profile
@@ -89,16 +87,12 @@ def describe(path: Path, tokenizer: str | None = None, models_folder: Path | Non
         tokenizer=name,
         profile=profile,
         packed=None if prefab is None else prefab.precision.label,
-        memory=_memory(checkpoint) if prefab is None else {prefab.precision.label: prefab.weight_bytes},
+        memory=memory_needed(path),
         state=checkpoint.record().layout.slot_bytes,
         fingerprint=checkpoint.fingerprint,
         metadata=dict(checkpoint.metadata),
         tensors=[Tensor(name, each.dtype.name, each.shape) for name, each in checkpoint.tensors.items()],
     )
-
-
-def _memory(checkpoint: LoadedCheckpoint) -> dict[str, int]:
-    return {dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES}
 
 
 def _text(

@@ -13,8 +13,7 @@ from wingbeat.config import load_settings
 from wingbeat.hub.catalogue import Entry, catalogue
 from wingbeat.hub.folder import PART, local_models, unfinished
 from wingbeat.hub.names import matching
-from wingbeat.models.loader import load_checkpoint
-from wingbeat.models.prefab import is_prefab, open_prefab
+from wingbeat.models.prefab import look_inside
 
 Which = Literal["here", "published", "all"]
 
@@ -93,7 +92,7 @@ def _published(entry: Entry) -> Model:
 def _look_inside(path: Path) -> tuple[str | None, str | None]:
     """The version, and the number of parameters as file names have it."""
     try:
-        checkpoint = open_prefab(path).checkpoint if is_prefab(path) else load_checkpoint(path)
+        checkpoint = look_inside(path)
     except (ValueError, OSError):  # `wingbeat info` says what is wrong with it
         return None, None
     count = checkpoint.info.parameters

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from numpy.typing import NDArray
 
-from wingbeat.dtypes import BYTES_PER_WEIGHT
-from wingbeat.models.loader import LoadedCheckpoint
-from wingbeat.models.precision import Precision
+from wingbeat.dtypes import BYTES_PER_WEIGHT, DTYPES
+from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
+from wingbeat.models.precision import Precision, uniform
+from wingbeat.models.prefab import is_prefab, open_prefab
 from wingbeat.ops.quantize import BLOCK
 from wingbeat.ops.table import round_up, storage_dtype
 
@@ -33,6 +36,15 @@ def weight_bytes(checkpoint: LoadedCheckpoint, precision: Precision) -> int:
         stored += (count + padding) * BYTES_PER_WEIGHT[dtypes[op.weights[0]]]
         counted += count
     return round(stored + (parameters - counted) * BYTES_PER_WEIGHT["float32"])
+
+
+def memory_needed(path: Path) -> dict[str, int]:
+    """Bytes of the weights of a model's file in each dtype; of a prefab in the one in which it is packed."""
+    if is_prefab(path):
+        prefab = open_prefab(path)
+        return {prefab.precision.label: prefab.weight_bytes}
+    checkpoint = load_checkpoint(path)
+    return {dtype: weight_bytes(checkpoint, uniform(dtype, checkpoint.info.layers)) for dtype in DTYPES}
 
 
 def _unread(name: str) -> NDArray:

@@ -18,7 +18,7 @@ from wingbeat.dtypes import DTYPES
 from wingbeat.formats.lazy import FormatError, LazyTensor
 from wingbeat.formats.packed import TOKENS, Identity, PackedFile, is_packed, open_packed, packed_texts, save_packed
 from wingbeat.models.architecture import ARCHITECTURES
-from wingbeat.models.loader import LoadedCheckpoint
+from wingbeat.models.loader import LoadedCheckpoint, load_checkpoint
 from wingbeat.models.precision import Precision
 from wingbeat.models.shapes import Dimensions
 from wingbeat.ops.cpu import CpuExecutable, packed_layout
@@ -110,6 +110,11 @@ def is_prefab(path: str | Path) -> bool:
         return is_packed(Path(path))
     except OSError:
         return False
+
+
+def look_inside(path: Path) -> LoadedCheckpoint:
+    """What any model file holds, a prefab too, which has no tensors. Raises what `load_checkpoint` raises."""
+    return open_prefab(path).checkpoint if is_prefab(path) else load_checkpoint(path)
 
 
 def open_prefab(path: Path) -> Prefab:
