@@ -224,3 +224,27 @@ def test_a_request_with_a_state_is_one_frame(model: Model, tokenizer: WorldToken
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Submit(wanted)), type=Submit).request == wanted
     outputs = run(engine, wanted)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(outputs), type=list[RowOutput]) == outputs
+
+
+def test_what_matched_a_stop_is_in_no_state(tokenizer: WorldTokenizer, model: Model) -> None:
+    """The stop may take several tokens, begin within one, or be a token itself."""
+    if model.info.backend == "reference":
+        pytest.skip("the reference is equal to itself in another batch to rounding only")
+    engine = make(model, tokenizer)
+    spoken = {"logit_bias": dict.fromkeys([*range(98, 123), *range(257, 266)], 100.0)}  # letters and words
+    said = complete(engine, PROMPT, sampling(30, **spoken))
+    text = tokenizer.decode(said.token_ids)
+    places = [i for i in range(1, len(text) - 5) if text.find(text[i : i + 5]) == i]
+    assert len(places) > 20
+    assert any(len(tokenizer.token_bytes(token)) > 1 for token in said.token_ids)
+    for stops in [{"stop": (text[i : i + 5],)} for i in places] + [{"stop_token_ids": (said.token_ids[7],)}]:
+        wanted = keeping(engine, [PROMPT], sampling(30, **spoken, **stops), "end", "reply")
+        found = extras(run(engine, wanted))
+        answer = answers(run(engine, wanted))[1, 0]
+        assert found.reply is not None
+        assert found.state is not None
+        assert tokenizer.decode(found.reply) == answer.text
+        read = run(engine, keeping(engine, [PROMPT + found.reply], sampling(0), "prompt"))
+        expected = extras(read).prompt_state
+        assert expected is not None
+        assert (found.state.arrays, found.state.logits) == (expected.arrays, expected.logits)
