@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     allow_load: bool = False
     max_body_mb: float = Field(32, gt=0, allow_inf_nan=False)
     max_prompt_tokens: int = Field(1_000_000, ge=1)
+    max_states_mb_per_key: float = Field(4096, ge=0, allow_inf_nan=False)
+    state_hours: float = Field(24, gt=0, allow_inf_nan=False)
     shutdown_seconds: float = Field(30, ge=0, allow_inf_nan=False)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -246,6 +248,11 @@ class Settings(BaseSettings):
         return (
             self.cache_dir.expanduser() if self.cache_dir else user_cache_path("wingbeat", appauthor=False) / "states"
         )
+
+    @property
+    def states_folder(self) -> Path:
+        """Where the server keeps states, and where an operator may put some."""
+        return self.data_folder / "states"
 
     @property
     def hub_address(self) -> str:

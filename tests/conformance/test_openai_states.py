@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import NotFoundError, OpenAI
 
 from tests.live import LiveServer, live_server, settings_for, write_model
 from tests.random_models import normal, write_pth
@@ -65,14 +65,14 @@ def test_chats_too(tuned: LiveServer) -> None:
 
 def test_an_unknown_state_is_refused_with_those_there_are(tuned: LiveServer) -> None:
     client = OpenAI(base_url=f"{tuned.url}/v1", api_key="none")
-    with pytest.raises(BadRequestError, match=r"no initial state 'painter'; there are none, poet") as refused:
+    with pytest.raises(NotFoundError, match=r"no initial state 'painter'; there are none, poet") as refused:
         logprobs(client, state="painter")
-    assert refused.value.param == "state"
+    assert (refused.value.param, refused.value.code) == ("state", "state_not_found")
 
 
 def test_the_adapter_is_in_the_model(tuned: LiveServer, tmp_path: Path) -> None:
     with live_server(settings_for(write_model(tmp_path))) as plain:
         clients = [OpenAI(base_url=f"{live.url}/v1", api_key="none") for live in (tuned, plain)]
         assert logprobs(clients[0]) != logprobs(clients[1])
-        with pytest.raises(BadRequestError, match="there are none"):
+        with pytest.raises(NotFoundError, match="there are none"):
             logprobs(clients[1], state="poet")

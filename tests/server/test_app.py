@@ -186,6 +186,11 @@ async def test_the_openapi_document(model_path: Path) -> None:
         "/v1/chat/completions",
         "/v1/responses",
         "/v1/responses/input_tokens",
+        "/v1/states",
+        "/v1/states/load",
+        "/v1/states/load/{name}",
+        "/v1/states/{state_id}",
+        "/v1/states/{state_id}/content",
         "/tokenize",
         "/detokenize",
         "/tokenizer_info",
@@ -195,7 +200,7 @@ async def test_the_openapi_document(model_path: Path) -> None:
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatBody")
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
-    assert schemas["ChatBody"]["required"] == ["messages"]
+    assert schemas["ResponsesBody"]["required"] == ["input"]
     assert "HTTPValidationError" not in schemas
     for reference in _references(document):
         assert reference.rsplit("/", 1)[-1] in schemas

@@ -63,7 +63,7 @@ def test_with_an_adapter_and_a_state(server: LiveServer) -> None:
     assert adapted != plain
     assert logprobs(server, state="poet") != adapted
     assert load(server, model="second").status_code == 200  # another model begins without them
-    assert server.http.post("/v1/completions", json={"prompt": [1], "state": "poet"}).status_code == 400
+    assert server.http.post("/v1/completions", json={"prompt": [1], "state": "poet"}).status_code == 404
 
 
 REFUSED = [

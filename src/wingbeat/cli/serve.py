@@ -163,6 +163,21 @@ def serve(
         int | None,
         typer.Option(help="Longer prompts get 400. Default: 1000000 tokens.", rich_help_panel=_LIMITS),
     ] = None,
+    max_states_mb_per_key: Annotated[
+        float | None,
+        typer.Option(
+            help="Megabytes of states that are kept for each key; without keys, for all clients together. "
+            "Default: 4096.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    state_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="How long a state without a name is kept after it was last used. Default: 24.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
     key_requests_per_minute: Annotated[
         int | None,
         typer.Option(
@@ -253,6 +268,8 @@ def serve(
         "shutdown_seconds": shutdown_seconds,
         "max_body_mb": max_body_mb,
         "max_prompt_tokens": max_prompt_tokens,
+        "max_states_mb_per_key": max_states_mb_per_key,
+        "state_hours": state_hours,
         "key_requests_per_minute": key_requests_per_minute,
         "key_tokens_per_minute": key_tokens_per_minute,
         "key_max_running": key_max_running,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class ModelInfo:
     path: str
     metadata: dict[str, str]
     kernels: str = ""  # the level that runs, such as "avx2"; empty on the reference
+    state_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the fields of a sequence's state
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def load_model(
         weights = precision.apply(checkpoint.weights(_reader(checkpoint, progress)))
         executable = ReferenceExecutable(checkpoint.record(gn_eps), weights, precision.rest)
     kernels = executable.level if isinstance(executable, cpu.CpuExecutable) else ""
-    info = _info(checkpoint, Path(path), precision.label, backend, kernels)
+    info = _info(checkpoint, Path(path), precision.label, backend, kernels, executable.layout)
     return Model(executable, info, _initial_state(checkpoint, executable.layout))
 
 
@@ -158,7 +159,7 @@ def _load_prefab(
         raise FormatError(f"{path} is damaged ({error}): make it anew with `wingbeat quantize`") from error
     if progress is not None:
         progress(prefab.size, prefab.size)
-    info = _info(checkpoint, path, precision.label, "cpu", executable.level)
+    info = _info(checkpoint, path, precision.label, "cpu", executable.level, executable.layout)
     return Model(executable, info, _initial_state(checkpoint, executable.layout))
 
 
@@ -255,7 +256,9 @@ def _reader(checkpoint: LoadedCheckpoint, progress: Progress | None) -> Read:
     return read
 
 
-def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str) -> ModelInfo:
+def _info(
+    checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, kernels: str, layout: StateLayout
+) -> ModelInfo:
     shape = checkpoint.info
     return ModelInfo(
         name=checkpoint.metadata.get("name", model_name(path)),
@@ -270,4 +273,5 @@ def _info(checkpoint: LoadedCheckpoint, path: Path, dtype: str, backend: str, ke
         path=str(path),
         metadata=dict(checkpoint.metadata),
         kernels=kernels,
+        state_shapes={name: entry.shape for name, entry in layout.fields.items()},
     )

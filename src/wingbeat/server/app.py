@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from wingbeat.config import Settings, version
+from wingbeat.server import states
 from wingbeat.server.auth import ApiKeyGate, Key, digest
 from wingbeat.server.cors import Origins
 from wingbeat.server.dialects import openai, openai_tokenize, responses
@@ -18,6 +19,7 @@ from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.figures import SAMPLE_SECONDS
 from wingbeat.server.health import health_router
+from wingbeat.server.hot_states import HotStates
 from wingbeat.server.limits import RATE_LIMIT_HEADERS, Allowance, LimitGate, Limits
 from wingbeat.server.loading import LoadBody, load_router
 from wingbeat.server.metrics import metrics_router
@@ -25,7 +27,11 @@ from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.overview import overview_router
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.replace import Replacement
+from wingbeat.server.starts import Starts
+from wingbeat.server.states import states_router
+from wingbeat.server.states_loading import states_loading_router
 from wingbeat.server.tracking import RequestTracker, Traffic
+from wingbeat.services.states import StateStore
 
 DESCRIPTION = """\
 An RWKV inference server. Unmodified OpenAI clients work with the base URL `/v1`; the same routes answer under
@@ -56,10 +62,18 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     """
     traffic = traffic or Traffic()
     max_body = int(settings.max_body_mb * 2**20)
+    store = StateStore(
+        settings.states_folder,
+        budget=int(settings.max_states_mb_per_key * 2**20),
+        life=settings.state_hours * 3600,
+    )
+    hot = HotStates(store)
+    starts = Starts(store, hot)
     replacement = Replacement(registry, settings.shutdown_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await store.open()
         await registry.start()
         try:
             async with _sampled(registry):
@@ -67,6 +81,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         finally:
             await replacement.close()
             await registry.close()
+            await store.close()
 
     app = Application(
         title="wingbeat",
@@ -88,14 +103,19 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         load_router(registry, replacement, settings, traffic, max_body),
     ):
         app.include_router(own)
-    for router in (openai.openai_router(registry, max_body), responses.responses_router(registry, max_body)):
+    for router in (
+        openai.openai_router(registry, store, starts, max_body),
+        responses.responses_router(registry, store, starts, max_body),
+        states_loading_router(registry, store, hot, settings, max_body),
+        states_router(store, max_body),
+    ):
         for prefix in openai.PREFIXES:
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
     for prefix in ("", *openai.PREFIXES):
         tokenizer = openai_tokenize.tokenize_router(registry, max_body)
         app.include_router(tokenizer, prefix=prefix, include_in_schema=not prefix)
     serve_docs(app)
-    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, LoadBody)
+    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, *states.SCHEMAS, LoadBody)
     describe(app, schemas, needs_key=settings.needs_key)
     return app
 

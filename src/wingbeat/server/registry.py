@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
 from wingbeat.engine.client import CLOSED, EngineClient, EngineUnavailable, Generation, QueueFull
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
@@ -35,6 +36,22 @@ class Prompts(list[list[int]]):
     def __init__(self, ids: Iterable[list[int]], fingerprint: str) -> None:
         super().__init__(ids)
         self.fingerprint = fingerprint
+
+
+class Start(NamedTuple):
+    """Where sequences begin: in the initial state that the engine calls `initial` (None: its default one), or else in
+    `state`, whose content has the name `key`.
+
+    `opening`: what a prompt ended with whose answer goes on in `state` (see `ReasoningSplitter`).
+    """
+
+    initial: str | None = None
+    state: StateSnapshot | None = None
+    key: str = ""
+    opening: str = ""
+
+
+DEFAULT_START = Start()
 
 
 class ServedModel:
@@ -191,22 +208,20 @@ class ServedModel:
         sampling: SamplingParams,
         *,
         prompt_logprobs: int | None = None,
-        initial_state: str | None = None,
+        start: Start = DEFAULT_START,
+        keep: tuple[Literal["prompt", "end", "reply"], ...] = (),
     ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
 
         With a seed each prompt is answered as it would be alone; without one all rows are drawn independently.
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
-        `initial_state` names the state that each row begins from; None: the default one.
+        `keep` asks for more than tokens, see `GenerationRequest`.
 
-        Raises ApiError: 400 for an unknown state, 429 when the queue is full or the client may not have so much, 503
+        Raises ApiError: 429 when the queue is full or the client may not have so much, 503
         when the engine is away or runs another model than the prompts are for.
         """
         if prompts.fingerprint != self.fingerprint:
             raise unavailable("Another model was loaded while the request was prepared. Send it again.")
-        if initial_state is not None and initial_state not in self.client.states:
-            known = ", ".join(self.client.states)
-            raise bad_request(f"state: there is no initial state {initial_state[:100]!r}; there are {known}.", "state")
         apart = choices if sampling.seed is None else 0
         request = GenerationRequest(
             fingerprint=prompts.fingerprint,
@@ -214,7 +229,10 @@ class ServedModel:
             rows=[Row(prompt, prompt * apart + choice) for prompt in range(len(prompts)) for choice in range(choices)],
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
-            initial_state=initial_state,
+            initial_state=start.initial,
+            state=start.state,
+            state_key=start.key,
+            keep=keep,
         )
         record, tokens = current_request(), sum(map(len, prompts))
         if record is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -67,10 +67,14 @@ class EventStream(Response):
     status_code = 200
     background = None
 
-    def __init__(self, generation: Generation, reply: StreamedReply) -> None:
+    def __init__(
+        self, generation: Generation, reply: StreamedReply, settle: Callable[[], Awaitable[bytes]] | None = None
+    ) -> None:
+        """`settle` is waited for when all rows have ended; it gives events that come before the reply's end."""
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})  # proxies must not hold it back
         self._generation = generation
         self._reply = reply
+        self._settle = settle
         self._send: Send
         self._gone: asyncio.Event
         self._writer = StepWriter(reply)
@@ -94,6 +98,8 @@ class EventStream(Response):
             await self._put(reply.begin())
             async for rows in self._steps():
                 await self._put(WAITING if rows is None else reply.step(rows))
+            if self._settle is not None and not self._gone.is_set():
+                await self._put(await self._settle())
             return reply.end()
         except ApiError as error:
             return reply.failure(error)

@@ -34,6 +34,13 @@ class ReasoningSplitter:
         """Whether all that is still to come is part of the answer."""
         return not (self._reasoning or self._undecided or self._tag_open)
 
+    @property
+    def opening(self) -> str:
+        """The end of a prompt after which another splitter goes on where this one is."""
+        if self._tag_open:
+            return f" {_OPEN[:-1]}" if self._reasoning else f" {_OPEN}{_CLOSE[:-1]}"
+        return f" {_OPEN}" if self._reasoning else " "
+
     def push_answer(self, text: str) -> str:
         """`push` for a text of which is known that it is part of the answer."""
         return self._answer_trimmer.push(text)

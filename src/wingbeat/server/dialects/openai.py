@@ -30,11 +30,14 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_request import ready_model, sampling_params
+from wingbeat.server.dialects.openai_states import KEEP, returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, collect
+from wingbeat.services.states import StateStore
 
 PREFIXES = ("/v1", "/openai/v1")
 
@@ -42,7 +45,7 @@ SCHEMAS = (ChatBody, ChatChunk, CompletionBody, CompletionChunk)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 
-def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
+def openai_router(registry: ModelRegistry, store: StateStore, starts: Starts, max_body: int) -> APIRouter:
     """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["OpenAI"])
 
@@ -68,7 +71,8 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         body = await read_model(request, CompletionBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        prompts = await completion_prompts(body, model)
+        start = await starts.find(body.state, model)
+        prompts = await completion_prompts(body, model, start)
         scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
         sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
         echoes = await echoed_prompts(body, model, prompts)
@@ -79,12 +83,22 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             for _ in range(per_prompt)
         ]
         gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
-        answer = Answer(model, COMPLETION, choices, per_prompt=per_prompt, include_usage=body.include_usage, gate=gate)
-        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored, initial_state=body.state)
+        states = await returned_states(body, store, model, len(prompts) * (body.n or 1))
+        answer = Answer(
+            *(model, COMPLETION, choices),
+            per_prompt=per_prompt,
+            include_usage=body.include_usage,
+            gate=gate,
+            states=states,
+        )
+        keep = KEEP if states else ()
+        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored, start=start, keep=keep)
         if body.stream:
-            return EventStream(generation, answer)
+            return EventStream(generation, answer, answer.settle)
         await collect(request, generation, answer.take)
         best = best_rows(choices, per_prompt, body.n or 1) if body.ranks else None
+        if states is not None:
+            await states.give(best)
         size = 0 if scored is None else sum(map(len, prompts))
         return Response(await run_sized(size, answer.whole, best), media_type="application/json")
 
@@ -99,7 +113,8 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         body = await read_model(request, ChatBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        prompt = await chat_prompt(body, model)
+        start = await starts.find(body.state, model)
+        prompt = await chat_prompt(body, model, start)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, logprobs)
         count = body.n or 1
@@ -108,11 +123,14 @@ def openai_router(registry: ModelRegistry, max_body: int) -> APIRouter:
             ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
             for _ in range(count)
         ]
-        answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage)
-        generation = model.submit(prompt.prompts, count, sampling, initial_state=body.state)
+        states = await returned_states(body, store, model, count)
+        answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
+        generation = model.submit(prompt.prompts, count, sampling, start=start, keep=KEEP if states else ())
         if body.stream:
-            return EventStream(generation, answer)
+            return EventStream(generation, answer, answer.settle)
         await collect(request, generation, answer.take)
+        if states is not None:
+            await states.give()
         return Response(answer.whole(), media_type="application/json")
 
     @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})

@@ -11,6 +11,7 @@ import msgspec
 
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_logprobs import Columns
+from wingbeat.server.dialects.openai_states import ReturnedStates
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
 from wingbeat.server.step_writer import TextEvents
@@ -61,6 +62,11 @@ class Choice(Protocol):
         """All pieces as one reply."""
         ...
 
+    @property
+    def rest_opening(self) -> str:
+        """What to know of the answer, where it was cut off, to go on with it: see `ReasoningSplitter.opening`."""
+        ...
+
 
 Gate = Callable[[Sequence[RowOutput]], Iterator[RowOutput]]
 
@@ -91,12 +97,14 @@ class Answer:
     """Turns the rows of one generation into OpenAI's reply; `choices[i]` renders row i.
 
     Streaming and whole replies are made of the same pieces, so they cannot differ. `per_prompt` rows share a prompt.
-    `gate` passes on the outputs that may be shown by now.
+    `gate` passes on the outputs that may be shown by now. With `states`, which have to be kept before they are told,
+    the rows' last pieces wait for `settle`.
     """
 
     __slots__ = (
         *("_choices", "_common", "_completion_tokens", "_gate", "_head", "_identity", "_include_usage", "_model"),
-        *("_names", "_per_prompt", "_pieces", "_prompt_tokens", "_tail", "_text_events", "_unfinished"),
+        *("_names", "_per_prompt", "_pieces", "_prompt_tokens", "_states", "_tail", "_text_events", "_unfinished"),
+        "_waiting",
     )
 
     def __init__(
@@ -108,11 +116,14 @@ class Answer:
         per_prompt: int = 1,
         include_usage: bool = False,
         gate: Gate = iter,
+        states: ReturnedStates | None = None,
     ) -> None:
         self._model = model
         self._choices = choices
         self._per_prompt = per_prompt
         self._gate = gate
+        self._states = states
+        self._waiting: list[tuple[int, Piece]] = []
         self._include_usage = include_usage
         self._names = names
         self._identity = {"id": names.prefix + secrets.token_hex(12)}
@@ -137,6 +148,9 @@ class Answer:
     def step(self, rows: Sequence[RowOutput]) -> bytes:
         events: list[bytes] = []
         for row in self._gate(rows):
+            if self._states is not None and row.finish_reason is not None:
+                self._waiting.append((row.row, self._piece(row)))
+                continue
             plain = self._text_events[row.row]
             if plain is None or row.finish_reason is not None:
                 events.append(self._any_event(row))
@@ -148,6 +162,16 @@ class Answer:
 
     def text_events(self) -> TextEvents | None:
         return self._text_events[0] if len(self._choices) == 1 else None
+
+    async def settle(self) -> bytes:
+        """The last events of all choices, once their states are kept. Raises ApiError when that is not possible."""
+        if self._states is None:
+            return b""
+        await self._states.give()
+        return b"".join(
+            self._event(row, {**self._choices[row].chunk(piece), **self._states.field(row)})
+            for row, piece in self._waiting
+        )
 
     def end(self) -> bytes:
         self._check_complete()
@@ -169,9 +193,13 @@ class Answer:
         """The reply as JSON: `rows` and their order, or all. Raises ApiError when the generation ended early."""
         self._check_complete()
         shown = range(len(self._choices)) if rows is None else rows
-        choices = [{"index": index, **self._choices[row].whole(self._pieces[row])} for index, row in enumerate(shown)]
+        choices = [{"index": index, **self._whole_choice(row)} for index, row in enumerate(shown)]
         reply = {**self._identity, "object": self._names.whole, **self._common, "choices": choices}
         return encode({**reply, "usage": self._usage()})
+
+    def _whole_choice(self, row: int) -> dict[str, Any]:
+        choice = self._choices[row].whole(self._pieces[row])
+        return choice if self._states is None else {**choice, **self._states.field(row)}
 
     # --- both
 
@@ -182,7 +210,11 @@ class Answer:
             self._completion_tokens += row.completion_tokens
             if row.row % self._per_prompt == 0:
                 self._prompt_tokens += row.prompt_tokens
-        return self._choices[row.row].push(row)
+        choice = self._choices[row.row]
+        piece = choice.push(row)
+        if self._states is not None and row.finish_reason is not None:
+            self._states.take(row, choice.rest_opening)
+        return piece
 
     def _check_complete(self) -> None:
         if self._unfinished:

@@ -10,8 +10,9 @@ from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_chat_schema import ChatBody, ChatMessage
 from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
+from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.registry import Prompts, ServedModel
+from wingbeat.server.registry import Prompts, ServedModel, Start
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
 
@@ -31,12 +32,21 @@ def spoken(messages: Iterable[ChatMessage]) -> list[Message]:
     return [Message(message.role, message.text, message.name, message.reasoning_content) for message in messages]
 
 
-async def chat_prompt(body: ChatBody, model: ServedModel) -> ChatPrompt:
-    """The conversation as the model's template renders it, tokenised segment by segment."""
+async def chat_prompt(body: ChatBody, model: ServedModel, start: Start) -> ChatPrompt:
+    """The conversation as the model's template renders it, tokenised segment by segment. What comes after a kept state
+    is another turn; without messages its answer goes on."""
+    if not body.messages:
+        check_goes_on(start)
+        model.check_chats()
+        return ChatPrompt([start.opening or " "], Prompts([[]], model.fingerprint))
     messages = spoken(body.messages)
     goes_on = bool(body.continue_final_message)
     return await conversation_prompt(
-        messages, model, "messages", thinking=body.thinking, continue_final=goes_on, choices=body.n or 1
+        *(messages, model, "messages"),
+        thinking=body.thinking,
+        continue_final=goes_on,
+        choices=body.n or 1,
+        follows=start.state is not None,
     )
 
 
@@ -48,14 +58,15 @@ async def conversation_prompt(
     thinking: bool | None = None,
     continue_final: bool = False,
     choices: int = 1,
+    follows: bool = False,
 ) -> ChatPrompt:
-    """The prompt of these messages, which came in the field `param`.
+    """The prompt of these messages, which came in the field `param`. `follows`: after an answer that was read already.
 
     Raises ApiError (400) when it is too long, or the model has no form for conversations.
     """
     model.check_chats()
     size = sum(len(message.content) for message in messages)
-    render = model.profile.render
+    render = model.profile.follow_up if follows else model.profile.render
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
     return ChatPrompt(segments, await model.encode([tuple(segments)], param, choices))
 
@@ -78,6 +89,10 @@ class ChatChoice:
     def reasoning_tokens(self) -> int:
         """Tokens up to the end of the reasoning, if there was any."""
         return self._thought.count if self._reasoned else 0
+
+    @property
+    def rest_opening(self) -> str:
+        return self._splitter.opening
 
     def push(self, row: RowOutput) -> Piece:
         if not self._splitter.answering:  # text comes later than its tokens, so this misses none

@@ -96,7 +96,7 @@ def check_messages(messages: Sequence[ChatMessage], goes_on: bool | None, begins
     if goes_on and begins:
         problem = "continue_final_message and add_generation_prompt exclude each other."
         raise bad_request(problem, "continue_final_message")
-    if goes_on and messages[-1].role != "assistant":
+    if goes_on and not (messages and messages[-1].role == "assistant"):
         problem = "continue_final_message: the last message must be the assistant's."
         raise bad_request(problem, "continue_final_message")
 
@@ -173,7 +173,11 @@ class ChatBody(GenerationBody):
 
     model_config = example({"messages": [{"role": "user", "content": "What is RWKV?"}], "max_tokens": 100})
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(
+        [],
+        description="The conversation. With a kept `state` it follows what that has seen; without messages the last "
+        "answer goes on.",
+    )
     max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="Default, and -1: until the model stops.")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="The newer name of `max_tokens`.")
     logprobs: bool | None = Field(None, description="Give the log-probability of each token.")
@@ -230,6 +234,7 @@ class ChatBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        self._check_messages()
         if self.response_format and self.response_format.type != "text":
             raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")
         self._refuse_tools()
@@ -243,6 +248,13 @@ class ChatBody(GenerationBody):
         if self.add_generation_prompt is False and not self.continue_final_message:
             what = "add_generation_prompt: false without continue_final_message: true"
             raise unsupported(what, "add_generation_prompt")
+
+    def _check_messages(self) -> None:
+        if not self.messages and self.state is None:
+            missing = "messages" not in self.model_fields_set
+            problem = "this field is required" if missing else "must have at least 1 entry"
+            code = "missing_required_parameter" if missing else "invalid_value"
+            raise bad_request(f"messages: {problem}.", "messages", code)
         check_messages(self.messages, self.continue_final_message, self.add_generation_prompt)
 
     def _refuse_tools(self) -> None:

@@ -10,15 +10,18 @@ from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_echo import EchoedPrompt
 from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
+from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import bad_request
-from wingbeat.server.registry import Prompt, Prompts, ServedModel
+from wingbeat.server.registry import Prompt, Prompts, ServedModel, Start
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
 
 
-async def completion_prompts(body: CompletionBody, model: ServedModel) -> Prompts:
+async def completion_prompts(body: CompletionBody, model: ServedModel, start: Start) -> Prompts:
     """Token ids of each prompt. Raises ApiError (400) for ids and texts that the model cannot take."""
+    if start.state is not None and not all(body.prompt):
+        check_goes_on(start)
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
     prompts: list[Prompt] = [(prompt,) if isinstance(prompt, str) else prompt for prompt in body.prompt]
@@ -48,6 +51,10 @@ class CompletionChoice:
     @property
     def reasoning_tokens(self) -> int:
         return 0
+
+    @property
+    def rest_opening(self) -> str:
+        return ""
 
     @property
     def mean_logprob(self) -> float:

@@ -61,7 +61,11 @@ class CompletionBody(GenerationBody):
 
     model_config = example({"prompt": "English: Save the file\n\nChinese:", "max_tokens": 12, "stop": "\n"})
 
-    prompt: Prompts = Field(description="One or several prompts; `choices` holds `n` answers to each, in order.")
+    prompt: Prompts = Field(
+        [""],
+        description="One or several prompts; `choices` holds `n` answers to each, in order. With a kept `state`, an "
+        "empty or absent one goes on with the answer that it was kept of.",
+    )
     max_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Default 16. -1: until the model stops.")
     logprobs: int | None = Field(
         None,
@@ -104,6 +108,8 @@ class CompletionBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        if self.state is None and "prompt" not in self.model_fields_set:
+            raise bad_request("prompt: this field is required.", "prompt", "missing_required_parameter")
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
         if self.rows_per_prompt < (self.n or 1):

@@ -54,6 +54,8 @@ class CompletionChoice(Exact):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    state: str | None = None
+    """With `return_state`, in a stream on the choice's last chunk."""
 
 
 class CompletionReply(Reply):
@@ -99,6 +101,8 @@ class ChatChoice(Exact):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    state: str | None = None
+    """With `return_state`."""
 
 
 class ChatReply(Reply):
@@ -118,6 +122,8 @@ class ChatChunkChoice(Exact):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    state: str | None = None
+    """With `return_state`, on the choice's last chunk."""
 
 
 class ChatChunk(Reply):

@@ -6,7 +6,7 @@ absent, unknown fields are ignored. Some values with which other servers mean "a
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.json_schema import WithJsonSchema
@@ -122,7 +122,15 @@ class GenerationBody(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="Beyond OpenAI. 1 is off.")
     stop_token_ids: list[int] | None = Field(None, max_length=256, description="Beyond OpenAI. Token ids that end it.")
     ignore_eos: bool | None = Field(None, description="Beyond OpenAI. Go on after the end of text.")
-    state: str | None = Field(None, description="Beyond OpenAI. Name of the tuned initial state to begin from.")
+    state: str | None = Field(
+        None,
+        min_length=1,
+        description="Beyond OpenAI. The state to begin from: the name of an initial state, the id or the name of one "
+        "that was kept, a file in the server's folder of states, or a state's file in base64.",
+    )
+    return_state: bool | Literal["id", "base64"] | None = Field(
+        None, description="Beyond OpenAI. Give the state after each answer: the id of a kept one (true), or its file."
+    )
 
     guided_json: Any = NotYet
     guided_regex: Any = NotYet

@@ -10,20 +10,23 @@ from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatPrompt, conversation_prompt
 from wingbeat.server.dialects.openai_replies import ERRORS
 from wingbeat.server.dialects.openai_request import ready_model, sampling_params
+from wingbeat.server.dialects.openai_states import KEEP, returned_states
 from wingbeat.server.dialects.responses_answer import ResponseAnswer
 from wingbeat.server.dialects.responses_input import conversation
 from wingbeat.server.dialects.responses_replies import InputTokens, ResponseEvent, ResponseReply
 from wingbeat.server.dialects.responses_schema import NOT_STORED, ResponsesBody
 from wingbeat.server.errors import ApiError, unsupported
 from wingbeat.server.openapi import body_of, stream_of
-from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.registry import ModelRegistry, ServedModel, Start
+from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, collect
+from wingbeat.services.states import StateStore
 
 SCHEMAS = (ResponsesBody, ResponseEvent)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 
-def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
+def responses_router(registry: ModelRegistry, store: StateStore, starts: Starts, max_body: int) -> APIRouter:
     """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(prefix="/responses", tags=["OpenAI"])
 
@@ -36,13 +39,16 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     async def create(request: Request) -> Response:
         """Answer a conversation, in the form of the Responses API."""
         body, model = await _asked(request)
-        prompt = await _prompt(body, model)
+        start = await starts.find(body.state, model)
+        prompt = await _prompt(body, model, start)
         sampling = sampling_params(body, model, body.max_output_tokens, model.profile.stops, body.alternatives)
-        answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments))
-        generation = model.submit(prompt.prompts, 1, sampling, initial_state=body.state)
+        states = await returned_states(body, store, model, 1)
+        answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments), states)
+        generation = model.submit(prompt.prompts, 1, sampling, start=start, keep=KEEP if states else ())
         if body.stream:
-            return EventStream(generation, answer)
+            return EventStream(generation, answer, answer.settle)
         await collect(request, generation, answer.take)
+        await answer.settle()
         return Response(answer.whole(), media_type="application/json")
 
     @router.post(
@@ -54,7 +60,7 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     async def count_input_tokens(request: Request) -> Response:
         """How many tokens the prompt of such a request has. Generates nothing."""
         body, model = await _asked(request)
-        prompt = await _prompt(body, model)
+        prompt = await _prompt(body, model, await starts.find(body.state, model))
         counted = {"object": "response.input_tokens", "input_tokens": len(prompt.prompts[0])}
         return Response(encode(counted), media_type="application/json")
 
@@ -78,7 +84,12 @@ def responses_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     return router
 
 
-async def _prompt(body: ResponsesBody, model: ServedModel) -> ChatPrompt:
+async def _prompt(body: ResponsesBody, model: ServedModel, start: Start) -> ChatPrompt:
     goes_on = bool(body.continue_final_message)
     messages = conversation(body.instructions, body.items, continue_final=goes_on)
-    return await conversation_prompt(messages, model, "input", thinking=body.thinking, continue_final=goes_on)
+    return await conversation_prompt(
+        *(messages, model, "input"),
+        thinking=body.thinking,
+        continue_final=goes_on,
+        follows=start.state is not None,
+    )

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_answer import check_row, encode, ended_early
 from wingbeat.server.dialects.openai_chat import ChatChoice
+from wingbeat.server.dialects.openai_states import ReturnedStates
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.dialects.responses_output import (
     MESSAGE,
@@ -37,9 +38,16 @@ class _Addition(NamedTuple):
 class ResponseAnswer:
     """Turns the one row of a generation into a response. Streamed and whole, it is made of the same additions."""
 
-    def __init__(self, model: ServedModel, body: ResponsesBody, splitter: ReasoningSplitter) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        body: ResponsesBody,
+        splitter: ReasoningSplitter,
+        states: ReturnedStates | None = None,
+    ) -> None:
         texts = TokenTexts(model.token_bytes, model.end_of_text)
         self._model = model
+        self._states = states
         self._choice = ChatChoice(splitter, texts, logprobs=body.alternatives is not None)
         self._identity = {"id": "resp_" + secrets.token_hex(24), "object": "response", "created_at": int(time.time())}
         self._settings = _settings(model, body)
@@ -64,6 +72,12 @@ class ResponseAnswer:
     def text_events(self) -> None:
         """Events are numbered."""
         return
+
+    async def settle(self) -> bytes:
+        """Keeps the state that the end of the response tells. Raises ApiError when that is not possible."""
+        if self._states is not None:
+            await self._states.give()
+        return b""
 
     def end(self) -> bytes:
         ending = self._ending()
@@ -116,6 +130,8 @@ class ResponseAnswer:
         if row.finish_reason is not None:
             self._last = row
         piece = self._choice.push(row)
+        if self._states is not None and row.finish_reason is not None:
+            self._states.take(row, self._choice.rest_opening)
         additions = [_Addition(REASONING, piece.reasoning)] if piece.reasoning else []
         if piece.text or self._answering or (self._last and not self._items and not additions):
             logprobs = b"".join(piece.logprobs)
@@ -146,6 +162,7 @@ class ResponseAnswer:
             completed_at=int(time.time()) if completed else None,
             incomplete_details=None if completed else {"reason": "max_output_tokens"},
             usage=self._usage(),
+            **({} if self._states is None else self._states.field(0)),
         )
 
     def _output(self, last: Ending) -> list[dict[str, Any]]:

@@ -128,6 +128,8 @@ class ResponseReply(Exact):
     previous_response_id: None
     conversation: None
     prompt: None
+    state: str | None = None
+    """With `return_state`, once the response has ended."""
 
 
 class InputTokens(Exact):
