@@ -43,7 +43,7 @@ MOST_MEMORY = 2 * 2**30
 class CachedState:
     """The state after the tokens of ``node``. ``block``: its place in memory, -1 where it is on disk alone."""
 
-    __slots__ = ("block", "disk", "hits", "logits", "node", "origin", "ticket", "used")
+    __slots__ = ("block", "disk", "hits", "logits", "node", "origin", "predicts", "ticket", "used")
 
     def __init__(self, origin: str, node: Node[CachedState]) -> None:
         self.origin = origin
@@ -51,9 +51,14 @@ class CachedState:
         self.block = -1
         self.logits: FloatArray | None = None  # what is predicted after those tokens, where that is kept
         self.disk: str | None = None
+        self.predicts = False  # whether its copy on disk is thought to have them, too
         self.hits = 0
         self.used = time.monotonic()
         self.ticket = 0  # of its newest entry in the queue for eviction
+
+    @property
+    def has_logits(self) -> bool:
+        return self.predicts if self.block < 0 else self.logits is not None
 
 
 class Fetch(NamedTuple):
@@ -86,7 +91,7 @@ class PrefixCache:
         self._logits_bytes = 0
         for stored in [] if disk is None else disk.load():
             state = self._place(stored.origin, stored.tokens)
-            state.disk = stored.id
+            state.disk, state.predicts = stored.id, stored.logits
             self._on_disk[stored.id] = state
             if stored.session is not None:
                 self._sessions[stored.session] = state
@@ -267,7 +272,7 @@ class PrefixCache:
         snapshot = StateSnapshot.from_arrays("", state.node.depth, arrays, state.logits)
         name = self._disk.put(state.origin, state.node.tokens, snapshot, session)
         if name is not None:
-            state.disk = name
+            state.disk, state.predicts = name, state.logits is not None
             self._on_disk[name] = state
 
 
@@ -300,8 +305,7 @@ def _deepest(node: Node[CachedState], length: int, *, in_memory: bool = True) ->
     at: Node[CachedState] | None = node
     while at is not None:
         state = at.value
-        # Of a state on disk only reading it tells whether it has its logits.
-        if state is not None and (not in_memory if state.block < 0 else at.depth < length or state.logits is not None):
+        if state is not None and (state.block >= 0 or not in_memory) and (at.depth < length or state.has_logits):
             return state
         at = at.parent
     return None
