@@ -140,18 +140,24 @@ inline bool takes_signed(Format format, int rows) {
   return format == Format::kInt8 ? rows > kDirectRows : group_k(format) == 8 && rows > kFewRows;
 }
 
+// Whether a piece of lines becomes panels while the tiles multiply the one before: rows that all of it serves once.
+static_assert(kLineRows >= kFewRows);  // fewer rows take the lines as they are, and no tiles
+inline bool feeds_lines(Format format, int rows) { return format == Format::kInt8 && rows <= kDirectRows; }
+
+// Bytes with an offset of 128 to signed ones.
+inline I16 other_sign(I16 group) { return _mm512_xor_si512(group, _mm512_set1_epi8(-128)); }
+
 // [4 panels][k / 4][64 bytes] of any format.
 template <Format F>
 inline void signed_weights(const Tile& t, std::uint8_t* out) {
   constexpr std::uint8_t eights[16] = {120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135};
   const auto& levels = F == Format::kNf4 ? kNf4Levels : F == Format::kSf4 ? kSf4Levels : eights;
-  const I16 sign = _mm512_set1_epi8(-128);
   for (int p = 0; p < 4; ++p) {
     const std::uint8_t* w = t.panels + (std::size_t)p * t.panel_bytes;
     for (int k = 0; k < t.k; k += group_k(F), w += kGroupBytes) {
       I16 group = load_group(w);
       for (int phase = 0; phase < group_k(F) / 4; ++phase, out += kGroupBytes)
-        store_group(out, _mm512_xor_si512(F == Format::kInt8 ? group : look_up(levels, nibbles(group, phase)), sign));
+        store_group(out, other_sign(F == Format::kInt8 ? group : look_up(levels, nibbles(group, phase))));
     }
   }
 }
@@ -212,7 +218,8 @@ inline void piped_tile(const Tile& t, int panel) {
     w += k_block * kLanes;
     a += k_block;
     if (k < t.k) block_sums<Signed, Part>(w, a, t.act_stride, then);
-    if (t.fresh) ahead.next(k_block / group_k(F));
+    if (t.feed) t.feed->next();
+    else if (t.fresh) ahead.next(k_block / group_k(F));
     F16 scale = load_bf16(scales);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -240,6 +247,7 @@ inline void piped_rows(int rows, const Tile& t) {
   second.act_offsets += kLanes * t.blocks;
   second.out += kLanes * kBlock;
   second.fresh = false;
+  second.feed = nullptr;
   const Tile& last = rows > kLanes ? second : t;
   for (int panel = 0; panel < 4; ++panel) {
     if (rows >= kLanes) piped_tile<F, Signed, kLanes, false>(t, panel);

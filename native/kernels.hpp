@@ -28,8 +28,9 @@ enum class Activation : std::uint8_t { kNone, kTanh, kSigmoid, kRelu2, kSilu, kD
 // int4 holds the K that is j-th in its group in the lower half and the one four after it in the upper. nf4 and sf4 lie as
 // int4 does: a value is the place of its level in a table.
 //
-// Or kept by K, for activations that are mostly zero: [out / 64][k_padded][64 values], of int4 [out / 128][k_padded][64
-// bytes]. A byte of that holds a value of the first 64 columns in the lower half and one of the others in the upper.
+// Or kept by K, for activations that are mostly zero: [out / 64][4][k_padded / 4][64 values], K = 4 i + j at [j][i]; of int4
+// [out / 128][4][k_padded / 4][64 bytes], where a byte holds a value of the first 64 columns in the lower half and one of
+// the others in the upper.
 struct PackedWeight {
   Format format;
   bool by_k;
@@ -161,6 +162,10 @@ struct GatherNormOp {
 [[maybe_unused]] static constexpr int group_k(Format format) {
   return format == Format::kFloat32 ? 1 : format == Format::kBfloat16 ? 2 : format == Format::kInt8 ? 4 : 8;
 }
+
+// Where lines kept by K lie: how many follow each other before that of K. Every fourth K does, so that who reads all of
+// them reads four streams, as of panels: from one the memory gives a quarter less.
+[[maybe_unused]] static constexpr int line_place(int k, int k_padded) { return k % 4 * (k_padded / 4) + k / 4; }
 
 // Columns of a line of a weight kept by K.
 [[maybe_unused]] static constexpr int line_columns(Format format) { return format == Format::kInt4 ? 2 * kBlock : kBlock; }

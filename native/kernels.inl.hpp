@@ -249,7 +249,7 @@ double peak(Format format, int iterations, float* sink) {
   alignas(64) float out[rows * kBlock], act_scales[rows * blocks] = {};
   std::uint16_t scales[kBlock * blocks] = {};
   std::int32_t offsets[rows * blocks] = {};
-  Tile t{panels, 0, 0, acts, k, k, true, false, nullptr, 0, out, blocks / 2, scales, blocks * kLanes, act_scales, offsets, false};
+  Tile t{panels, 0, 0, acts, k, k, true, false, nullptr, 0, out, blocks / 2, scales, blocks * kLanes, act_scales, offsets, false, nullptr};
   alignas(64) std::uint8_t wide[kBlock * k];
   int count = rows_at_once(format);
   t.panel_bytes = kGroupBytes * k / (std::size_t)group_k(format);

@@ -1,5 +1,15 @@
 // Matrix products: tiles of a few rows by 64 columns, and what finishes a row. Part of kernels.inl.hpp.
 
+// Makes panels of int8 lines, 16 each time, while tiles are at work on others: see sparse.inl.hpp.
+struct LineFeed {
+  const std::uint8_t* lines;
+  std::size_t stream;
+  std::uint8_t* panels;
+  std::size_t panel_bytes;
+  int left;  // lines
+  void next();
+};
+
 // R rows by 64 columns of a product over some K: all of it, or a piece after others.
 struct Tile {
   const std::uint8_t* panels;  // the first of four, at the piece's first K
@@ -20,6 +30,7 @@ struct Tile {
   const float* act_scales;          // row stride blocks
   const std::int32_t* act_offsets;  // row stride blocks, or twice that
   bool is_signed;  // the weights are, as some tiles want them
+  LineFeed* feed;  // or null: of the next piece
 };
 
 // Asks for the weights that the panels of a tile need in a moment, a group each time. Past a panel's end these are the
@@ -95,13 +106,19 @@ inline void float_tile(const Tile& t, int panel) {
 
 // What the formats of integers differ in: a row of a block begins at its offset, or adds it when it is done.
 struct Int8Blocks {
+  static constexpr bool by_k = false;
   static constexpr int block = kBlock, group = 4, phases = Int8Format::phases, act_bytes = Int8Format::act_bytes;
   static I16 start(std::int32_t offset) { return set1i(offset); }
   static auto weight(I16 w, int phase) { return Int8Format::weight(w, phase); }
   static I16 mac(I16 acc, Int8Format::Weight w, const std::uint8_t* act, int phase) { return Int8Format::mac(acc, w, act, phase); }
   static I16 finish(I16 acc, std::int32_t) { return acc; }
 };
+// Of weights kept by K: four lines become a group of each of four panels on their way.
+struct Int8Lines : Int8Blocks {
+  static constexpr bool by_k = true;
+};
 struct Int4Blocks {
+  static constexpr bool by_k = false;
   static constexpr int block = kInt4Block, group = 8, phases = 2, act_bytes = 1;
   static I16 start(std::int32_t offset) { return Int4Format::start(offset); }
   static I16 weight(I16 w, int phase) { return nibbles(w, phase); }
@@ -141,11 +158,14 @@ inline void integer_tile(const Tile& t, int panel) {
       for (int p = 0; p < P; ++p) acc[r][p] = Fmt::start(t.act_offsets[halves * r * t.blocks + block]);
     for (int k = 0; k < Fmt::block; k += Fmt::group, w += kGroupBytes, a.advance(Fmt::group * Fmt::act_bytes)) {
       if (t.fresh) ahead.next();
+      I16 group[P];
+      for (int p = 0; p < P; ++p) group[p] = load_group(w + p * t.panel_bytes);
+      if constexpr (Fmt::by_k) interleave_bytes(group[0], group[1], group[2], group[3], group);
 #pragma GCC unroll 4
       for (int phase = 0; phase < Fmt::phases; ++phase) {
         decltype(Fmt::weight(I16{}, 0)) weight[P];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) weight[p] = Fmt::weight(load_group(w + p * t.panel_bytes), phase);
+        for (int p = 0; p < P; ++p) weight[p] = Fmt::weight(group[p], phase);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -171,7 +191,7 @@ inline void float_rows(const Tile& t) {
 
 template <class Fmt, int R>
 inline void integer_rows(const Tile& t) {
-  constexpr int P = Int8Panels<R>::value;
+  constexpr int P = Fmt::by_k ? 4 : Int8Panels<R>::value;
   for (int panel = 0; panel < 4; panel += P) integer_tile<Fmt, R, P>(t, panel);
 }
 
@@ -206,7 +226,9 @@ inline void level_tile_rows(int rows, const Tile& t) {
   integer_rows_of<LevelBlocks<F>, kInt8Rows>(rows, t);
 }
 inline bool takes_signed(Format, int) { return false; }
+inline bool feeds_lines(Format, int) { return false; }
 inline void sign_weights(Format, Tile&, std::uint8_t*) {}
+inline I16 other_sign(I16 group) { return group; }
 // Tiles of nearly equal height.
 inline int tile_begin(int count, int tile, int tiles, int) { return (int)((long)count * tile / tiles); }
 void leave() {}
@@ -324,11 +346,25 @@ inline int piece_of(const PackedWeight& w, int tiles, bool is_signed) {
   return round_up(ceil_div(w.k_padded, ceil_div(w.k_padded, most)), kBlock);
 }
 
+// The product of a few rows with int8 weights kept by K, whose four streams of lines are where panels would be.
+inline void multiply_lines(const LinearOp& op, int column, int first, int count, float* product) {
+  Tile t{};
+  place_weights(*op.weight, column, 0, t);
+  place_activations(*op.x, op.weight->format, (std::size_t)first, op.start, t);
+  t.k = op.weight->k_padded;
+  t.first = t.fresh = true;
+  t.out = product;
+  integer_rows_of<Int8Lines, kLineRows>(count, t);
+}
+
 // The product of `count` rows from `first` on. Where a weight is kept by K, or tiles want it signed, its pieces become
 // other panels in `wide`.
 inline void multiply_rows(const LinearOp& op, int column, int first, int count, float* product, std::uint8_t* wide) {
   const PackedWeight& w = *op.weight;
-  bool is_signed = takes_signed(w.format, count);
+  if (w.by_k && w.format == Format::kInt8 && count <= kLineRows) return multiply_lines(op, column, first, count, product);
+  bool is_signed = takes_signed(w.format, count), feeds = w.by_k && feeds_lines(w.format, count);
+  std::uint8_t* begin_wide = wide;
+  LineFeed feed{};  // fills the one half of `wide` while the other is read
   int at_once = rows_at_once(w.format), tiles = ceil_div(count, at_once), piece = piece_of(w, tiles, is_signed);
   for (int k = 0; k < w.k_padded; k += piece) {
     Tile t{};
@@ -336,15 +372,23 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
     t.k = min_int(piece, w.k_padded - k);
     t.first = k == 0;
     if (w.by_k) {
-      std::size_t panel = (std::size_t)(t.k / group_k(w.format)) * kGroupBytes;
-      const std::uint8_t* lines = lines_of(w, column) + (std::size_t)k * line_bytes(w.format);
-      widen_lines(w.format, upper_half(w, column), lines, t.k, wide, panel);
+      std::size_t panel = (std::size_t)(t.k / group_k(w.format)) * kGroupBytes, step = (std::size_t)line_bytes(w.format) / 4;
+      const std::uint8_t* lines = lines_of(w, column) + (std::size_t)k * step;
+      t.is_signed = is_signed && w.format == Format::kInt8;
+      if (t.is_signed) widen_int8<true>(lines, stream_bytes(w), t.k, wide, panel);
+      else if (!feeds || k == 0) widen_lines(w, upper_half(w, column), lines, t.k, wide, panel);
       t.panels = wide;
       t.panel_bytes = panel;
-      t.next_stride = (std::size_t)t.k * line_bytes(w.format) / 4;
-      t.next_lines = lines + 4 * t.next_stride;
+      if (feeds && k + piece < w.k_padded) {
+        wide = wide == begin_wide ? wide + kPieceBytes : begin_wide;
+        int next = min_int(piece, w.k_padded - k - piece);
+        feed = {lines + (std::size_t)t.k * step, stream_bytes(w), wide, (std::size_t)next * kLanes, next};
+        t.feed = &feed;
+      }
+      t.next_stride = stream_bytes(w);
+      t.next_lines = k + piece < w.k_padded ? lines + (std::size_t)t.k * step : lines_of(w, column) + 4 * t.next_stride;
     }
-    if (is_signed) sign_weights(w.format, t, wide + kPieceBytes);
+    if (is_signed && !t.is_signed) sign_weights(w.format, t, wide + kPieceBytes);
     for (int tile = 0; tile < tiles; ++tile) {
       int begin = tile_begin(count, tile, tiles, at_once), end = tile_begin(count, tile + 1, tiles, at_once);
       place_activations(*op.x, w.format, (std::size_t)(first + begin), op.start + k, t);

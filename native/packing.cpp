@@ -110,12 +110,13 @@ template <class Value>
 WINGBEAT_INLINE void keep_by_k(const std::uint8_t* panels, std::uint8_t* unit, std::size_t panel_bytes) {
   constexpr std::size_t values = 4 / sizeof(Value), group = kLanes * values;
   auto* lines = reinterpret_cast<Value*>(unit);
+  int k_padded = (int)(panel_bytes / kGroupBytes * values);
   for (std::size_t g = 0; g < panel_bytes / kGroupBytes; ++g)
     for (std::size_t p = 0; p < 4; ++p) {
       auto* from = reinterpret_cast<const Value*>(panels + p * panel_bytes) + g * group;
       for (std::size_t j = 0; j < values; ++j)
         for (std::size_t l = 0; l < (std::size_t)kLanes; ++l)
-          lines[(g * values + j) * kBlock + place_in_line<Value>(p, l)] = from[l * values + j];
+          lines[(std::size_t)line_place((int)(g * values + j), k_padded) * kBlock + place_in_line<Value>(p, l)] = from[l * values + j];
     }
 }
 
@@ -129,13 +130,15 @@ WINGBEAT_WIDER void keep_by_k(Format format, const std::uint8_t* panels, std::ui
 void keep_int4_by_k(std::uint8_t* units, std::size_t panel_bytes) {
   std::vector<std::uint8_t> panels(units, units + 8 * panel_bytes);
   std::memset(units, 0, panels.size());
+  int k_padded = (int)(panel_bytes / kGroupBytes * 8);
   for (std::size_t p = 0; p < 8; ++p)
     for (std::size_t i = 0; i < panel_bytes; ++i) {
       std::size_t group = i / kGroupBytes, lane = i % kGroupBytes / 4, j = i % 4;
-      std::uint8_t* at = units + (8 * group + j) * kGroupBytes + place_in_line<std::uint8_t>(p % 4, lane);
+      std::size_t line = (std::size_t)line_place((int)(8 * group + j), k_padded);  // that of the K four after it comes next
+      std::uint8_t* at = units + line * kGroupBytes + place_in_line<std::uint8_t>(p % 4, lane);
       std::uint8_t byte = panels[p * panel_bytes + i];
       at[0] |= (std::uint8_t)((byte & 0x0f) << p / 4 * 4);
-      at[4 * kGroupBytes] |= (std::uint8_t)(byte >> 4 << p / 4 * 4);
+      at[kGroupBytes] |= (std::uint8_t)(byte >> 4 << p / 4 * 4);
     }
 }
 

@@ -11,7 +11,7 @@ namespace wingbeat {
 
 // Packed weights are kept in files, which name this number: raise it with every change of what is packed where.
 // A kernel level that came to want other bytes than the rest would need a number of its own.
-constexpr int kPackedLayout = 2;
+constexpr int kPackedLayout = 3;
 
 enum class WeightKind : std::uint8_t {
   kMatrix,     // [out, in] for `linear`. See ops/quantize.py for what the formats mean.

@@ -179,7 +179,8 @@ struct Int4Format {  // eight products of pairs stay below 2^15: 8 * 2 * 15 * 12
 };
 #endif
 
-constexpr int kFloatRows = 6, kInt8Rows = 4;
+// Rows of a tile at most; of int8 that take lines kept by K as they are.
+constexpr int kFloatRows = 6, kInt8Rows = 4, kLineRows = 2;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 4 : R == 2 ? 2 : 1; };
 template <int R> struct Int8Panels { static constexpr int value = R <= 2 ? 2 : 1; };
 constexpr int kValueVectors = 2, kWkv7ValueVectors = 1;

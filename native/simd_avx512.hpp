@@ -158,7 +158,8 @@ struct Int8Format {  // int16 pairs: see store_pairs
 };
 #endif
 
-constexpr int kFloatRows = 12, kInt8Rows = 8;
+// Rows of a tile at most; of int8 that take lines kept by K as they are.
+constexpr int kFloatRows = 12, kInt8Rows = 8, kLineRows = 4;
 template <int R> struct FloatPanels { static constexpr int value = R <= 6 ? 4 : 2; };
 template <int R> struct Int8Panels { static constexpr int value = R <= 4 ? 4 : 2; };
 constexpr int kValueVectors = 4, kWkv7ValueVectors = 4;

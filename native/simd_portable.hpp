@@ -147,7 +147,8 @@ struct Int4Format {
 };
 
 // Rows and panels of a register tile.
-constexpr int kFloatRows = 4, kInt8Rows = 4;
+// Rows of a tile at most; of int8 that take lines kept by K as they are.
+constexpr int kFloatRows = 4, kInt8Rows = 4, kLineRows = 2;
 template <int R> struct FloatPanels { static constexpr int value = R == 1 ? 2 : 1; };
 template <int R> struct Int8Panels { static constexpr int value = 1; };
 // Vectors of value rows that a recurrence keeps in registers; RWKV-7 needs five for each.

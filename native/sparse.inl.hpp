@@ -1,11 +1,12 @@
 // Weights kept by K: a line for each K holds it for the 64 columns of a unit, of int4 for those of two. One row whose
-// activations are mostly zero reads the lines that count; several rows get them as panels, piece by piece. Part of
-// linear.inl.hpp.
+// activations are mostly zero reads the lines that count; a few rows of int8 read all, and more rows get them as panels,
+// piece by piece. Part of linear.inl.hpp.
 //
 // A line's values lie so that interleaving lines gives panels: see packing.cpp. What is skipped would add zero: the
 // results are those of the panels, to the last bit (of finite weights).
 
 constexpr int kAheadBytes = 4096;  // how far ahead lines are asked for
+constexpr int kStreamAheadBytes = 2048;  // the same in each of the four streams where all are read
 
 // Bytes from a line to that of the next K.
 constexpr int line_bytes(Format format) { return format == Format::kFloat32 ? 256 : format == Format::kBfloat16 ? 128 : 64; }
@@ -18,38 +19,83 @@ inline const std::uint8_t* lines_of(const PackedWeight& w, int column) {
   return w.data + (std::size_t)(column / columns * (columns / kLanes)) * w.panel_bytes;
 }
 
+// Bytes from the lines of a K to those of the next, in another stream.
+inline std::size_t stream_bytes(const PackedWeight& w) { return (std::size_t)(w.k_padded / 4) * line_bytes(w.format); }
+
 inline void load_four(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d, I16* groups) {
   interleave_bytes(load_group(a), load_group(b), load_group(c), load_group(d), groups);
 }
 
 // Eight lines of int4 to four groups: a K in the lower half of a byte, the K four after it in the upper.
-inline void load_eight(const std::uint8_t* lines, bool upper, I16* groups) {
+inline void load_eight(const std::uint8_t* lines, std::size_t stream, bool upper, I16* groups) {
   I16 pairs[4];
-  for (int j = 0; j < 4; ++j)
-    pairs[j] = join_nibbles(nibbles(load_group(lines + j * 64), upper), nibbles(load_group(lines + (j + 4) * 64), upper));
+  for (int j = 0; j < 4; ++j, lines += stream)
+    pairs[j] = join_nibbles(nibbles(load_group(lines), upper), nibbles(load_group(lines + 64), upper));
   interleave_bytes(pairs[0], pairs[1], pairs[2], pairs[3], groups);
 }
 
-// Lines from `lines` on, as many as `k` needs, to panels of `panel_bytes`.
-inline void widen_lines(Format format, bool upper, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
-  int step = group_k(format) * line_bytes(format);
-  for (int i = 0; i < k; i += group_k(format), lines += step, panels += kGroupBytes) {
-    for (int b = 0; b < step; b += kGroupBytes) __builtin_prefetch(lines + b + kAheadBytes);
+// Asks for lines of four K, or of their next 64 bytes.
+inline void prefetch_streams(const std::uint8_t* lines, std::size_t stream) {
+  for (int j = 0; j < 4; ++j) __builtin_prefetch(lines + (std::size_t)j * stream + kStreamAheadBytes);
+}
+
+// Lines of `k` K of int8, from those whose first stream is at `lines`, to panels of `panel_bytes`: of signed bytes, or as
+// they are.
+template <bool Signed>
+[[gnu::always_inline]] inline void widen_int8(const std::uint8_t* lines, std::size_t stream, int k, std::uint8_t* panels, std::size_t panel_bytes) {
+#pragma GCC unroll 4
+  for (int i = 0; i < k; i += 4, lines += kGroupBytes, panels += kGroupBytes) {
+    prefetch_streams(lines, stream);
     I16 groups[4];
-    switch (format) {
+    load_four(lines, lines + stream, lines + 2 * stream, lines + 3 * stream, groups);
+    for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, Signed ? other_sign(groups[p]) : groups[p]);
+  }
+}
+
+// A call from among a tile's sums would move all of them to memory and back.
+[[gnu::always_inline]] inline void LineFeed::next() {
+  if (left == 0) return;
+  left -= 16;
+  widen_int8<false>(lines, stream, 16, panels, panel_bytes);
+  lines += 4 * kGroupBytes;
+  panels += 4 * kGroupBytes;
+}
+
+// The same of every format but those of levels, as they are.
+inline void widen_lines(const PackedWeight& w, bool upper, const std::uint8_t* lines, int k, std::uint8_t* panels, std::size_t panel_bytes) {
+  std::size_t stream = stream_bytes(w);
+  if (w.format == Format::kInt8) return widen_int8<false>(lines, stream, k, panels, panel_bytes);
+  auto put = [&](const I16* groups) {
+    for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, groups[p]);
+    panels += kGroupBytes;
+  };
+  int together = w.format == Format::kInt4 ? 8 : 4, step = together / 4 * line_bytes(w.format);
+  for (int i = 0; i < k; i += together, lines += step) {
+    for (int b = 0; b < step; b += kGroupBytes) prefetch_streams(lines + b, stream);
+    I16 groups[4];
+    switch (w.format) {
       case Format::kFloat32:
-        for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + p * kGroupBytes);
+        for (int j = 0; j < 4; ++j) {
+          for (int p = 0; p < 4; ++p) groups[p] = load_group(lines + (std::size_t)j * stream + p * kGroupBytes);
+          put(groups);
+        }
         break;
       case Format::kBfloat16:
-        interleave_words(load_group(lines), load_group(lines + 128), groups);
-        interleave_words(load_group(lines + 64), load_group(lines + 192), groups + 2);
+        for (int j = 0; j < 4; j += 2) {
+          const std::uint8_t *even = lines + (std::size_t)j * stream, *odd = even + stream;
+          interleave_words(load_group(even), load_group(odd), groups);
+          interleave_words(load_group(even + 64), load_group(odd + 64), groups + 2);
+          put(groups);
+        }
         break;
-      case Format::kInt8: load_four(lines, lines + 64, lines + 128, lines + 192, groups); break;
-      case Format::kInt4: load_eight(lines, upper, groups); break;
+      case Format::kInt4:
+        load_eight(lines, stream, upper, groups);
+        put(groups);
+        break;
+      case Format::kInt8:
       case Format::kNf4:
-      case Format::kSf4: return;  // never kept by K
+      case Format::kSf4: return;  // done above, or never kept by K
     }
-    for (int p = 0; p < 4; ++p) store_group(panels + p * panel_bytes, groups[p]);
   }
 }
 
@@ -66,7 +112,7 @@ inline void list_each(const Buffer& x, Format format, int block, int together, S
     if (block == 32) left &= 0xffffffffu;
     for (; left; left &= left - 1) {
       int k = first + __builtin_ctzll(left);
-      list.lines[n] = (std::uint32_t)(k * line_bytes(format));
+      list.lines[n] = (std::uint32_t)(line_place(k, x.padded) * line_bytes(format));
       entry(n++, k);
     }
     for (; n % together; ++n) {
@@ -107,8 +153,8 @@ inline void list_bfloat16(const Buffer& x, SparseLines& list) {
     std::uint64_t mask = x.mask[block];
     for (std::uint64_t left = (mask | mask >> 1) & 0x5555555555555555u; left; left &= left - 1, n += 2) {
       int at = __builtin_ctzll(left), k = block * kBlock + at;
-      list.lines[n] = (std::uint32_t)(k + !(mask >> at & 1)) * 128;
-      list.lines[n + 1] = (std::uint32_t)(k + (int)(mask >> at >> 1 & 1)) * 128;
+      list.lines[n] = (std::uint32_t)line_place(k + !(mask >> at & 1), x.padded) * 128;
+      list.lines[n + 1] = (std::uint32_t)line_place(k + (int)(mask >> at >> 1 & 1), x.padded) * 128;
       __builtin_memcpy(list.acts + 2 * n, x.bf16 + 2 * k, 4);
     }
   }

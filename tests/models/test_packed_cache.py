@@ -129,7 +129,7 @@ def damages() -> dict[str, object]:
         "a bit of the header": lambda path: edit(path, PREFIX.size + 10, keep_time=True),
         "a bit of the first weight": lambda path: edit(path, path.stat().st_size // 64 * 16, keep_time=True),
         "a bit of the last scale": lambda path: edit(path, -1, keep_time=True),
-        "another layout": rewritten(lambda data: forged(data, b'"2-little"', b'"0-little"')),
+        "another layout": rewritten(lambda data: forged(data, b'"3-little"', b'"0-little"')),
         "another shape": rewritten(lambda data: forged(data, b'"rows":300', b'"rows":299')),
         "bytes that are not there": rewritten(lambda data: forged(data, b'"data":[0,', b'"data":[9999999999,')),
         "a number too large": rewritten(lambda data: forged(data, b'"rows":300', b'"rows":30000000000000000000000')),
