@@ -9,7 +9,7 @@ import pytest
 
 from wingbeat.config import Settings
 from wingbeat.engine import generation, process
-from wingbeat.server import body, protocol, run
+from wingbeat.server import body, protocol, run, states
 from wingbeat.server.dialects import openai_completions_schema, openai_echo
 
 PAGE = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
@@ -40,6 +40,9 @@ BOUNDS = {
     "sequences of a request (prompts times `n`)": [openai_completions_schema.MAX_CHOICES],
     "sequences that wait": [setting("max_queue")],
     "tokens of an answer that names no limit": [setting("default_max_tokens")],
+    "a state that is uploaded, as JSON": [states.BODY_TIMES],
+    "kept [states](states.md) of a key": [setting("max_states_mb_per_key")],
+    "a state without a name": [setting("state_hours")],
 }
 
 

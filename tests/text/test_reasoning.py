@@ -60,3 +60,24 @@ def test_pieces_come_out_as_they_arrive() -> None:
         ("", ""),
         ("", "Four"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("opening", "before", "after", "expected"),
+    [
+        (" <think", "", ">a b</think>c", ("a b", "c")),
+        (" <think", ">a", "b</think>c", ("ab", "c")),
+        (" <think", ">a b</think>c", " d", ("a b", "c d")),
+        (" <think>\n</think", "", ">\n\nHello", ("", "Hello")),
+        ("Assistant:", " Hello", " there", ("", "Hello there")),
+        ("Assistant:", " <think>a", "b</think>c", ("ab", "c")),
+    ],
+)
+def test_another_splitter_goes_on_where_one_was_cut_off(
+    opening: str, before: str, after: str, expected: tuple[str, str]
+) -> None:
+    first = ReasoningSplitter(opening)
+    parts = [first.push(before), first.flush()]
+    rest = ReasoningSplitter(first.opening)
+    parts += [rest.push(after), rest.flush()]
+    assert ("".join(p[0] for p in parts), "".join(p[1] for p in parts)) == expected
