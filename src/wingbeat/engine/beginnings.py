@@ -42,10 +42,7 @@ class Beginnings:
             leader.cuts.append(shared)
             return
         self._put(sequence, match)
-        if not len(sequence.prompt):
-            sequence.predicted = sequence.origin.logits
-        elif match.state is not None and depth == len(sequence.prompt):
-            sequence.predicted = match.state.logits
+        sequence.cached = depth
         if depth + MIN_SHARED <= match.shared < len(sequence.prompt):
             sequence.cuts.append(match.shared)  # two prompts part here, and there will be a third
 
@@ -57,6 +54,7 @@ class Beginnings:
         """Give ``sequence`` the state that it waited for."""
         self._pool.copy(leader.slot, sequence.slot)
         sequence.begin_at(leader.fed)
+        sequence.cached = leader.fed
         if sequence.fed < len(sequence.prompt):
             sequence.leader = None
 
@@ -78,12 +76,14 @@ class Beginnings:
         return NO_MATCH if key is None or not sequence.reuses else self._cache.match(key, tokens)
 
     def _put(self, sequence: Sequence, match: Match) -> None:
+        """Begin from what was found. Where that has seen all there is to read, it has the logits, too."""
         if match.state is None:
             self._pool.reset(sequence.slot, sequence.origin.arrays)
-            sequence.begin_at(0)
+            depth, logits = 0, sequence.origin.logits
         else:
             self._cache.use(match.state, self._pool.states[sequence.slot])
-            sequence.begin_at(match.state.node.depth)
+            depth, logits = match.state.node.depth, match.state.logits
+        sequence.begin_at(depth, logits if depth == len(sequence.to_read) else None)
 
     def _keep(self, sequence: Sequence, logits: FloatArray | None, *, own: bool) -> None:
         """``own``: it is what the session, if there is one, goes on from."""

@@ -174,10 +174,7 @@ class Engine:
         )
 
     def _admit(self) -> None:
-        """Give free slots to those that wait. One that cannot begin fails alone, with those that would follow it.
-
-        Those whose first token is predicted already get it at once.
-        """
+        """Give free slots to those that wait. One that cannot begin fails alone, with those that would follow it."""
         for sequence in self._scheduler.admit():
             if sequence.slot < 0:  # it failed with the one that it was to follow
                 continue
@@ -187,11 +184,21 @@ class Engine:
                 log.exception("a sequence could not begin")
                 self._fail([sequence, *self._scheduler.twins(sequence)], error)
         if predicted := self._scheduler.predicted:
-            try:
-                self._sample(predicted, np.stack([s.predicted for s in predicted if s.predicted is not None]))
-            except Exception as error:
-                log.exception("the first tokens of %d sequences could not be drawn", len(predicted))
-                self._fail(self._recovery.read_again(s for s in predicted if not s.sampled), error)
+            self._skip_reading(predicted)
+
+    def _skip_reading(self, sequences: list[Sequence]) -> None:
+        """What is to follow all that these were to read is predicted already: go on without a step."""
+        try:
+            for sequence in [s for s in sequences if s.ending is not None]:
+                assert sequence.predicted is not None
+                self._settled(sequence, sequence.predicted)
+            first = [s for s in sequences if s.ending is None]
+            self._sample(first, np.array([s.predicted for s in first], np.float32))
+        except Exception as error:
+            log.exception("%d sequences could not go on from their cached states", len(sequences))
+            self._fail(
+                self._recovery.read_again(s for s in sequences if s.predicted is not None and s.slot >= 0), error
+            )
 
     def _advance(self, plan: StepPlan) -> None:
         self._prompt_tokens += plan.prompt_rows

@@ -48,8 +48,8 @@ class Recovery:
         return failing
 
     def read_again(self, sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Have sequences read their prompts that were to begin without. Returns those that are to fail instead."""
-        return [s for s in sequences if not len(s.prompt) or not self._put_back(s)]
+        """Have sequences read what they were to go on without. Returns those that are to fail instead."""
+        return [s for s in sequences if not len(s.to_read) or not self._put_back(s)]
 
     def _put_back(self, sequence: Sequence) -> bool:
         """Whether that was possible: memory may be short, which is how the step came to throw."""

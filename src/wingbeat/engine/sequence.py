@@ -90,7 +90,7 @@ class Sequence:
         self.cuts: list[int] = []  # numbers of tokens after which a chunk of the prompt ends
         self.cached = 0  # tokens of the prompt that were not read, since a state was there that had seen them
         self.kept_at = 0  # tokens fed when the state was last kept
-        self.predicted: FloatArray | None = None  # logits [V] for the first token, where nothing need be read for them
+        self.predicted: FloatArray | None = None  # logits [V] after all that is to be read, where none of it need be
         self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then; see ``settle``, too
         self.fed = 0
         self.sampled: list[int] = []
@@ -189,13 +189,15 @@ class Sequence:
         sampler.start(self.slot, self.sampling, prompt, self._seed, self._choice, generated)
 
     def begin_at(self, fed: int, predicted: FloatArray | None = None) -> None:
-        """Begin from a state that has seen ``fed`` tokens of the prompt; ``predicted`` [V]: the logits after all."""
-        self.fed = self.cached = self.kept_at = fed
+        """Begin from a state that has seen ``fed`` tokens of what is to be read; ``predicted`` [V]: the logits after
+        all of them."""
+        self.fed = self.kept_at = fed
         self.predicted = predicted
 
     def restart(self) -> None:
         """Go back to the origin: the prompt, and what was sampled after it, must be read again."""
         self.begin_at(0)
+        self.cached = 0
         if self.sampled and self.ending is None:
             self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
         if self.scores is not None:
