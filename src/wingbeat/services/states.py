@@ -52,7 +52,7 @@ class StateStore:
         """What a method of `StateShelf` does, done to its end even when who asked is gone. Raises StorageError."""
 
         def work(connection: sqlite3.Connection) -> T:
-            self._stored.mkdir(parents=True, exist_ok=True)
+            self._stored.mkdir(0o700, parents=True, exist_ok=True)
             self._shelf.index = StateIndex(connection)
             return method(self._shelf, *args, **kwargs)
 
