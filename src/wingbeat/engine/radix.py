@@ -11,6 +11,8 @@ T = TypeVar("T")
 TOKEN_BYTES = 4
 """Tokens are int32 in the machine's byte order."""
 
+SOON = 16
+
 
 class Node(Generic[T]):
     """The place after ``depth`` tokens. ``edge`` are the tokens between the parent and here."""
@@ -93,7 +95,9 @@ def _hang(parent: Node[T], child: Node[T]) -> Node[T]:
 def common(a: bytes, b: bytes) -> int:
     """How many tokens two runs of them have in common at their beginning."""
     length = min(len(a), len(b)) // TOKEN_BYTES
-    if a[: length * TOKEN_BYTES] == b[: length * TOKEN_BYTES]:
-        return length
-    differ = np.frombuffer(a, np.int32, length) != np.frombuffer(b, np.int32, length)
-    return int(differ.argmax())
+    for tokens in (min(length, SOON), length):  # most that differ do so soon
+        size = tokens * TOKEN_BYTES
+        if a[:size] != b[:size]:
+            differ = np.frombuffer(a, np.int32, tokens) != np.frombuffer(b, np.int32, tokens)
+            return int(differ.argmax())
+    return length
