@@ -135,6 +135,8 @@ class Settings(BaseSettings):
     cache_disk_mb: int = Field(2048, ge=0)
 
     data_dir: Path | None = None
+    session_days: float = Field(30, ge=0, allow_inf_nan=False)
+    max_sessions_per_key: int = Field(1000, ge=1)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

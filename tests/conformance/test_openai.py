@@ -210,7 +210,6 @@ def test_chat(client: OpenAI) -> None:
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 10
     assert reply.usage.prompt_tokens_details is not None
-    assert reply.usage.prompt_tokens_details.cached_tokens == 0
 
 
 def test_chat_stream(client: OpenAI) -> None:
@@ -256,7 +255,9 @@ def test_chat_content_parts_and_roles(client: OpenAI) -> None:
     first = client.chat.completions.create(messages=parts, **request)
     second = client.chat.completions.create(messages=plain, **request)
     assert first.choices[0].message == second.choices[0].message
-    assert first.usage == second.usage
+    assert first.usage is not None
+    assert second.usage is not None
+    assert first.usage.prompt_tokens == second.usage.prompt_tokens
 
 
 def test_chat_logprobs(client: OpenAI) -> None:

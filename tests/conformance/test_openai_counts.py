@@ -220,7 +220,38 @@ def check_usage(usage: Any, prompt: int, completion: int, reasoning: int) -> Non
     assert (usage.prompt_tokens, usage.completion_tokens) == (prompt, completion)
     assert usage.total_tokens == prompt + completion
     assert usage.completion_tokens_details.reasoning_tokens == reasoning
-    assert usage.prompt_tokens_details.cached_tokens == 0
+    assert 0 <= usage.prompt_tokens_details.cached_tokens <= prompt
+
+
+def test_what_need_not_be_read_is_counted(client: OpenAI, thinker: LiveServer) -> None:
+    """Once for each prompt, however many answers it gets."""
+
+    def counted(prompt: Any, **more: Any) -> int:
+        reply = client.completions.create(model="model", prompt=prompt, max_tokens=1, n=2, extra_body=more)
+        assert reply.usage is not None
+        assert reply.usage.prompt_tokens_details is not None
+        return reply.usage.prompt_tokens_details.cached_tokens or 0
+
+    def total() -> float:
+        found = re.search(
+            r"^wingbeat_cached_prompt_tokens_total\S* (\S+)$", thinker.http.get("/metrics").text, re.MULTILINE
+        )
+        assert found
+        return float(found[1])
+
+    ids = [[7, 7, 7, *range(20, 40)], [8, 8, 8, *range(30, 60)]]
+    assert counted(ids, no_cache=True) == 0
+    assert counted(ids) == 0
+    before = total()
+    assert counted(ids) == sum(map(len, ids))
+    assert counted(ids, no_cache=True) == 0
+    assert total() > before
+    assert thinker.http.get("/stats").json()["models"][0]["cached_states"] > 0
+    first, again = (client.responses.create(model="model", input="cached once", max_output_tokens=1) for _ in range(2))
+    assert first.usage is not None
+    assert again.usage is not None
+    assert first.usage.input_tokens_details.cached_tokens < again.usage.input_tokens_details.cached_tokens
+    assert again.usage.input_tokens_details.cached_tokens == again.usage.input_tokens
 
 
 def test_the_generations_are_of_many_kinds(client: OpenAI, tokenizer: WorldTokenizer) -> None:

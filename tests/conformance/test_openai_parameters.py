@@ -227,7 +227,7 @@ def test_what_an_earlier_turn_may_have(client: OpenAI) -> None:
     ]
     told = send(client, "chat", messages=messages, seed=1)
     same = [messages[0], {"role": "assistant", "content": "No."}, {"role": "tool", "content": "5"}]
-    assert told.usage == send(client, "chat", messages=same, seed=1).usage
+    assert told.usage.prompt_tokens == send(client, "chat", messages=same, seed=1).usage.prompt_tokens
 
 
 def test_the_document_says_the_same() -> None:

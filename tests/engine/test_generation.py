@@ -39,6 +39,36 @@ def test_merging_keeps_what_came_once() -> None:
     snapshot = StateSnapshot("f", 3, {})
     (merged,) = merge([piece(0, "a", 1, extras=scored), piece(0, "c", 3, extras=RowExtras(state=snapshot))])
     assert merged.extras == RowExtras(scored.prompt_logprobs, None, snapshot)
+    end = {"finish_reason": "stop", "cached_tokens": 5, "extras": RowExtras(reply=[1])}
+    (merged,) = merge([piece(0, "a", 1, extras=scored), piece(0, "b", 2, **end)])
+    assert (merged.cached_tokens, merged.extras) == (5, RowExtras(scored.prompt_logprobs, reply=[1]))
+
+
+@pytest.mark.parametrize("how", ["unread", "taken", "as text", "cancelled", "failed"])
+def test_the_last_output_of_each_row_is_told_however_it_is_read(how: str) -> None:
+    request = GenerationRequest(
+        id=1, fingerprint="", prompts=[[1]], rows=[Row(0)] * 2, sampling=SamplingParams(), keep=("reply",)
+    )
+    running = Generation(request, lambda g: g.end("cancelled"))
+    told: list[tuple[int, str | None, list[int] | None]] = []
+    running.on_end = lambda row: told.append((row.row, row.finish_reason, row.extras and row.extras.reply))
+    if how == "taken":
+        running.taker = lambda outputs: True
+    if how == "as text":
+        running.text_taker = lambda text: True
+    for token in (7, 8):
+        if not running.feed_text(piece(1, "x", token), 0.0):
+            running.feed([piece(1, "x", token)])
+    running.feed([piece(0, "y", 9, finish_reason="stop", extras=RowExtras(reply=[]))])
+    assert told == [(0, "stop", [])]
+    if how == "cancelled":
+        running.cancel()
+    elif how == "failed":
+        running.end("error", "broken")
+    else:
+        running.feed([piece(1, "z", 3, finish_reason="length", extras=RowExtras(reply=[7, 8, 3]))])
+    ended = {"cancelled": (1, "cancelled", [7, 8]), "failed": (1, "error", [7, 8])}
+    assert told[1:] == [ended.get(how, (1, "length", [7, 8, 3]))]
 
 
 async def test_a_taker_gets_steps_until_it_refuses() -> None:

@@ -39,6 +39,7 @@ BOUNDS = {
     "prompt tokens with log-probabilities (`echo`)": [openai_echo.MAX_SCORED],
     "sequences of a request (prompts times `n`)": [openai_completions_schema.MAX_CHOICES],
     "sequences that wait": [setting("max_queue")],
+    "sessions of a key": [setting("max_sessions_per_key")],
     "tokens of an answer that names no limit": [setting("default_max_tokens")],
     "a state that is uploaded, as JSON": [states.BODY_TIMES],
     "kept [states](states.md) of a key": [setting("max_states_mb_per_key")],

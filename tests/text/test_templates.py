@@ -139,6 +139,32 @@ def test_a_follow_up_reads_what_the_whole_conversation_would(template: ChatTempl
     assert "".join(followed) == "".join(template.render(messages))
 
 
+@given(CONTENT, CONTENT)
+@pytest.mark.parametrize(
+    ("template", "thinking", "reply"),
+    [
+        (WORLD, None, " Yes."),
+        (RAVEN, None, " Yes.\n"),
+        (G1, None, " Yes. "),
+        (G1, True, "> Assistant: well\n\nnow</think>\nYes."),
+        (G1, False, ">\nYes."),
+        (G1, True, "> it never ends"),
+    ],
+)
+def test_a_prompt_and_its_reply_are_recalled_as_messages(
+    template: ChatTemplate, thinking: bool | None, reply: str, asked: str, then: str
+) -> None:
+    first = [Message("user", asked)]
+    recalled = template.recalled("".join(template.render(first, thinking=thinking)), reply)
+    answer = "Yes." if "Yes." in reply else ""
+    whole = template.render([*first, Message("assistant", answer), Message("user", then)])
+    assert "".join(whole) == recalled + "".join(template.follow_up([Message("user", then)]))
+
+
+def test_what_is_no_prompt_of_the_template_is_recalled_as_it_is() -> None:
+    assert WORLD.recalled("Once upon", " a  time\n\n") == "Once upon a  time\n\n"
+
+
 @given(CONTENT)
 def test_segments_give_the_ids_of_the_whole_text(world: WorldTokenizer, content: str) -> None:
     # The models were trained on text tokenised whole; in World no token crosses these borders.

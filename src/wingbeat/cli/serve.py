@@ -109,6 +109,13 @@ def serve(
             metavar="FOLDER",
         ),
     ] = None,
+    session_days: Annotated[
+        float | None,
+        typer.Option(
+            help="Days after which a session that nobody uses is deleted; 0 keeps all. Default: 30.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -195,6 +202,13 @@ def serve(
             help="Likewise, sequences that run or wait at the same time. Default: 0, no limit.", rich_help_panel=_LIMITS
         ),
     ] = None,
+    max_sessions_per_key: Annotated[
+        int | None,
+        typer.Option(
+            help="Sessions of each key; of more, the least recently used is deleted. Default: 1000.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -259,6 +273,7 @@ def serve(
         "cache_dir": cache_dir,
         "cache_disk_mb": cache_disk_mb,
         "data_dir": data_dir,
+        "session_days": session_days,
         "host": host,
         "port": port,
         "api_keys": api_key or None,
@@ -273,6 +288,7 @@ def serve(
         "key_requests_per_minute": key_requests_per_minute,
         "key_tokens_per_minute": key_tokens_per_minute,
         "key_max_running": key_max_running,
+        "max_sessions_per_key": max_sessions_per_key,
         "log_level": log_level,
         "log_format": log_format,
         "access_log": access_log,

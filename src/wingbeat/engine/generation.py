@@ -26,12 +26,15 @@ class Generation:
     need not wake up for them. What it refuses by returning False, and all that comes before that is read, goes the
     long way. A reader of one row may set ``text_taker`` too, to be called with the text alone of each output but the
     last; what that refuses goes to ``taker``. Neither may raise.
+
+    ``on_end`` is called with the last output of each row, whoever reads and however it ends. It may not raise. Of a row
+    that is ended from this side the ``reply``, where it was asked for, is what was received of it.
     """
 
     __slots__ = (
-        *("finish_reason", "first_token", "generated_tokens", "overrun", "request", "submitted", "taker", "text_taker"),
-        *("_last_token", "_latencies", "_max_unread", "_news", "_observe", "_on_cancel", "_unfinished"),
-        *("_unread", "_unread_tokens"),
+        *("finish_reason", "first_token", "generated_tokens", "on_end", "overrun", "request", "submitted", "taker"),
+        *("text_taker", "_last_token", "_latencies", "_max_unread", "_news", "_observe", "_on_cancel", "_replies"),
+        *("_unfinished", "_unread", "_unread_tokens"),
     )
 
     def __init__(
@@ -40,6 +43,7 @@ class Generation:
         self.request = request  # as sent: with its id, and a seed even where the caller gave none
         self.taker: Callable[[list[RowOutput]], bool] | None = None
         self.text_taker: Callable[[str], bool] | None = None
+        self.on_end: Callable[[RowOutput], None] | None = None
         self.submitted = time.monotonic()
         self.first_token: float | None = None  # seconds from submission
         self.generated_tokens = 0  # by all rows so far
@@ -49,6 +53,8 @@ class Generation:
         self._observe = self._latencies.inter_token.observe
         self._last_token: list[float | None] = [None] * len(request.rows)  # when the newest token of each row came
         self._unfinished = set(range(len(request.rows)))
+        # The tokens of each row so far, where they are wanted.
+        self._replies: list[list[int]] | None = [[] for _ in request.rows] if "reply" in request.keep else None
         self._unread: list[RowOutput] = []
         self._unread_tokens = 0
         self.overrun = False  # the reader has fallen too far behind
@@ -88,7 +94,8 @@ class Generation:
         Returns how many rows ended.
         """
         now = time.monotonic() if now is None else now
-        unfinished, taken, ended = self._unfinished, [], 0
+        unfinished, taken = self._unfinished, []
+        last: list[RowOutput] = []
         for output in outputs:
             if output.row not in unfinished:
                 continue
@@ -98,7 +105,7 @@ class Generation:
             if output.finish_reason is not None:
                 unfinished.discard(output.row)
                 self.finish_reason = output.finish_reason
-                ended += 1
+                last.append(output)
         if self._unread or self.taker is None or not self.taker(taken):
             self._unread += taken
             self._unread_tokens += sum(map(_weight, taken))
@@ -106,7 +113,10 @@ class Generation:
             self._news.set()
         elif not unfinished:
             self._news.set()
-        return ended
+        if self.on_end is not None:
+            for output in last:
+                self.on_end(output)
+        return len(last)
 
     def feed_text(self, output: RowOutput, now: float) -> bool:
         """Give one output, received at ``now``, to ``text_taker``. False when it must be fed instead."""
@@ -118,6 +128,8 @@ class Generation:
 
     def _count(self, output: RowOutput, now: float) -> None:
         self.generated_tokens += len(output.token_ids)
+        if self._replies is not None:
+            self._replies[output.row] += output.token_ids
         last = self._last_token[output.row]
         self._last_token[output.row] = now
         if last is not None:
@@ -130,8 +142,12 @@ class Generation:
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """End every unfinished row from this side."""
-        rows = sorted(self._unfinished)
-        self.feed([RowOutput(self.request.id, row, finish_reason=reason, error=error) for row in rows])
+        replies = self._replies
+        outputs: list[RowOutput] = []
+        for row in sorted(self._unfinished):
+            extras = None if replies is None else RowExtras(reply=replies[row])
+            outputs.append(RowOutput(self.request.id, row, finish_reason=reason, error=error, extras=extras))
+        self.feed(outputs)
 
 
 def _weight(output: RowOutput) -> int:

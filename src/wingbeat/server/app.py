@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -27,10 +28,12 @@ from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.overview import overview_router
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.replace import Replacement
+from wingbeat.server.sessions import sessions_router
 from wingbeat.server.starts import Starts
 from wingbeat.server.states import states_router
 from wingbeat.server.states_loading import states_loading_router
 from wingbeat.server.tracking import RequestTracker, Traffic
+from wingbeat.services.sessions import SessionStore
 from wingbeat.services.states import StateStore
 
 DESCRIPTION = """\
@@ -70,18 +73,20 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     hot = HotStates(store)
     starts = Starts(store, hot)
     replacement = Replacement(registry, settings.shutdown_seconds)
+    sessions = _session_store(settings, registry)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await store.open()
         await registry.start()
         try:
-            async with _sampled(registry):
+            async with _beside(_keep_sampling(registry)), _beside(sessions.keep_sweeping()):
                 yield
         finally:
             await replacement.close()
             await registry.close()
             await store.close()
+            await sessions.close()
 
     app = Application(
         title="wingbeat",
@@ -104,10 +109,11 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     ):
         app.include_router(own)
     for router in (
-        openai.openai_router(registry, store, starts, max_body),
-        responses.responses_router(registry, store, starts, max_body),
+        openai.openai_router(registry, store, starts, sessions, max_body),
+        responses.responses_router(registry, store, starts, sessions, max_body),
         states_loading_router(registry, store, hot, settings, max_body),
         states_router(store, max_body),
+        sessions_router(sessions),
     ):
         for prefix in openai.PREFIXES:
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openai.PREFIXES[0])
@@ -120,17 +126,27 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     return app
 
 
+def _session_store(settings: Settings, registry: ModelRegistry) -> SessionStore:
+    def forget(names: list[str]) -> None:
+        for model in registry.models:
+            model.client.forget(names)
+
+    path = settings.data_folder / "sessions.sqlite3"
+    return SessionStore(path, days=settings.session_days, most=settings.max_sessions_per_key, forget=forget)
+
+
+async def _keep_sampling(registry: ModelRegistry) -> None:
+    """Each second each model's figures are noted."""
+    while True:
+        for model in registry.models:
+            model.figures.sample()
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
 @contextlib.asynccontextmanager
-async def _sampled(registry: ModelRegistry) -> AsyncIterator[None]:
-    """Each second each model's figures are noted while the block runs."""
-
-    async def keep_sampling() -> None:
-        while True:
-            for model in registry.models:
-                model.figures.sample()
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-    task = asyncio.create_task(keep_sampling())
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs work without an end while the block runs."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

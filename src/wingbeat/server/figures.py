@@ -26,6 +26,7 @@ class Totals(NamedTuple):
     step_seconds: float = 0.0
     bytes_moved: int = 0
     step_times: tuple[int, ...] = (0,) * (len(STEP_BUCKETS) + 1)
+    cached_tokens: int = 0
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
@@ -35,6 +36,7 @@ class Totals(NamedTuple):
             self.step_seconds + other.step_seconds,
             self.bytes_moved + other.bytes_moved,
             tuple(map(operator.add, self.step_times, other.step_times)),
+            self.cached_tokens + other.cached_tokens,
         )
 
 
@@ -79,7 +81,8 @@ class Figures:
         stats = self._client.stats()
         times = tuple(stats.step_times) or Totals().step_times
         last = Totals(
-            stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.step_seconds, stats.bytes_moved, times
+            *(stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.step_seconds, stats.bytes_moved, times),
+            stats.cached_tokens,
         )
         restarts = self._client.restarts
         if last.steps < self._last.steps or restarts > self._restarts:  # the new one may have done more already

@@ -91,6 +91,7 @@ class ModelCollector(Collector):
 def _all(model: ServedModel, traffic: Traffic) -> Iterator[Metric]:
     yield from _about(model)
     yield from _load(model, traffic)
+    yield from _cache(model)
     yield from _work(model)
     yield from _speed(model)
 
@@ -116,10 +117,19 @@ def _load(model: ServedModel, traffic: Traffic) -> Iterator[Metric]:
     yield _gauge(model, "slots_in_use", "Slots that hold a sequence's state.", stats.slots_in_use)
 
 
+def _cache(model: ServedModel) -> Iterator[Metric]:
+    stats = model.client.stats()
+    yield _gauge(model, "cached_states", "States that are cached in memory.", stats.cached_states)
+    yield _gauge(model, "cached_bytes", "What they take there.", stats.cached_bytes)
+    yield _gauge(model, "disk_states", "States that are cached on disk.", stats.disk_states)
+    yield _gauge(model, "disk_bytes", "What they take there.", stats.disk_bytes)
+
+
 def _work(model: ServedModel) -> Iterator[Metric]:
     totals = model.figures.totals()
     yield _counter(model, "prompt_tokens", "Prompt tokens that were read.", totals.prompt_tokens)
-    yield _counter(model, "cached_prompt_tokens", "Prompt tokens that need not be read: none are cached yet.", 0)
+    cached = "Prompt tokens that need not be read: a cached state had seen them."
+    yield _counter(model, "cached_prompt_tokens", cached, totals.cached_tokens)
     yield _counter(model, "generated_tokens", "Tokens that were generated.", totals.generated_tokens)
     yield _counter(model, "steps", "Steps of the engine.", totals.steps)
     yield _counter(model, "moved_bytes", "Bytes that steps moved: weights, and states in and out.", totals.bytes_moved)

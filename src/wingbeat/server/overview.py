@@ -48,6 +48,12 @@ class ModelFigures(BaseModel):
     """Of the rate at which this machine reads memory, what steps reached."""
     prompt_tokens: int
     generated_tokens: int
+    cached_tokens: int
+    """Of prompts, which were not read because a cached state had seen them."""
+    cached_states: int
+    cached_bytes: int
+    disk_states: int
+    disk_bytes: int
     engine_restarts: int
 
 
@@ -110,6 +116,8 @@ def _figures_of(model: ServedModel, traffic: Traffic) -> dict[str, Any]:
         "bandwidth_share": _short(model.figures.bandwidth_share()),
         "prompt_tokens": totals.prompt_tokens,
         "generated_tokens": totals.generated_tokens,
+        "cached_tokens": totals.cached_tokens,
+        **{name: getattr(load, name) for name in ("cached_states", "cached_bytes", "disk_states", "disk_bytes")},
         "engine_restarts": model.client.restarts,
     }
 

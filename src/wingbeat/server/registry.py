@@ -31,11 +31,15 @@ Prompt = tuple[str, ...] | list[int]
 
 
 class Prompts(list[list[int]]):
-    """Token ids of prompts, and the fingerprint of the model that they are for: ids mean nothing to another one."""
+    """Token ids of prompts, and the fingerprint of the model that they are for: ids mean nothing to another one.
 
-    def __init__(self, ids: Iterable[list[int]], fingerprint: str) -> None:
+    ``logged`` of them are the log of a session, which no client sent and no limit counts.
+    """
+
+    def __init__(self, ids: Iterable[list[int]], fingerprint: str, logged: int = 0) -> None:
         super().__init__(ids)
         self.fingerprint = fingerprint
+        self.logged = logged
 
 
 class Start(NamedTuple):
@@ -193,6 +197,11 @@ class ServedModel:
             raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
 
     @property
+    def start_token(self) -> int:
+        """The token that is read in place of an empty prompt."""
+        return END_OF_TEXT if self.tokenizer is None else self.tokenizer.start
+
+    @property
     def end_of_text(self) -> int:
         """The token that ends a text."""
         return END_OF_TEXT if self.tokenizer is None else self.tokenizer.end_of_text
@@ -210,12 +219,14 @@ class ServedModel:
         prompt_logprobs: int | None = None,
         start: Start = DEFAULT_START,
         keep: tuple[Literal["prompt", "end", "reply"], ...] = (),
+        session: str | None = None,
+        cache: bool = True,
     ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
 
         With a seed each prompt is answered as it would be alone; without one all rows are drawn independently.
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
-        `keep` asks for more than tokens, see `GenerationRequest`.
+        `keep`, `session` and `cache` are those of `GenerationRequest`.
 
         Raises ApiError: 429 when the queue is full or the client may not have so much, 503
         when the engine is away or runs another model than the prompts are for.
@@ -233,8 +244,10 @@ class ServedModel:
             state=start.state,
             state_key=start.key,
             keep=keep,
+            cache=cache,
+            session=session,
         )
-        record, tokens = current_request(), sum(map(len, prompts))
+        record, tokens = current_request(), sum(map(len, prompts)) - prompts.logged
         if record is not None:
             record.admit(tokens, len(request.rows))
         generation = self._submit(request)

@@ -53,6 +53,10 @@ class Starts:
             raise self._unknown(given, model)
         return _checked(kept, model)
 
+    def default_name(self, model: ServedModel) -> str:
+        """What the client calls the initial state of its requests that name none."""
+        return self._hot.default_name(model)
+
     async def _kept(self, given: str) -> KeptState | None:
         if len(given) > LONGEST_NAME:
             return await self._decoded(given)

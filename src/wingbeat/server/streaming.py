@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -28,6 +28,9 @@ WAITING = b": waiting\n\n"
 """A comment, sent whenever a stream was silent for so long: proxies close connections that seem dead."""
 
 log = structlog.get_logger("wingbeat.server")
+
+T = TypeVar("T")
+Settle = Callable[[], Awaitable[bytes]]
 
 
 class StreamedReply(Protocol):
@@ -67,9 +70,7 @@ class EventStream(Response):
     status_code = 200
     background = None
 
-    def __init__(
-        self, generation: Generation, reply: StreamedReply, settle: Callable[[], Awaitable[bytes]] | None = None
-    ) -> None:
+    def __init__(self, generation: Generation, reply: StreamedReply, settle: Settle | None = None) -> None:
         """`settle` is waited for when all rows have ended; it gives events that come before the reply's end."""
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})  # proxies must not hold it back
         self._generation = generation
@@ -164,6 +165,27 @@ async def collect(request: Request, generation: Generation, take: Callable[[list
         raise failures[0]
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. Raises ApiError when the client leaves before; the work is cancelled then.
+
+    The request's body must have been read.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(CLIENT_GONE, "The client left.")
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 @contextlib.asynccontextmanager
 async def cancelled_when_gone(receive: Receive, generation: Generation) -> AsyncIterator[asyncio.Event]:
     """Cancels `generation` when the client leaves, and in any case when the block ends.
@@ -173,8 +195,7 @@ async def cancelled_when_gone(receive: Receive, generation: Generation) -> Async
     gone = asyncio.Event()
 
     async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _left(receive)
         gone.set()
         generation.cancel()
 

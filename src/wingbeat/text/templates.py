@@ -84,6 +84,16 @@ class ChatTemplate:
         """`render` of what is said after an answer whose tokens were read already, without the blank line after it."""
         return [SEPARATOR, *self.render(messages, thinking=thinking, continue_final=continue_final)]
 
+    def recalled(self, prompt: str, reply: str) -> str:
+        """A prompt that `render` made and the reply to it, as `render` writes both when the reply has become a message,
+        but for the blank line at the end. Of another prompt and its continuation: their text."""
+        label = f"{self.assistant}:"
+        before, found, opening = prompt.rpartition(label)
+        if not found:
+            return prompt + reply
+        answer = self._answer(opening + reply)
+        return f"{before}{label} {answer}" if answer else before + label
+
     def _turn(self, message: Message) -> list[str]:
         speaker = _SPEAKERS.get(message.role.lower())
         if speaker is None:

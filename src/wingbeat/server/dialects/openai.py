@@ -29,14 +29,16 @@ from wingbeat.server.dialects.openai_replies import (
     ModelCard,
     ModelList,
 )
-from wingbeat.server.dialects.openai_request import ready_model, sampling_params
-from wingbeat.server.dialects.openai_states import KEEP, returned_states
+from wingbeat.server.dialects.openai_request import begin, ready_model, sampling_params, settling, start_of
+from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
+from wingbeat.server.session_turn import session_turn
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, collect
+from wingbeat.services.sessions import SessionStore
 from wingbeat.services.states import StateStore
 
 PREFIXES = ("/v1", "/openai/v1")
@@ -45,7 +47,9 @@ SCHEMAS = (ChatBody, ChatChunk, CompletionBody, CompletionChunk)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 
-def openai_router(registry: ModelRegistry, store: StateStore, starts: Starts, max_body: int) -> APIRouter:
+def openai_router(
+    registry: ModelRegistry, store: StateStore, starts: Starts, sessions: SessionStore, max_body: int
+) -> APIRouter:
     """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["OpenAI"])
 
@@ -71,36 +75,37 @@ def openai_router(registry: ModelRegistry, store: StateStore, starts: Starts, ma
         body = await read_model(request, CompletionBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        start = await starts.find(body.state, model)
-        prompts = await completion_prompts(body, model, start)
         scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
         sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
-        echoes = await echoed_prompts(body, model, prompts)
-        texts, stops = TokenTexts(model.token_bytes, model.end_of_text), bool(sampling.stop)
-        choices = [
-            CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
-            for echo in echoes or [None] * len(prompts)
-            for _ in range(per_prompt)
-        ]
-        gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
-        states = await returned_states(body, store, model, len(prompts) * (body.n or 1))
-        answer = Answer(
-            *(model, COMPLETION, choices),
-            per_prompt=per_prompt,
-            include_usage=body.include_usage,
-            gate=gate,
-            states=states,
-        )
-        keep = KEEP if states else ()
-        generation = model.submit(prompts, per_prompt, sampling, prompt_logprobs=scored, start=start, keep=keep)
+        async with session_turn(sessions, request, body.session_id, model) as turn:
+            start = await start_of(body, starts, model, turn)
+            prompts = await completion_prompts(body, model, start, turn)
+            echoes = await echoed_prompts(body, model, prompts)
+            texts, stops = TokenTexts(model.token_bytes, model.end_of_text), bool(sampling.stop)
+            choices = [
+                CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
+                for echo in echoes or [None] * len(prompts)
+                for _ in range(per_prompt)
+            ]
+            gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
+            states = await returned_states(body, store, model, len(prompts) * (body.n or 1))
+            answer = Answer(
+                *(model, COMPLETION, choices),
+                per_prompt=per_prompt,
+                include_usage=body.include_usage,
+                gate=gate,
+                states=states,
+            )
+            generation = begin(body, model, prompts, sampling, start, turn, choices=per_prompt, prompt_logprobs=scored)
         if body.stream:
-            return EventStream(generation, answer, answer.settle)
+            return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
         best = best_rows(choices, per_prompt, body.n or 1) if body.ranks else None
         if states is not None:
             await states.give(best)
         size = 0 if scored is None else sum(map(len, prompts))
-        return Response(await run_sized(size, answer.whole, best), media_type="application/json")
+        more = await turn.report() if turn else None
+        return Response(await run_sized(size, answer.whole, best, more), media_type="application/json")
 
     @router.post(
         "/chat/completions",
@@ -113,25 +118,26 @@ def openai_router(registry: ModelRegistry, store: StateStore, starts: Starts, ma
         body = await read_model(request, ChatBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        start = await starts.find(body.state, model)
-        prompt = await chat_prompt(body, model, start)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, logprobs)
         count = body.n or 1
         texts = TokenTexts(model.token_bytes, model.end_of_text)
-        choices = [
-            ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
-            for _ in range(count)
-        ]
-        states = await returned_states(body, store, model, count)
-        answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
-        generation = model.submit(prompt.prompts, count, sampling, start=start, keep=KEEP if states else ())
+        async with session_turn(sessions, request, body.session_id, model) as turn:
+            start = await start_of(body, starts, model, turn)
+            prompt = await chat_prompt(body, model, start, turn)
+            choices = [
+                ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
+                for _ in range(count)
+            ]
+            states = await returned_states(body, store, model, count)
+            answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
+            generation = begin(body, model, prompt.prompts, sampling, start, turn, choices=count)
         if body.stream:
-            return EventStream(generation, answer, answer.settle)
+            return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
         if states is not None:
             await states.give()
-        return Response(answer.whole(), media_type="application/json")
+        return Response(answer.whole(more=await turn.report() if turn else None), media_type="application/json")
 
     @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
     @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -104,7 +104,7 @@ class Answer:
     __slots__ = (
         *("_choices", "_common", "_completion_tokens", "_gate", "_head", "_identity", "_include_usage", "_model"),
         *("_names", "_per_prompt", "_pieces", "_prompt_tokens", "_states", "_tail", "_text_events", "_unfinished"),
-        "_waiting",
+        *("_cached_tokens", "_waiting"),
     )
 
     def __init__(
@@ -137,7 +137,7 @@ class Answer:
         self._text_events: list[TextEvents | None] = [None] * len(choices)
         self._pieces: list[list[Piece]] = [[] for _ in choices]
         self._unfinished = set(range(len(choices)))
-        self._prompt_tokens = self._completion_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
     # --- streamed
 
@@ -189,13 +189,16 @@ class Answer:
         for row in self._gate(rows):
             self._pieces[row.row].append(self._piece(row))
 
-    def whole(self, rows: Iterable[int] | None = None) -> bytes:
-        """The reply as JSON: `rows` and their order, or all. Raises ApiError when the generation ended early."""
+    def whole(self, rows: Iterable[int] | None = None, more: Mapping[str, Any] | None = None) -> bytes:
+        """The reply as JSON: `rows` and their order, or all, and the fields in `more`.
+
+        Raises ApiError when the generation ended early.
+        """
         self._check_complete()
         shown = range(len(self._choices)) if rows is None else rows
         choices = [{"index": index, **self._whole_choice(row)} for index, row in enumerate(shown)]
         reply = {**self._identity, "object": self._names.whole, **self._common, "choices": choices}
-        return encode({**reply, "usage": self._usage()})
+        return encode({**reply, "usage": self._usage(), **(more or {})})
 
     def _whole_choice(self, row: int) -> dict[str, Any]:
         choice = self._choices[row].whole(self._pieces[row])
@@ -210,6 +213,7 @@ class Answer:
             self._completion_tokens += row.completion_tokens
             if row.row % self._per_prompt == 0:
                 self._prompt_tokens += row.prompt_tokens
+                self._cached_tokens += row.cached_tokens
         choice = self._choices[row.row]
         piece = choice.push(row)
         if self._states is not None and row.finish_reason is not None:
@@ -237,6 +241,6 @@ class Answer:
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "total_tokens": self._prompt_tokens + self._completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in self._choices)},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
 from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.registry import Prompts, ServedModel, Start
+from wingbeat.server.session_turn import Turn
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
 
@@ -32,7 +34,7 @@ def spoken(messages: Iterable[ChatMessage]) -> list[Message]:
     return [Message(message.role, message.text, message.name, message.reasoning_content) for message in messages]
 
 
-async def chat_prompt(body: ChatBody, model: ServedModel, start: Start) -> ChatPrompt:
+async def chat_prompt(body: ChatBody, model: ServedModel, start: Start, turn: Turn | None) -> ChatPrompt:
     """The conversation as the model's template renders it, tokenised segment by segment. What comes after a kept state
     is another turn; without messages its answer goes on."""
     if not body.messages:
@@ -47,6 +49,7 @@ async def chat_prompt(body: ChatBody, model: ServedModel, start: Start) -> ChatP
         continue_final=goes_on,
         choices=body.n or 1,
         follows=start.state is not None,
+        turn=turn,
     )
 
 
@@ -59,16 +62,21 @@ async def conversation_prompt(
     continue_final: bool = False,
     choices: int = 1,
     follows: bool = False,
+    turn: Turn | None = None,
 ) -> ChatPrompt:
     """The prompt of these messages, which came in the field `param`. `follows`: after an answer that was read already.
+    In a session's turn they follow its log.
 
     Raises ApiError (400) when it is too long, or the model has no form for conversations.
     """
     model.check_chats()
     size = sum(len(message.content) for message in messages)
     render = model.profile.follow_up if follows else model.profile.render
+    if turn is not None:
+        size, render = size + turn.logged, functools.partial(turn.segments, param)
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
-    return ChatPrompt(segments, await model.encode([tuple(segments)], param, choices))
+    encoded = await model.encode([tuple(segments)], param, choices)
+    return ChatPrompt(segments, encoded if turn is None else turn.prompts(encoded))
 
 
 class ChatChoice:

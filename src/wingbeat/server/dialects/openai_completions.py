@@ -14,18 +14,23 @@ from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import Prompt, Prompts, ServedModel, Start
+from wingbeat.server.session_turn import Turn
 
 COMPLETION = ObjectNames("cmpl-", "text_completion", "text_completion")
 
 
-async def completion_prompts(body: CompletionBody, model: ServedModel, start: Start) -> Prompts:
-    """Token ids of each prompt. Raises ApiError (400) for ids and texts that the model cannot take."""
+async def completion_prompts(body: CompletionBody, model: ServedModel, start: Start, turn: Turn | None) -> Prompts:
+    """Token ids of each prompt; the one of a session's turn follows its log.
+
+    Raises ApiError (400) for ids and texts that the model cannot take.
+    """
     if start.state is not None and not all(body.prompt):
         check_goes_on(start)
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
     prompts: list[Prompt] = [(prompt,) if isinstance(prompt, str) else prompt for prompt in body.prompt]
-    return await model.encode(prompts, "prompt", body.rows_per_prompt)
+    encoded = await model.encode(prompts, "prompt", body.rows_per_prompt)
+    return encoded if turn is None else turn.prompts(encoded)
 
 
 class CompletionChoice:

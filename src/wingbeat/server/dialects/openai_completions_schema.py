@@ -106,10 +106,20 @@ class CompletionBody(GenerationBody):
         """How many alternatives the engine is asked for; ranking needs the log-probabilities of the tokens at least."""
         return 0 if self.ranks and self.logprobs is None else self.logprobs
 
+    def _refuse_in_session(self) -> None:
+        if len(self.prompt) > 1:
+            raise bad_request("prompt: a session goes on with one prompt.", "prompt")
+        if self.rows_per_prompt > 1:
+            raise bad_request("best_of: a session goes on with one answer.", "best_of")
+        if self.echo:
+            raise bad_request("echo: not with session_id; the prompt alone is not what is read.", "echo")
+
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
         if self.state is None and "prompt" not in self.model_fields_set:
             raise bad_request("prompt: this field is required.", "prompt", "missing_required_parameter")
+        if self.session_id is not None:
+            self._refuse_in_session()
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
         if self.rows_per_prompt < (self.n or 1):

@@ -58,10 +58,19 @@ class CompletionChoice(Exact):
     """With `return_state`, in a stream on the choice's last chunk."""
 
 
+class SessionReport(Exact):
+    """Of a request with `session_id`: whether the session goes on with this answer. If not, `error` says why."""
+
+    id: str
+    saved: bool
+    error: str | None
+
+
 class CompletionReply(Reply):
     object: Literal["text_completion"]
     choices: list[CompletionChoice]
     usage: Usage
+    session: SessionReport | None = None
 
 
 class CompletionChunkChoice(CompletionChoice):
@@ -109,6 +118,7 @@ class ChatReply(Reply):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: Usage
+    session: SessionReport | None = None
 
 
 class ChatDelta(Exact):
@@ -159,6 +169,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "A field is wrong or not supported; `param` names it."},
     401: {"model": ErrorReply, "description": "An API key is wanted."},
     404: {"model": ErrorReply, "description": "No such model."},
+    409: {"model": ErrorReply, "description": "The session has changed; send the request again."},
     413: {"model": ErrorReply, "description": "The body is too large."},
     415: {"model": ErrorReply, "description": "The body is compressed."},
     429: {"model": ErrorReply, "description": "The queue is full; try again after `Retry-After` seconds."},

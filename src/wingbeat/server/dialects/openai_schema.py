@@ -84,6 +84,19 @@ Stops = Annotated[list[str] | None, BeforeValidator(_stops), _schema({"anyOf": [
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_bias), _schema(_BIASES)]
 
 
+MAX_SESSION_ID = 128
+
+
+def _session_id(value: Any) -> Any:
+    if isinstance(value, str) and not (0 < len(value) <= MAX_SESSION_ID and value.isprintable()):
+        raise ValueError(f"1 to {MAX_SESSION_ID} printable characters are wanted")
+    return value
+
+
+_SESSION_ID = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
+SessionId = Annotated[str | None, BeforeValidator(_session_id), _schema(_SESSION_ID)]
+
+
 NotYet: Any = Field(
     None,
     description="Refused when not empty: not supported yet.",
@@ -132,6 +145,11 @@ class GenerationBody(BaseModel):
         None, description="Beyond OpenAI. Give the state after each answer: the id of a kept one (true), or its file."
     )
 
+    session_id: SessionId = Field(
+        None, description="Beyond OpenAI. Go on with the session of this name, or begin it: send only what is new."
+    )
+    no_cache: bool | None = Field(None, description="Beyond OpenAI. Neither use nor keep cached states of the prompt.")
+
     guided_json: Any = NotYet
     guided_regex: Any = NotYet
     guided_choice: Any = NotYet
@@ -165,6 +183,8 @@ class GenerationBody(BaseModel):
                 raise unsupported(name, name)
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only together with stream: true.", "stream_options")
+        if self.session_id is not None and (self.n or 1) > 1:
+            raise bad_request("n: a session goes on with one answer.", "n")
 
     @property
     def include_usage(self) -> bool:

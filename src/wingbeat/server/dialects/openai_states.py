@@ -18,8 +18,6 @@ from wingbeat.services.state_shelf import New, StateShelf
 from wingbeat.services.states import StateStore
 
 FIELD = "return_state"
-KEEP: tuple[Literal["end"], ...] = ("end",)
-"""What the engine is asked to keep for it."""
 _HEADER_BYTES = 2**16  # what a file has beside its arrays, and more
 
 

@@ -9,8 +9,8 @@ from wingbeat.server.body import read_model
 from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatPrompt, conversation_prompt
 from wingbeat.server.dialects.openai_replies import ERRORS
-from wingbeat.server.dialects.openai_request import ready_model, sampling_params
-from wingbeat.server.dialects.openai_states import KEEP, returned_states
+from wingbeat.server.dialects.openai_request import begin, ready_model, sampling_params, settling, start_of
+from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.responses_answer import ResponseAnswer
 from wingbeat.server.dialects.responses_input import conversation
 from wingbeat.server.dialects.responses_replies import InputTokens, ResponseEvent, ResponseReply
@@ -18,15 +18,19 @@ from wingbeat.server.dialects.responses_schema import NOT_STORED, ResponsesBody
 from wingbeat.server.errors import ApiError, unsupported
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel, Start
+from wingbeat.server.session_turn import Turn, session_turn
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, collect
+from wingbeat.services.sessions import SessionStore
 from wingbeat.services.states import StateStore
 
 SCHEMAS = (ResponsesBody, ResponseEvent)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 
-def responses_router(registry: ModelRegistry, store: StateStore, starts: Starts, max_body: int) -> APIRouter:
+def responses_router(
+    registry: ModelRegistry, store: StateStore, starts: Starts, sessions: SessionStore, max_body: int
+) -> APIRouter:
     """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(prefix="/responses", tags=["OpenAI"])
 
@@ -39,17 +43,18 @@ def responses_router(registry: ModelRegistry, store: StateStore, starts: Starts,
     async def create(request: Request) -> Response:
         """Answer a conversation, in the form of the Responses API."""
         body, model = await _asked(request)
-        start = await starts.find(body.state, model)
-        prompt = await _prompt(body, model, start)
         sampling = sampling_params(body, model, body.max_output_tokens, model.profile.stops, body.alternatives)
-        states = await returned_states(body, store, model, 1)
-        answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments), states)
-        generation = model.submit(prompt.prompts, 1, sampling, start=start, keep=KEEP if states else ())
+        async with session_turn(sessions, request, body.session_id, model) as turn:
+            start = await start_of(body, starts, model, turn)
+            prompt = await _prompt(body, model, start, turn)
+            states = await returned_states(body, store, model, 1)
+            answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments), states)
+            generation = begin(body, model, prompt.prompts, sampling, start, turn)
         if body.stream:
-            return EventStream(generation, answer, answer.settle)
+            return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
         await answer.settle()
-        return Response(answer.whole(), media_type="application/json")
+        return Response(answer.whole(await turn.report() if turn else None), media_type="application/json")
 
     @router.post(
         "/input_tokens",
@@ -60,7 +65,8 @@ def responses_router(registry: ModelRegistry, store: StateStore, starts: Starts,
     async def count_input_tokens(request: Request) -> Response:
         """How many tokens the prompt of such a request has. Generates nothing."""
         body, model = await _asked(request)
-        prompt = await _prompt(body, model, await starts.find(body.state, model))
+        async with session_turn(sessions, request, body.session_id, model) as turn:
+            prompt = await _prompt(body, model, await start_of(body, starts, model, turn), turn)
         counted = {"object": "response.input_tokens", "input_tokens": len(prompt.prompts[0])}
         return Response(encode(counted), media_type="application/json")
 
@@ -84,7 +90,7 @@ def responses_router(registry: ModelRegistry, store: StateStore, starts: Starts,
     return router
 
 
-async def _prompt(body: ResponsesBody, model: ServedModel, start: Start) -> ChatPrompt:
+async def _prompt(body: ResponsesBody, model: ServedModel, start: Start, turn: Turn | None) -> ChatPrompt:
     goes_on = bool(body.continue_final_message)
     messages = conversation(body.instructions, body.items, continue_final=goes_on)
     return await conversation_prompt(
@@ -92,4 +98,5 @@ async def _prompt(body: ResponsesBody, model: ServedModel, start: Start) -> Chat
         thinking=body.thinking,
         continue_final=goes_on,
         follows=start.state is not None,
+        turn=turn,
     )

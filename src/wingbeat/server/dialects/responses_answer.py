@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from wingbeat.engine.messages import RowOutput
@@ -119,9 +119,9 @@ class ResponseAnswer:
                 item = self._items[-1] if self._goes_on(addition) else self._new_item(addition)
                 item.add(addition.text, addition.logprobs)
 
-    def whole(self) -> bytes:
-        """The response as JSON. Raises ApiError when the generation ended early."""
-        return encode(self._finished(self._ending()))
+    def whole(self, more: Mapping[str, Any] | None = None) -> bytes:
+        """The response as JSON, with the fields in ``more``. Raises ApiError when the generation ended early."""
+        return encode({**self._finished(self._ending()), **(more or {})})
 
     # --- both
 
@@ -178,7 +178,7 @@ class ResponseAnswer:
         read, written = self._last.prompt_tokens, self._last.completion_tokens
         return {
             "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self._last.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": written,
             "output_tokens_details": {"reasoning_tokens": self._choice.reasoning_tokens},
             "total_tokens": read + written,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel
 
-from wingbeat.server.dialects.openai_replies import ErrorDetail, Exact, TokenLogprob
+from wingbeat.server.dialects.openai_replies import ErrorDetail, Exact, SessionReport, TokenLogprob
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -130,6 +130,7 @@ class ResponseReply(Exact):
     prompt: None
     state: str | None = None
     """With `return_state`, once the response has ended."""
+    session: SessionReport | None = None
 
 
 class InputTokens(Exact):

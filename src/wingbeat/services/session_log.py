@@ -1,0 +1,165 @@
+"""What is kept of sessions: rows of SQLite. Each function does one thing with an open database.
+
+A session is the log of its tokens: for each turn the ids that were read and those that were written, as little-endian
+int32, so that a turn is one new row whatever came before it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from wingbeat.services.database import transaction
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE sessions (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL,
+    tokens INTEGER NOT NULL, turns INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
+    UNIQUE (owner, id)
+);
+CREATE INDEX sessions_by_use ON sessions (owner, updated);
+CREATE TABLE turns (
+    session INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE, number INTEGER NOT NULL,
+    read BLOB NOT NULL, written BLOB NOT NULL,
+    UNIQUE (session, number)
+)
+"""
+
+_COLUMNS = "key, owner, id, fingerprint, model, state, tokens, turns, created, updated"
+_IDS = np.dtype("<i4")
+
+
+class SessionConflict(Exception):  # noqa: N818 - a state of affairs, not a mistake
+    """Somebody else has changed the session, or deleted it, since it was looked at. The message says which."""
+
+
+class Session(NamedTuple):
+    """A session as of its last turn.
+
+    ``fingerprint`` and ``model`` are those of the model that its ids belong to, ``state`` is the name of the initial
+    state before them. ``tokens`` counts its log. The times are seconds since 1970.
+    """
+
+    key: int
+    owner: str
+    id: str
+    fingerprint: str
+    model: str
+    state: str
+    tokens: int
+    turns: int
+    created: float
+    updated: float
+
+    @property
+    def name(self) -> str:
+        """Among those of all owners."""
+        return session_name(self.owner, self.id)
+
+
+class LoggedTurn(NamedTuple):
+    """Token ids: those that were read, and the answer to them."""
+
+    read: list[int]
+    written: list[int]
+
+
+def session_name(owner: str, session_id: str) -> str:
+    """Of a session among those of all owners."""
+    return f"{owner}/{session_id}"
+
+
+def find(db: sqlite3.Connection, owner: str, session_id: str) -> Session | None:
+    row = db.execute(f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND id = ?", (owner, session_id)).fetchone()
+    return None if row is None else Session(*row)
+
+
+def read_log(db: sqlite3.Connection, session: Session) -> list[LoggedTurn]:
+    """All turns, the first one first."""
+    rows = db.execute("SELECT read, written FROM turns WHERE session = ? ORDER BY number", (session.key,))
+    return [LoggedTurn(_to_ids(read), _to_ids(written)) for read, written in rows]
+
+
+def newest(db: sqlite3.Connection, owner: str, limit: int, after: Session | None) -> list[Session]:
+    """The owner's sessions, the last used first: ``limit`` of those that come after ``after``."""
+    place = (float("inf"), 0) if after is None else (after.updated, after.key)
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND (updated, key) < (?, ?) "
+        "ORDER BY updated DESC, key DESC LIMIT ?",
+        (owner, *place, limit),
+    )
+    return [Session(*row) for row in rows]
+
+
+def append(db: sqlite3.Connection, before: Session, turn: LoggedTurn, now: float) -> Session:
+    """Add a turn to the session, which is ``before``; one of no turns begins. Durable when this returns.
+
+    Raises SessionConflict when the session is not as it was before.
+    """
+    with transaction(db):
+        found = find(db, before.owner, before.id)
+        _check_unchanged(before, found)
+        tokens, turns = before.tokens + len(turn.read) + len(turn.written), before.turns + 1
+        values = (*before[1:6], tokens, turns, before.created if found else now, now)
+        if found is None:
+            key = db.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (NULL{', ?' * len(values)})", values).lastrowid
+        else:
+            key = found.key
+            db.execute(
+                "UPDATE sessions SET tokens = ?, turns = ?, updated = ? WHERE key = ?", (tokens, turns, now, key)
+            )
+        assert key is not None
+        db.execute("INSERT INTO turns VALUES (?, ?, ?, ?)", (key, turns, _to_bytes(turn.read), _to_bytes(turn.written)))
+    return Session(key, *values)
+
+
+def delete(db: sqlite3.Connection, owner: str, session_id: str) -> bool:
+    """Whether there was such a session."""
+    return bool(db.execute("DELETE FROM sessions WHERE owner = ? AND id = ?", (owner, session_id)).rowcount)
+
+
+def delete_unused(db: sqlite3.Connection, since: float, spared: Collection[str]) -> list[str]:
+    """Delete what was not used since then, but for those of the names ``spared``. The names of what went."""
+    with transaction(db):
+        rows = db.execute("SELECT key, owner, id FROM sessions WHERE updated < ?", (since,)).fetchall()
+        return _delete(db, rows, spared, len(rows))
+
+
+def delete_beyond(db: sqlite3.Connection, owner: str, most: int, spared: Collection[str]) -> list[str]:
+    """Of more than ``most`` sessions of one owner, delete those that were not used for the longest time, but for those
+    of the names ``spared``. The names of what went."""
+    with transaction(db):
+        (count,) = db.execute("SELECT count(*) FROM sessions WHERE owner = ?", (owner,)).fetchone()
+        if count <= most:
+            return []
+        rows = db.execute("SELECT key, owner, id FROM sessions WHERE owner = ? ORDER BY updated, key", (owner,))
+        return _delete(db, rows.fetchall(), spared, count - most)
+
+
+def _delete(
+    db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], spared: Collection[str], most: int
+) -> list[str]:
+    named = [(key, session_name(owner, session_id)) for key, owner, session_id in rows]
+    gone = [(key, name) for key, name in named if name not in spared][:most]
+    db.executemany("DELETE FROM sessions WHERE key = ?", [(key,) for key, _ in gone])
+    return [name for _, name in gone]
+
+
+def _check_unchanged(before: Session, found: Session | None) -> None:
+    if found is None and before.turns:
+        raise SessionConflict("it was deleted while the answer was written")
+    if found is not None and (found.key, found.tokens, found.turns) != (before.key, before.tokens, before.turns):
+        raise SessionConflict("another server added to it while the answer was written")
+
+
+def _to_bytes(ids: list[int]) -> bytes:
+    return np.array(ids, _IDS).tobytes()
+
+
+def _to_ids(blob: bytes) -> list[int]:
+    return np.frombuffer(blob, _IDS).tolist()
