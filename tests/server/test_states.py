@@ -309,3 +309,20 @@ def test_a_state_of_another_model_is_not_loaded_into_this_one(model_path: Path, 
     with live_server(settings_for(other, data_dir=data)) as live:
         assert loaded(live) == {"none": True}
         assert text(live, prompt=PROMPT) == text(live, prompt=PROMPT, state="none")
+
+
+def test_a_sessions_state_is_kept_as_far_as_it_has_come(keyed: LiveServer) -> None:
+    other = {"authorization": f"Bearer {KEYS[1]}"}
+    body = {"max_tokens": 5, "temperature": 0, "ignore_eos": True}
+    for prompt in (PROMPT, [71]):
+        ok(keyed.http.post("/v1/completions", json={**body, "prompt": prompt, "session_id": "tale"}))
+        saved = ok(keyed.http.post("/v1/states", json={"session_id": "tale", "name": f"after {prompt[0]}"}))
+    assert (saved["position"], saved["expires_at"], saved["model"]) == (15, None, "tiny")
+    expected = ok(keyed.http.post("/v1/completions", json={**body, "prompt": [72], "session_id": "tale"}))
+    assert text(keyed, state="after 71", prompt=[72], max_tokens=5) == expected["choices"][0]["text"]
+    assert text(keyed, state="after 60", prompt=[71, 72]) != text(keyed, state="after 71", prompt=[71, 72])
+    for headers, session in ((other, "tale"), ({}, "no tale")):
+        reply = keyed.http.post("/v1/states", json={"session_id": session, "name": "x"}, headers=headers)
+        assert refusal(reply) == (404, "session_not_found", "session_id")
+    taken = keyed.http.post("/v1/states", json={"session_id": "tale", "name": "after 71"})
+    assert refusal(taken) == (409, "name_taken", "name")

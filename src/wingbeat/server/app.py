@@ -28,6 +28,7 @@ from wingbeat.server.openapi import describe, serve_docs
 from wingbeat.server.overview import overview_router
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.replace import Replacement
+from wingbeat.server.session_states import SessionStates
 from wingbeat.server.sessions import sessions_router
 from wingbeat.server.starts import Starts
 from wingbeat.server.states import states_router
@@ -112,7 +113,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         openai.openai_router(registry, store, starts, sessions, max_body),
         responses.responses_router(registry, store, starts, sessions, max_body),
         states_loading_router(registry, store, hot, settings, max_body),
-        states_router(store, max_body),
+        states_router(store, SessionStates(registry, sessions, starts), max_body),
         sessions_router(sessions),
     ):
         for prefix in openai.PREFIXES:

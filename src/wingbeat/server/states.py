@@ -14,6 +14,7 @@ from wingbeat.server.dialects.openai_replies import ERRORS, ErrorReply
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.openapi import body_of
 from wingbeat.server.owner import owner
+from wingbeat.server.session_states import SessionStates
 from wingbeat.server.state_errors import state_errors, state_not_found
 from wingbeat.server.state_uploads import keep_base64, keep_stream
 from wingbeat.server.states_schema import (
@@ -51,7 +52,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def states_router(store: StateStore, max_body: int) -> APIRouter:
+def states_router(store: StateStore, sessions: SessionStates, max_body: int) -> APIRouter:
     """The routes, without their prefix."""
     router = APIRouter(prefix="/states", tags=["States"])
 
@@ -93,6 +94,11 @@ def states_router(store: StateStore, max_body: int) -> APIRouter:
         body.check()
         if body.state is not None:
             return JSONResponse(shown(await keep_base64(store, body.state, body.kind, body.filename, body.name)))
+        if body.session_id is not None:
+            snapshot, model = await sessions.read(request, body.session_id)
+            with state_errors("name"):
+                (record,) = await store.run(StateShelf.keep, owner(), [(snapshot, {})], model, body.name)
+            return JSONResponse(shown(record))
         source = await find(body.state_id or "", "state_id")
         with state_errors("name"):
             return JSONResponse(shown(await store.run(StateShelf.copy, source, body.name)))
