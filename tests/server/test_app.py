@@ -186,6 +186,8 @@ async def test_the_openapi_document(model_path: Path) -> None:
         "/v1/chat/completions",
         "/v1/responses",
         "/v1/responses/input_tokens",
+        "/v1/sessions",
+        "/v1/sessions/{session_id}",
         "/v1/states",
         "/v1/states/load",
         "/v1/states/load/{name}",
@@ -199,7 +201,7 @@ async def test_the_openapi_document(model_path: Path) -> None:
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatBody")
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
-    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
+    assert set(chat["responses"]) == {"200", "400", "401", "404", "409", "413", "415", "429", "500", "503"}
     assert schemas["ResponsesBody"]["required"] == ["input"]
     assert "HTTPValidationError" not in schemas
     for reference in _references(document):

@@ -17,10 +17,20 @@ from wingbeat.server.registry import ServedModel
 
 def test_the_engine_is_told_the_settings(model_path: Path) -> None:
     settings = Settings(
-        model=str(model_path), dtype="int8", backend="cpu", threads=3, cache_packed=True, max_batch=5, token_budget=7
+        model=str(model_path),
+        dtype="int8",
+        backend="cpu",
+        threads=3,
+        cache_packed=True,
+        max_batch=5,
+        token_budget=7,
+        cache_memory_mb=3,
+        cache_dir=model_path.parent / "cache",
+        cache_disk_mb=4,
     )
     config = build_registry(settings).models[0].config
-    for name in EngineConfig.__struct_fields__:
+    assert (config.cache_memory, config.cache_disk) == (3 * 2**20, 4 * 2**20)
+    for name in set(EngineConfig.__struct_fields__) - {"cache_memory", "cache_disk"}:
         told = getattr(settings, name)
         assert getattr(config, name) == (str(told) if isinstance(told, Path) else told)
 
