@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.engine.conftest import VOCAB
 from tests.engine.helpers import Speller, answers, assert_empty, complete, drain, request, stand_in
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, RowExtras, RowOutput, Submit
@@ -248,3 +249,23 @@ def test_what_matched_a_stop_is_in_no_state(tokenizer: WorldTokenizer, model: Mo
         expected = extras(read).prompt_state
         assert expected is not None
         assert (found.state.arrays, found.state.logits) == (expected.arrays, expected.logits)
+
+
+def test_a_continuation_that_cannot_be_is_refused(tokenizer: WorldTokenizer, model: Model) -> None:
+    """A file may come from anywhere; what it says of its answer reaches the sampler."""
+    engine = make(model, tokenizer)
+    state = extras(run(engine, keeping(engine, [PROMPT], sampling(2), "end"))).state
+    assert state is not None
+    assert state.continuation is not None
+    for changes in [
+        {"generated": {VOCAB: 1}},
+        {"generated": {3: 10**12}},
+        {"generated": {3: 0}},
+        {"read": [-1]},
+        {"choice": -1},
+        {"seed": 2**64},
+        {"undecoded": b"1234"},
+    ]:
+        bad = changed(state, continuation=msgspec.structs.replace(state.continuation, **changes))
+        (output,) = run(engine, going_on(engine, bad, [[]], sampling(2)))
+        assert "what the state says of its answer cannot be" in str(output.error)

@@ -33,6 +33,7 @@ class InitialStates:
         self._layout = model.executable.layout
         for name, path in files.items():
             self.load(name, Path(path))
+        self._configured = default
         self.default = default or self._first
         if self.default not in self._origins:
             raise ValueError(f"default_state: {self._unknown(self.default)}")
@@ -53,7 +54,7 @@ class InitialStates:
         self.origin(name)
         del self._origins[name]
         if self.default == name:
-            self.default = self._first
+            self.default = self._configured if self._configured in self._origins else self._first
 
     def make_default(self, name: str) -> None:
         """Begin from this state where a request names none. Raises ValueError for an unknown name."""

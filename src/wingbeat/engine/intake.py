@@ -102,6 +102,8 @@ def origin_of(state: StateSnapshot, model: Model) -> Origin:
     logits = None if state.logits is None else state.logits.to_array("logits")
     if logits is not None and logits.shape != (model.executable.vocab_size,):
         raise ValueError(f"the state's logits are {logits.shape}, this model has {model.executable.vocab_size} tokens")
+    if state.continuation is not None and not state.continuation.possible(model.executable.vocab_size):
+        raise ValueError("what the state says of its answer cannot be: use another copy, or save it again")
     return Origin(state.position, arrays, None, logits, state.continuation)
 
 

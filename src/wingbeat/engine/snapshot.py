@@ -24,6 +24,12 @@ FILE_VERSION = "2"
 READ_VERSIONS = ("1", FILE_VERSION)
 """Files of version 1 have neither logits nor a continuation."""
 
+MOST_GENERATED = 2**24
+"""Tokens of an answer that goes on from a state."""
+
+MOST_UNDECODED = 3
+"""Bytes of a character that is not complete."""
+
 _OURS = "wingbeat."
 _VERSION, _FINGERPRINT, _POSITION, _CHECKSUM, _CONTINUATION, _LOGITS = (
     _OURS + name for name in ("state", "fingerprint", "position", "checksum", "continuation", "logits")
@@ -63,6 +69,19 @@ class Continuation(msgspec.Struct, frozen=True, gc=False):
     generated: dict[int, int] = {}
     read: list[int] = []
     undecoded: bytes = b""
+
+    def possible(self, vocab_size: int) -> bool:
+        """Whether a sampler may be told of this: a file may come from anywhere, and its checksum proves nothing."""
+        counts = self.generated.values()
+        return (
+            all(0 <= token < vocab_size for token in (*self.generated, *self.read))
+            and all(count > 0 for count in counts)
+            and sum(counts) <= MOST_GENERATED
+            and len(self.read) <= vocab_size
+            and -(2**63) <= self.seed < 2**64
+            and 0 <= self.choice < 2**31
+            and len(self.undecoded) <= MOST_UNDECODED
+        )
 
 
 class StateSnapshot(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,6 @@ import base64
 import binascii
 from pathlib import Path
 
-from wingbeat.engine.snapshot import Continuation
 from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.hot_states import HotStates
@@ -21,12 +20,6 @@ from wingbeat.services.states import StateStore
 
 LONGEST_NAME = 255
 """Characters of a file's name. What is longer can only be a state itself, in base64."""
-
-MOST_GENERATED = 4_000_000
-"""Tokens of an answer that goes on from a state again and again."""
-MOST_CHOICES = 2**31
-MOST_UNDECODED = 64
-"""Bytes: a character has four at most."""
 
 
 class Starts:
@@ -97,20 +90,6 @@ def file_in(folder: Path, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _possible(answer: Continuation, vocab_size: int) -> bool:
-    """Whether a sampler may be told of this: a file may come from anywhere, and its checksum proves nothing then."""
-    tokens, counts = [*answer.generated, *answer.read], answer.generated.values()
-    return (
-        all(0 <= token < vocab_size for token in tokens)
-        and all(count > 0 for count in counts)
-        and sum(counts) <= MOST_GENERATED
-        and len(answer.read) <= vocab_size
-        and -(2**63) <= answer.seed < 2**64
-        and 0 <= answer.choice < MOST_CHOICES
-        and len(answer.undecoded) <= MOST_UNDECODED
-    )
-
-
 def _checked(kept: KeptState, model: ServedModel) -> Start:
     """Raises ApiError (400) for a state that does not fit `model`."""
     snapshot = kept.snapshot
@@ -129,6 +108,6 @@ def _checked(kept: KeptState, model: ServedModel) -> Start:
     ):
         message = f"state: its fields are not those of a state of {model.name}."
         raise bad_request(message, "state", "state_refused")
-    if snapshot.continuation is not None and not _possible(snapshot.continuation, model.vocab_size):
+    if snapshot.continuation is not None and not snapshot.continuation.possible(model.vocab_size):
         raise bad_request("state: what it says of its answer cannot be.", "state", "state_refused")
     return Start(state=snapshot, key=kept.checksum, opening=kept.extra.get(OPENING, ""))

@@ -164,7 +164,7 @@ class Answer:
         return self._text_events[0] if len(self._choices) == 1 else None
 
     async def settle(self) -> bytes:
-        """The last events of all choices, once their states are kept. Raises ApiError when that is not possible."""
+        """The last events of all choices, once their states are kept."""
         if self._states is None:
             return b""
         await self._states.give()

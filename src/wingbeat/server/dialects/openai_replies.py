@@ -56,6 +56,8 @@ class CompletionChoice(Exact):
     finish_reason: FinishReason
     state: str | None = None
     """With `return_state`, in a stream on the choice's last chunk."""
+    state_error: str | None = None
+    """Why there is no state, though there should be one."""
 
 
 class SessionReport(Exact):
@@ -112,6 +114,8 @@ class ChatChoice(Exact):
     finish_reason: FinishReason
     state: str | None = None
     """With `return_state`."""
+    state_error: str | None = None
+    """Why there is no state, though there should be one."""
 
 
 class ChatReply(Reply):
@@ -134,6 +138,8 @@ class ChatChunkChoice(Exact):
     finish_reason: FinishReason | None
     state: str | None = None
     """With `return_state`, on the choice's last chunk."""
+    state_error: str | None = None
+    """Why there is no state, though there should be one."""
 
 
 class ChatChunk(Reply):

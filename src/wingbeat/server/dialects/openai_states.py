@@ -7,15 +7,19 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any, Literal
 
+import structlog
+
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_schema import GenerationBody
-from wingbeat.server.errors import bad_request
+from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.owner import owner
 from wingbeat.server.registry import ServedModel, Start
 from wingbeat.server.state_errors import state_errors
 from wingbeat.services.state_files import OPENING
 from wingbeat.services.state_shelf import New, StateShelf
 from wingbeat.services.states import StateStore
+
+log = structlog.get_logger("wingbeat.server")
 
 FIELD = "return_state"
 _HEADER_BYTES = 2**16  # what a file has beside its arrays, and more
@@ -31,6 +35,7 @@ class ReturnedStates:
         self._owner = owner()
         self._taken: dict[int, New] = {}
         self._given: dict[int, str] = {}
+        self._failed: dict[int, str] = {}
 
     async def check_room(self, count: int) -> None:
         """Raises ApiError (413) when so many states could not be kept: better now than when they are there."""
@@ -44,20 +49,26 @@ class ReturnedStates:
             self._taken[row.row] = (row.extras.state, {OPENING: opening} if opening else {})
 
     async def give(self, rows: Iterable[int] | None = None) -> None:
-        """Keep or encode what was taken, of these rows or all. Raises ApiError when that is not possible."""
+        """Keep or encode what was taken, of these rows or all. Where that fails the answers are told without."""
         wanted = {row: self._taken.pop(row) for row in list(self._taken) if rows is None or row in rows}
-        with state_errors(FIELD):
-            if self._form == "id":
-                kept = await self._store.run(StateShelf.keep, self._owner, list(wanted.values()), self._model.name)
-                self._given.update((row, record.id) for row, record in zip(wanted, kept, strict=True))
-            else:
-                for row, state in wanted.items():
-                    file = await self._store.run(StateShelf.encode, state, self._model.name)
-                    self._given[row] = base64.b64encode(file).decode()
+        try:
+            with state_errors(FIELD):
+                self._given.update(zip(wanted, await self._keep(list(wanted.values())), strict=True))
+        except ApiError as error:
+            log.warning("states of answers are lost", error=error.message)
+            self._failed.update(dict.fromkeys(wanted, error.message))
+
+    async def _keep(self, states: list[New]) -> list[str]:
+        if self._form == "id":
+            kept = await self._store.run(StateShelf.keep, self._owner, states, self._model.name)
+            return [record.id for record in kept]
+        files = [await self._store.run(StateShelf.encode, state, self._model.name) for state in states]
+        return [base64.b64encode(file).decode() for file in files]
 
     def field(self, row: int) -> dict[str, Any]:
         """What a choice says of its state."""
-        return {"state": self._given.get(row)}
+        failed = {"state_error": self._failed[row]} if row in self._failed else {}
+        return {"state": self._given.get(row), **failed}
 
 
 async def returned_states(

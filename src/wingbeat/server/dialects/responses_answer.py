@@ -74,7 +74,7 @@ class ResponseAnswer:
         return
 
     async def settle(self) -> bytes:
-        """Keeps the state that the end of the response tells. Raises ApiError when that is not possible."""
+        """Keeps the state that the end of the response tells."""
         if self._states is not None:
             await self._states.give()
         return b""

@@ -130,6 +130,8 @@ class ResponseReply(Exact):
     prompt: None
     state: str | None = None
     """With `return_state`, once the response has ended."""
+    state_error: str | None = None
+    """Why there is no state, though there should be one."""
     session: SessionReport | None = None
 
 
