@@ -267,3 +267,15 @@ def fed(engine: Engine, ids: list[int], like: Any) -> Any:
     assert output.extras is not None
     assert output.extras.prompt_state is not None
     return msgspec.structs.replace(output.extras.prompt_state, continuation=like.continuation)
+
+
+def test_a_mark_is_where_the_next_prompt_may_begin(real: Model) -> None:
+    engine = make(real)
+    for turn in range(4):
+        ids = TEXT[: 100 + 60 * turn]
+        wanted = request(engine, 1, [[*ids, 5, 6]], sampling(3))
+        wanted.marks = [len(ids)]
+        assert cached(run(engine, wanted))[1, 0] == (40 + 60 * turn if turn else 0)
+    wanted.marks = [1, 2]
+    (output,) = run(engine, wanted)
+    assert "2 marks for 1 prompts" in str(output.error)

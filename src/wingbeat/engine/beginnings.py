@@ -43,7 +43,8 @@ class Beginnings:
             return
         self._put(sequence, match)
         sequence.cached = depth
-        if depth + MIN_SHARED <= match.shared < len(sequence.prompt):
+        sequence.cuts = [cut for cut in sequence.cuts if cut >= depth + MIN_SHARED]
+        if not sequence.cuts and depth + MIN_SHARED <= match.shared < len(sequence.prompt):
             sequence.cuts.append(match.shared)  # two prompts part here, and there will be a third
 
     def settle(self, sequence: Sequence) -> None:

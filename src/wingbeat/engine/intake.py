@@ -77,6 +77,8 @@ class Intake:
                 raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
             if not ids and request.state is not None and request.state.logits is None:
                 raise ValueError("this state has no logits: going on from it needs a prompt of at least one token")
+        if request.marks and len(request.marks) != len(request.prompts):
+            raise ValueError(f"{len(request.marks)} marks for {len(request.prompts)} prompts: give one for each")
         for row in request.rows:
             if not 0 <= row.prompt < len(request.prompts):
                 raise ValueError(f"prompt {row.prompt} is not one of the request's {len(request.prompts)}")

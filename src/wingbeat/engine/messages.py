@@ -72,6 +72,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     ``cache``: whether states of these tokens may be taken from the prefix cache, and kept in it. ``state_key`` names
     the content of ``state`` there; without one a request with a ``state`` is not cached. ``session``: a name under
     which the last state of the row is kept, on disk at once, until another takes its place or ``Forget`` comes.
+    ``marks``: for each prompt, after how many of its tokens a later one is likely to go another way; 0: nowhere.
     """
 
     fingerprint: str
@@ -87,6 +88,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     cache: bool = True
     state_key: str = ""
     session: str | None = None
+    marks: list[int] = []
 
 
 class TokenLogprob(msgspec.Struct, array_like=True, gc=False):

@@ -87,7 +87,8 @@ class Sequence:
         self.slot = -1
         self.leader: Sequence | None = None  # the one whose state this one takes over instead of reading the same
         self.follow_to = 0  # once the leader has read so many tokens
-        self.cuts: list[int] = []  # numbers of tokens after which a chunk of the prompt ends
+        mark = request.marks[request.rows[row].prompt] if request.marks else 0
+        self.cuts = [mark] if 0 < mark < len(prompt) else []  # numbers of tokens after which a chunk of the prompt ends
         self.cached = 0  # tokens of the prompt that were not read, since a state was there that had seen them
         self.kept_at = 0  # tokens fed when the state was last kept
         self.predicted: FloatArray | None = None  # logits [V] after all that is to be read, where none of it need be

@@ -33,11 +33,13 @@ Prompt = tuple[str, ...] | list[int]
 class Prompts(list[list[int]]):
     """Token ids of prompts, and the fingerprint of the model that they are for: ids mean nothing to another one.
 
-    ``logged`` of them are the log of a session, which no client sent and no limit counts.
+    ``logged`` of them are the log of a session, which no client sent and no limit counts. ``mark``: so many tokens of
+    the only prompt will begin the next one of its conversation, which then goes another way; 0: all, or nobody knows.
     """
 
-    def __init__(self, ids: Iterable[list[int]], fingerprint: str, logged: int = 0) -> None:
+    def __init__(self, ids: Iterable[list[int]], fingerprint: str, logged: int = 0, mark: int = 0) -> None:
         super().__init__(ids)
+        self.mark = mark
         self.fingerprint = fingerprint
         self.logged = logged
 
@@ -182,6 +184,10 @@ class ServedModel:
             raise bad_request(f"The model {self.name} has no tokenizer: {advice(self.vocab_size)}.", param)
         return tokenizer.encode_segments(prompt)
 
+    def tokens_of(self, segment: str) -> int:
+        """How many tokens a piece of a prompt has."""
+        return 0 if self.tokenizer is None else len(self.tokenizer.encode(segment))
+
     def check_chats(self) -> None:
         """Raises ApiError (400) for a model that has no form for conversations."""
         try:
@@ -246,6 +252,7 @@ class ServedModel:
             keep=keep,
             cache=cache,
             session=session,
+            marks=[prompts.mark] if prompts.mark else [],
         )
         record, tokens = current_request(), sum(map(len, prompts)) - prompts.logged
         if record is not None:

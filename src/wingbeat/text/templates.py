@@ -75,7 +75,7 @@ class ChatTemplate:
         for message in messages[:-1] if continue_final else messages:
             segments += self._turn(message)
         segments.append(f"{self.assistant}:")
-        opening = self._partial(messages[-1]) if continue_final else self._opening(thinking)
+        opening = self._partial(messages[-1]) if continue_final else self.opening(thinking)
         return [*segments, opening] if opening else segments
 
     def follow_up(
@@ -124,7 +124,8 @@ class ChatTemplate:
         # tokens it was generated with.
         return normalise_line_ends(answer).strip()
 
-    def _opening(self, thinking: bool | None) -> str:
+    def opening(self, thinking: bool | None) -> str:
+        """What comes after the last label, and is no part of the conversation as the next prompt has it."""
         return "" if self.reply_openings is None or thinking is None else self.reply_openings[thinking]
 
     def _partial(self, message: Message) -> str:

@@ -76,7 +76,16 @@ async def conversation_prompt(
         size, render = size + turn.logged, functools.partial(turn.segments, param)
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
     encoded = await model.encode([tuple(segments)], param, choices)
-    return ChatPrompt(segments, encoded if turn is None else turn.prompts(encoded))
+    if turn is not None:
+        return ChatPrompt(segments, turn.prompts(encoded))
+    if model.profile.chat_template().opening(thinking) and not continue_final and _is_under_way(messages):
+        encoded.mark = len(encoded[0]) - model.tokens_of(segments[-1])
+    return ChatPrompt(segments, encoded)
+
+
+def _is_under_way(messages: Iterable[Message]) -> bool:
+    """Whether this is a conversation that has been answered, and so may go on."""
+    return any(message.role == "assistant" for message in messages)
 
 
 class ChatChoice:
