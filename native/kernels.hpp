@@ -195,8 +195,10 @@ constexpr int kLinearRows = 128;
 constexpr int kPieceBytes = 32 * 1024;
 // The same of weights kept by K, whose lines and panels want that cache together.
 constexpr int kLinesPieceBytes = 8 * 1024;
+// All of a unit's weights as signed bytes are a piece up to this: 768 K.
+constexpr int kSignedBytes = 48 * 1024;
 // What `linear` needs: a unit's product, and a piece of weights in two other forms.
-constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + 2 * kPieceBytes / sizeof(float);
+constexpr std::size_t kLinearScratch = (std::size_t)kLinearRows * kBlock + (kPieceBytes + kSignedBytes) / sizeof(float);
 
 struct KernelTable {
   const char* name;

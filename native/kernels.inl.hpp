@@ -73,47 +73,58 @@ inline F16 exp(F16 x) {
 
 inline F16 sigmoid(F16 x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 
-inline F16 activate(Activation activation, F16 x) {
+// Four vectors: the choice is made once for them.
+inline void activate(Activation activation, F16* v) {
+  auto each = [v](auto function) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) v[i] = function(v[i]);
+  };
   switch (activation) {
-    case Activation::kTanh: return sub(set1(1.0f), div(set1(2.0f), add(set1(1.0f), exp(add(x, x)))));
-    case Activation::kSigmoid: return sigmoid(x);
-    case Activation::kRelu2: x = max(set1(0.0f), x); return mul(x, x);
-    case Activation::kSilu: return mul(x, sigmoid(x));
-    case Activation::kDecay6: return exp(sub(set1(0.0f), exp(x)));
-    case Activation::kDecay7: return exp(mul(set1(-0.60653066f), sigmoid(x)));
-    case Activation::kNone: break;
+    case Activation::kTanh:
+      return each([](F16 x) { return sub(set1(1.0f), div(set1(2.0f), add(set1(1.0f), exp(add(x, x))))); });
+    case Activation::kSigmoid: return each([](F16 x) { return sigmoid(x); });
+    case Activation::kRelu2:
+      return each([](F16 x) {
+        x = max(set1(0.0f), x);
+        return mul(x, x);
+      });
+    case Activation::kSilu: return each([](F16 x) { return mul(x, sigmoid(x)); });
+    case Activation::kDecay6: return each([](F16 x) { return exp(sub(set1(0.0f), exp(x))); });
+    case Activation::kDecay7: return each([](F16 x) { return exp(mul(set1(-0.60653066f), sigmoid(x))); });
+    case Activation::kNone: return;
   }
-  return x;
 }
 
 // ---- activations in the forms that `linear` reads ----
 
 // In the form that int8, nf4 and sf4 weights read, in that of int4, or in both.
 inline void emit_int8(const Buffer& b, std::size_t row, int column, const F16* v) {
-  F16 top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
-  float scale = largest(top) * (1.0f / 127.0f);
+  // Of magnitudes, the bits order as the numbers do; NaN and the infinities come last, which a maximum of floats may pass.
+  I16 top = maxi(maxi(magnitude(v[0]), magnitude(v[1])), maxi(magnitude(v[2]), magnitude(v[3])));
+  std::int32_t top_bits = largest(top);
+  float most;
+  __builtin_memcpy(&most, &top_bits, sizeof most);
+  float scale = most * (1.0f / 127.0f);
   // The reciprocal of a denormal scale overflows: such a block is zero to every purpose.
-  std::uint64_t mask = 0;
-  F16 poison = set1(0.0f);  // becomes NaN beside a NaN or an infinity, which the maximum may pass over
-  F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f), total[2] = {set1(0.0f), set1(0.0f)};
+  F16 inverse = set1(scale > 1e-35f ? 1.0f / scale : 0.0f), limit = set1(127.0f);
+  I16 q[4];
   for (int i = 0; i < 4; ++i) {
-    F16 q = max(min(round(mul(v[i], inverse)), limit), sub(set1(0.0f), limit));
-    poison = fma(v[i], set1(0.0f), poison);
-    mask |= (std::uint64_t)nonzero(q) << (i * kLanes);
-    total[i / 2] = add(total[i / 2], q);  // whole numbers below 2^24: exact in any order
+    q[i] = to_int(min(mul(v[i], inverse), limit));  // the limit stands in for NaN; others round to 127 at most
     std::size_t at = (std::size_t)(column + i * kLanes);
-    if (b.int8) Int8Format::store_act(b.int8 + row * b.int8_stride + at * Int8Format::act_bytes, to_int(q));
-    if (b.int4) store_bytes(b.int4 + row * b.int4_stride + at, to_int(q));
+    if (b.int8) Int8Format::store_act(b.int8 + row * b.int8_stride + at * Int8Format::act_bytes, q[i]);
+    if (b.int4) store_bytes(b.int4 + row * b.int4_stride + at, q[i]);
   }
   std::size_t block = row * (b.padded / kBlock) + column / kBlock;
-  b.scales[block] = scale + sum(poison);
-  std::int32_t first = (std::int32_t)sum(total[0]), second = (std::int32_t)sum(total[1]);
-  if (b.mask) b.mask[block] = mask;
-  if (b.int8) b.offsets[block] = -128 * (first + second);
+  b.scales[block] = scale + most * 0.0f;  // NaN beside a NaN or an infinity
+  I16 first = addi(q[0], q[1]), second = addi(q[2], q[3]);
+  if (b.int8) b.offsets[block] = -128 * sum(addi(first, second));
   if (b.int4) {
-    b.offsets4[2 * block] = -8 * first;
-    b.offsets4[2 * block + 1] = -8 * second;
+    b.offsets4[2 * block] = -8 * sum(first);
+    b.offsets4[2 * block + 1] = -8 * sum(second);
   }
+  if (!b.mask) return;
+  std::uint64_t mask = 0;
+  for (int i = 0; i < 4; ++i) mask |= (std::uint64_t)nonzero(to_float(q[i])) << (i * kLanes);
+  b.mask[block] = mask;
 }
 
 // Writes 64 columns of a row, from `column` on, in every form the buffer keeps.

@@ -256,14 +256,15 @@ inline void finish_row(const LinearOp& op, std::size_t row, int column, const fl
   const Buffer& out = *op.out;
   auto at = [&](const Buffer& b, int i) { return load(b.f32 + row * b.f32_stride + column + i * kLanes); };
   F16 v[4];
-  for (int i = 0; i < 4; ++i) {
-    v[i] = load(product + i * kLanes);
-    if (op.bias) v[i] = add(v[i], load(op.bias + column + i * kLanes));
-    v[i] = activate(op.activation, v[i]);
-    if (op.gate) v[i] = mul(v[i], at(*op.gate, i));
-    if (op.from) v[i] = fma(sub(at(*op.to, i), at(*op.from, i)), v[i], at(*op.from, i));
-    if (op.add) v[i] = add(v[i], at(out, i));
-  }
+  auto each = [](auto body) __attribute__((always_inline)) {
+    for (int i = 0; i < 4; ++i) body(i);
+  };
+  each([&](int i) { v[i] = load(product + i * kLanes); });
+  if (op.bias) each([&](int i) { v[i] = add(v[i], load(op.bias + column + i * kLanes)); });
+  activate(op.activation, v);
+  if (op.gate) each([&](int i) { v[i] = mul(v[i], at(*op.gate, i)); });
+  if (op.from) each([&](int i) { v[i] = fma(sub(at(*op.to, i), at(*op.from, i)), v[i], at(*op.from, i)); });
+  if (op.add) each([&](int i) { v[i] = add(v[i], at(out, i)); });
   if (column + kBlock > out.width) {  // keep the padding zero: it must not reach a block's scale or a norm's sum
     float lane[kBlock];
     for (int i = 0; i < 4; ++i) store(lane + i * kLanes, v[i]);
@@ -316,7 +317,7 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
 
 #include "sparse.inl.hpp"
 
-// One row of a weight that is kept by K.
+// One row of a weight that is kept by K, finished.
 inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
   if (lines.found != step || lines.op != &op) {
     list_lines(op, lines);
@@ -324,6 +325,7 @@ inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, 
     lines.op = &op;
   }
   sparse_row(op, lines, column, product);
+  finish_row(op, 0, column, product);
 }
 
 // Asks for what finish_row will write.
@@ -338,15 +340,17 @@ inline void fetch_out(const Buffer& b, std::size_t row, int column) {
   fetch(b.int4, b.int4_stride, kBlock);
 }
 
-// K of a piece, which is all of it where weights are read once and as they are.
+// K of a piece, which is all of it where weights are read once and as they are, or as signed bytes fit into what is kept of
+// them: sums that stay in registers are worth more than weights in the first-level cache.
 inline int piece_of(const PackedWeight& w, int tiles, bool is_signed) {
   if (tiles == 1 && !w.by_k && !is_signed) return w.k_padded;
+  if (is_signed && w.k_padded * kBlock <= kSignedBytes) return w.k_padded;
   int bytes = w.by_k && !is_signed ? kLinesPieceBytes : kPieceBytes;
   int most = bytes / (4 * kGroupBytes) * (is_signed ? group_k(Format::kInt8) : group_k(w.format));
   return round_up(ceil_div(w.k_padded, ceil_div(w.k_padded, most)), kBlock);
 }
 
-// The product of a few rows with int8 weights kept by K, whose four streams of lines are where panels would be.
+// The finished product of a few rows with int8 weights kept by K, whose four streams of lines are where panels would be.
 inline void multiply_lines(const LinearOp& op, int column, int first, int count, float* product) {
   Tile t{};
   place_weights(*op.weight, column, 0, t);
@@ -355,10 +359,11 @@ inline void multiply_lines(const LinearOp& op, int column, int first, int count,
   t.first = t.fresh = true;
   t.out = product;
   integer_rows_of<Int8Lines, kLineRows>(count, t);
+  for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }
 
-// The product of `count` rows from `first` on. Where a weight is kept by K, or tiles want it signed, its pieces become
-// other panels in `wide`.
+// The product of `count` rows from `first` on, finished tile by tile while it is in the first-level cache. Where a weight
+// is kept by K, or tiles want it signed, its pieces become other panels in `wide`.
 inline void multiply_rows(const LinearOp& op, int column, int first, int count, float* product, std::uint8_t* wide) {
   const PackedWeight& w = *op.weight;
   if (w.by_k && w.format == Format::kInt8 && count <= kLineRows) return multiply_lines(op, column, first, count, product);
@@ -397,6 +402,8 @@ inline void multiply_rows(const LinearOp& op, int column, int first, int count, 
       if (k + piece >= w.k_padded)
         for (int r = begin; r < end; ++r) fetch_out(*op.out, (std::size_t)(first + r), column);
       multiply(w.format, end - begin, t);
+      if (k + piece >= w.k_padded)
+        for (int r = begin; r < end; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
     }
   }
 }
@@ -409,5 +416,4 @@ void linear(const LinearOp& op, const Step& step, int unit, float* scratch, Spar
   float* product = scratch;
   if (op.weight->by_k && rows == 1) multiply_sparse(op, step.number, column, product, lines);
   else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
-  for (int r = 0; r < count; ++r) finish_row(op, (std::size_t)(first + r), column, product + r * kBlock);
 }

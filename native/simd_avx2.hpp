@@ -15,18 +15,18 @@ inline F16 mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(
 inline F16 div(F16 a, F16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline F16 max(F16 a, F16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline F16 min(F16 a, F16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
-inline F16 abs(F16 a) {
-  __m256 sign = _mm256_set1_ps(-0.0f);
-  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
-}
 inline I16 addi(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I16 maxi(I16 a, I16 b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
+inline __m256i magnitude(__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff)); }
+inline I16 magnitude(F16 v) { return {magnitude(v.lo), magnitude(v.hi)}; }
 inline unsigned nonzero(__m256 v) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ)); }
 inline unsigned nonzero(F16 v) { return nonzero(v.lo) | nonzero(v.hi) << 8; }
 inline F16 to_float(I16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 
 #include "simd_reduce.hpp"
 inline float sum(F16 v) { return sum(_mm256_add_ps(v.lo, v.hi)); }
-inline float largest(F16 v) { return largest(_mm256_max_ps(v.lo, v.hi)); }
+inline std::int32_t sum(I16 v) { return sum(_mm256_add_epi32(v.lo, v.hi)); }
+inline std::int32_t largest(I16 v) { return largest(_mm256_max_epi32(v.lo, v.hi)); }
 
 inline F16 round(F16 x) {
   constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;

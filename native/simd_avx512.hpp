@@ -15,15 +15,18 @@ inline F16 mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
 inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
-inline F16 abs(F16 a) { return _mm512_abs_ps(a); }
 inline I16 addi(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
+inline I16 maxi(I16 a, I16 b) { return _mm512_max_epi32(a, b); }
+inline I16 magnitude(F16 v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); }
 inline unsigned nonzero(F16 v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
 inline F16 to_float(I16 v) { return _mm512_cvtepi32_ps(v); }
 
 #include "simd_reduce.hpp"
 inline __m256 upper_half(__m512 v) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)); }
 inline float sum(F16 v) { return sum(_mm256_add_ps(_mm512_castps512_ps256(v), upper_half(v))); }
-inline float largest(F16 v) { return largest(_mm256_max_ps(_mm512_castps512_ps256(v), upper_half(v))); }
+inline __m256i upper_half(__m512i v) { return _mm512_extracti64x4_epi64(v, 1); }
+inline std::int32_t sum(I16 v) { return sum(_mm256_add_epi32(_mm512_castsi512_si256(v), upper_half(v))); }
+inline std::int32_t largest(I16 v) { return largest(_mm256_max_epi32(_mm512_castsi512_si256(v), upper_half(v))); }
 
 inline F16 round(F16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I16 to_int(F16 x) { return _mm512_cvtps_epi32(x); }

@@ -16,8 +16,9 @@ inline F16 mul(F16 a, F16 b) { return a * b; }
 inline F16 div(F16 a, F16 b) { return a / b; }
 inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
 inline F16 min(F16 a, F16 b) { return a < b ? a : b; }
-inline F16 abs(F16 a) { return (F16)((U16)a & 0x7fffffffu); }
 inline I16 addi(I16 a, I16 b) { return a + b; }
+inline I16 maxi(I16 a, I16 b) { return a > b ? a : b; }
+inline I16 magnitude(F16 v) { return (I16)((U16)v & 0x7fffffffu); }
 inline unsigned nonzero(F16 v) {
   unsigned bits = 0;
   for (int i = 0; i < 16; ++i) bits |= (unsigned)!(v[i] == 0.0f) << i;
@@ -40,12 +41,16 @@ inline float sum(F16 v) {
   return lane[0];
 }
 
-inline float largest(F16 v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
+inline std::int32_t sum(I16 v) {
+  std::int32_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+inline std::int32_t largest(I16 v) {
+  std::int32_t most = v[0];
+  for (int i = 1; i < kLanes; ++i) most = v[i] > most ? v[i] : most;
+  return most;
 }
 
 inline F16 load_bf16(const std::uint16_t* p) {
