@@ -89,8 +89,9 @@ class EngineRate:
         return self.seconds - self.kernels - self.sampling - self.messages
 
 
-def make_engine(model: Path, dtype: str, threads: int | None, max_batch: int) -> Engine:
-    config = EngineConfig(model=str(model), dtype=dtype, threads=threads, max_batch=max_batch)
+def make_engine(model: Path, dtype: str, threads: int | None, max_batch: int, **more: Any) -> Engine:
+    """An engine in this process; ``more`` are fields of ``EngineConfig``."""
+    config = EngineConfig(model=str(model), dtype=dtype, threads=threads, max_batch=max_batch, **more)
     loaded = load_model(model, dtype=dtype, threads=threads)
     return Engine(loaded, tokenizer_for(model, loaded.executable.vocab_size), config)
 
