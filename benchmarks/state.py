@@ -4,8 +4,8 @@
 
 One table for each report, or with --json a line for each of its rows.
 
-`copy`: a state into and out of a slot. GB/s counts a state's bytes once; `of a copy` is the share of what one plain copy
-of 256 MB reaches, with all threads and with one. States come from and go to memory that no cache of the core holds.
+`copy`: a state into and out of a slot. GB/s counts a state's bytes once; `of a copy` is the share of what a plain copy
+of 256 MB reaches, with all threads or with one. States come from and go to memory that no cache of a core holds.
 `overhead`: tokens per second of the engine with the prefix cache off, in memory, and in memory and on disk, in rounds
 that begin with another one each time. `loss` is the median over the rounds of what is lost in comparison with off.
 `shared`: requests that come at once, with one system prompt and a question each. `fed` are the tokens that were read.
@@ -43,8 +43,9 @@ from wingbeat.sampling.params import SamplingParams
 
 LARGE = 256 << 20
 CACHE = 512 << 20
+KEPT = 8
 SEQUENCES = 32
-SHORT_PROMPT, SHORT_ANSWER, SHORT_REQUESTS = 16, 32, 256
+SHORT_PROMPT, SHORT_ANSWER, SHORT_REQUESTS = 16, 32, 128
 SYSTEM_PROMPT, QUESTION, QUESTIONERS = 4096, 16, 64
 FIRST_TOKENS = 255
 """Of every vocabulary, the tokens from 1 to here are bytes."""
@@ -100,20 +101,23 @@ def copies(layout: StateLayout, states: int) -> Iterator[tuple[str, float]]:
     pool, cache = StatePool(layout, states), PrefixCache(layout, states)
     pool.states[:] = np.random.default_rng(0).normal(size=pool.states.shape).astype(np.float32)
     paths = [np.array([1 + number // 250, 1 + number % 250] * 16, np.int32).tobytes() for number in range(2 * states)]
-    keep: list[StateSnapshot] = []
+    taken: dict[int, StateSnapshot] = {}
 
     def use(slot: int) -> None:
         state = cache.match("fresh", paths[states + slot] + b"more").state
         assert state is not None
         cache.use(state, pool.states[slot])
 
+    def take(slot: int) -> None:
+        taken[slot % KEPT] = StateSnapshot.from_arrays("", 1, pool.views(slot))
+
     ways: dict[str, Callable[[int], object]] = {
         "slot to cache, memory that is new": lambda slot: cache.store("fresh", paths[slot], pool.states[slot]),
         "slot to cache": lambda slot: cache.store("fresh", paths[states + slot], pool.states[slot]),
         "cache to slot": use,
         "slot to slot": lambda slot: pool.copy(slot, (slot + states // 2) % states),
-        "slot to snapshot": lambda slot: keep.append(StateSnapshot.from_arrays("", 1, pool.export(slot))),
-        "snapshot to slot": lambda slot: pool.reset(slot, keep[slot].to_arrays()),
+        "slot to snapshot": take,
+        "snapshot to slot": lambda slot: pool.reset(slot, taken[slot % KEPT].to_arrays()),
     }
     for what, way in ways.items():
         yield what, median(seconds(lambda slot=slot, way=way: way(slot)) for slot in range(states))
@@ -166,9 +170,7 @@ class Rate(NamedTuple):
     in_cache: float
 
 
-def interleaved(
-    engines: dict[str, Engine], rate: Callable[[Engine, int], Rate], rounds: int
-) -> dict[str, list[Rate]]:
+def interleaved(engines: dict[str, Engine], rate: Callable[[Engine, int], Rate], rounds: int) -> dict[str, list[Rate]]:
     """What each engine reached in each round. A part of the same comes just before, so that its states are written."""
     names = list(engines)
     rates: dict[str, list[Rate]] = {name: [] for name in names}
@@ -279,7 +281,7 @@ def show(what: str, rows: list[FigureRow]) -> None:
 
 
 def formatted(name: str, value: str | float | int) -> str:
-    if isinstance(value, str) or isinstance(value, int):
+    if isinstance(value, (str, int)):
         return f"{value:,}" if isinstance(value, int) else value
     if name.startswith("of ") or name in ("loss", "in the cache", "at most"):
         return f"{value:.1%}"

@@ -30,7 +30,7 @@ class Asked:
         self.url, self.http = url, http
 
     def ask(self, number: int) -> tuple[str, int] | None:
-        """The answer to a question, and how much of its prompt was cached; None: the error that a killed engine gives."""
+        """The answer to a question, and how much of its prompt was cached; None: the error of a killed engine."""
         reply = self.http.post(f"{self.url}/v1/completions", json=question(number))
         if reply.status_code in (500, 503):
             assert reply.json()["error"]["message"]
