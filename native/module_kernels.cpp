@@ -15,6 +15,7 @@
 #include "cpu_levels.hpp"
 #include "ggml_blocks.hpp"
 #include "program.hpp"
+#include "streaming_copy.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -26,6 +27,7 @@ using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::devi
 using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slot = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pool = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Format format_of(const std::string& name) {
@@ -292,6 +294,13 @@ double probe_peak(const std::string& level, int threads, const std::string& form
   return total / seconds;
 }
 
+void copy_floats(Slot target, Floats source) {
+  if (target.size() != source.size()) throw std::invalid_argument("the two sizes differ");
+  nb::gil_scoped_release unlocked;
+  streaming_copy(reinterpret_cast<std::byte*>(target.data()), reinterpret_cast<const std::byte*>(source.data()),
+                 source.size() * sizeof(float));
+}
+
 }  // namespace
 }  // namespace wingbeat
 
@@ -364,6 +373,7 @@ NB_MODULE(_kernels, m) {
   m.attr("packed_layout") = kPackedLayout;
   m.def("decodes", [](const std::string& kind) { return ggml_kind(kind) != nullptr; }, "kind"_a);
   m.def("decode_blocks", decode_blocks, "kind"_a, "blocks"_a.noconvert(), "values"_a.noconvert());
+  m.def("copy", copy_floats, "target"_a.noconvert(), "source"_a.noconvert());
   m.def("probe_read", probe_read, "level"_a, "threads"_a, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("probe_peak", probe_peak, "level"_a, "threads"_a, "format"_a, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -24,7 +24,7 @@ PLACES = {
     "sample": lambda engine: engine._sampler,
     "score": lambda engine: engine._sampler,
     "start": lambda engine: engine._sampler,
-    "export": lambda engine: engine._pool,
+    "views": lambda engine: engine._pool,
     "sequences": lambda engine: engine._intake,
     "store": lambda engine: engine._cache,
 }

@@ -279,3 +279,22 @@ def test_a_mark_is_where_the_next_prompt_may_begin(real: Model) -> None:
     wanted.marks = [1, 2]
     (output,) = run(engine, wanted)
     assert "2 marks for 1 prompts" in str(output.error)
+
+
+def test_the_newest_states_of_conversations_outlive_the_earlier_ones() -> None:
+    """With room for three states of each, every turn reads what is new, and nothing else."""
+    conversations, turn = 10, np.arange(1, 41, dtype=np.int32)
+    layout = StateLayout()
+    layout.add("x", 16)
+    slot, logits = np.zeros(16, np.float32), np.zeros(4, np.float32)
+    cache = PrefixCache(layout, 3 * conversations)
+    said = [np.full(1, 100 + number, np.int32) for number in range(conversations)]
+    for number in list(range(conversations)) * 20:
+        prompt = np.concatenate([said[number], turn])
+        found = cache.match("fresh", prompt.tobytes()).state
+        assert (0 if found is None else found.node.depth) == (0 if len(prompt) == 41 else len(said[number]))
+        if found is not None:
+            cache.use(found, slot)
+        cache.store("fresh", prompt.tobytes(), slot, logits)
+        said[number] = np.concatenate([prompt, turn])
+        cache.store("fresh", said[number].tobytes(), slot)

@@ -288,7 +288,7 @@ def test_sequences_that_cannot_be_put_back_fail(tokenizer: WorldTokenizer) -> No
 
 def test_a_state_that_cannot_be_kept_costs_no_slot(tokenizer: WorldTokenizer) -> None:
     engine, _ = speller(tokenizer, [5] * 100, lambda *_: False, max_batch=3)
-    engine._pool.export = no_memory  # type: ignore[assignment]
+    engine._pool.views = no_memory  # type: ignore[assignment]
     wanted = request(engine, 1, [[7], [8]], LONG)
     wanted.keep = ("end",)
     engine.submit(wanted)

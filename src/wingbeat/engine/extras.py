@@ -35,7 +35,7 @@ class Extras:
         sequence.wanted = NOTHING if left == NOTHING else left
 
     def _snapshot(self, sequence: Sequence, logits: FloatArray | None) -> StateSnapshot:
-        arrays = self._pool.export(sequence.slot)
+        arrays = self._pool.views(sequence.slot)
         return StateSnapshot.from_arrays(self._fingerprint, sequence.position, arrays, logits, sequence.continuation)
 
 

@@ -26,6 +26,7 @@ from wingbeat.engine.messages import EngineConfig
 from wingbeat.engine.radix import TOKEN_BYTES, Node, RadixTree
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
+from wingbeat.ops.copying import copy_state
 from wingbeat.ops.table import FloatArray, StateLayout
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ MIN_GAIN = 16
 
 HALF_LIFE = 600.0
 """Seconds in which a state that is not used becomes worth as much as one that saves half as many tokens."""
+
+AGAIN = 1 / 32
+"""How often a state is used again, about, once its conversation has gone on from it: an answer is made anew, a question
+asked in other words. If its uses counted, or all that it saves, the newest states of conversations, which were not used
+yet and save one turn, would leave before all the earlier ones."""
 
 MEMORY_SHARE = 8  # one part in this many of the memory that is free
 MOST_MEMORY = 2 * 2**30
@@ -122,7 +128,7 @@ class PrefixCache:
 
     def use(self, state: CachedState, target: FloatArray) -> None:
         """Copy a state that ``match`` found into a slot, ``target`` float32 [slot_floats]."""
-        target[:] = self._arena[state.block]
+        copy_state(target, self._arena[state.block])
         state.hits += 1
         self._touch(state)
         if state.disk is not None and self._disk is not None:
@@ -147,9 +153,11 @@ class PrefixCache:
                 return
             if (block := self._take_block()) < 0:
                 return
-            self._arena[block] = source
+            copy_state(self._arena[block], source)
             known = known or self._place(origin, tokens)  # not before: making room may have changed the tree
             known.block = block
+            if (before := _in_memory(known.node.parent)) is not None:
+                self._queue_up(before)  # it saves less from now on, see `_rank`
         self._keep_logits(known, logits)
         self._touch(known)
         if session is not None:
@@ -255,6 +263,10 @@ class PrefixCache:
 
     def _touch(self, state: CachedState) -> None:
         state.used = time.monotonic()
+        self._queue_up(state)
+
+    def _queue_up(self, state: CachedState) -> None:
+        """Give a state its place in the queue for eviction, in place of an earlier one."""
         state.ticket = next(self._tickets)
         heapq.heappush(self._queue, (_rank(state), state.ticket, state))
         if len(self._queue) > 4 * len(self._arena) + 64:
@@ -268,7 +280,7 @@ class PrefixCache:
         size = self._layout.slot_bytes + (0 if state.logits is None else state.logits.nbytes)
         if not self._disk.accepts(size, session):
             return
-        arrays = self._layout.export(self._arena, state.block)
+        arrays = self._layout.views(self._arena, state.block)
         snapshot = StateSnapshot.from_arrays("", state.node.depth, arrays, state.logits)
         name = self._disk.put(state.origin, state.node.tokens, snapshot, session)
         if name is not None:
@@ -311,11 +323,17 @@ def _deepest(node: Node[CachedState], length: int, *, in_memory: bool = True) ->
     return None
 
 
-def _depth_in_memory(node: Node[CachedState] | None) -> int:
-    """How many tokens the nearest state in memory has seen, from ``node`` to the root."""
+def _in_memory(node: Node[CachedState] | None) -> CachedState | None:
+    """The nearest state in memory, from ``node`` to the root."""
     while node is not None and (node.value is None or node.value.block < 0):
         node = node.parent
-    return 0 if node is None else node.depth
+    return None if node is None else node.value
+
+
+def _depth_in_memory(node: Node[CachedState] | None) -> int:
+    """How many tokens that state has seen."""
+    state = _in_memory(node)
+    return 0 if state is None else state.node.depth
 
 
 def _rank(state: CachedState) -> float:
@@ -325,4 +343,13 @@ def _rank(state: CachedState) -> float:
     fade alike.
     """
     saves = state.node.depth - _depth_in_memory(state.node.parent)
-    return math.log2(max(1, saves) * (1 + state.hits)) + state.used / HALF_LIFE
+    uses = AGAIN if _has_gone_on(state.node) else 1 + state.hits
+    return math.log2(max(1, saves) * uses) + state.used / HALF_LIFE
+
+
+def _has_gone_on(node: Node[CachedState]) -> bool:
+    """Whether all that is in memory after ``node`` is one path, like that of a conversation."""
+    if len(node.children) != 1:
+        return False
+    (child,) = node.children.values()
+    return child.value is None or child.value.block >= 0

@@ -46,8 +46,8 @@ class StateArray(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @classmethod
     def of(cls, array: NDArray[np.float32]) -> StateArray:
-        """A copy of ``array``."""
-        return cls(list(array.shape), array.astype(_FLOAT).tobytes())
+        """A copy of ``array``, in whatever order that lies."""
+        return cls(list(array.shape), array.astype(_FLOAT, order="C", copy=False).tobytes())
 
     def to_array(self, name: str) -> NDArray[np.float32]:
         """Read-only, of the same memory. Raises ValueError, with ``name``, when data and shape do not fit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wingbeat.engine.memory import available_memory
+from wingbeat.ops.copying import copy_state
 from wingbeat.ops.table import FloatArray, StateLayout
 
 DEFAULT_SLOTS = 64
@@ -44,13 +45,13 @@ class StatePool:
         else:
             self.layout.restore(self.states, slot, arrays)
 
-    def export(self, slot: int) -> dict[str, FloatArray]:
-        """Copies of the state in ``slot`` as canonical arrays, by field name."""
-        return self.layout.export(self.states, slot)
+    def views(self, slot: int) -> dict[str, FloatArray]:
+        """The state in ``slot`` as canonical arrays, by field name, which share its memory."""
+        return self.layout.views(self.states, slot)
 
     def copy(self, source: int, target: int) -> None:
         """Make ``target`` the state of ``source``: from here on the two sequences share nothing."""
-        self.states[target] = self.states[source]
+        copy_state(self.states[target], self.states[source])
 
 
 def default_slots(layout: StateLayout) -> int:

@@ -248,9 +248,13 @@ class StateLayout:
             if field.initial:
                 field.reset(pool[slot])
 
+    def views(self, pool: FloatArray, slot: int) -> dict[str, FloatArray]:
+        """The state in ``slot`` as canonical arrays, by field name: views, which need not be contiguous."""
+        return {name: field.view(pool[slot]) for name, field in self.fields.items()}
+
     def export(self, pool: FloatArray, slot: int) -> dict[str, FloatArray]:
         """Copy the state in ``slot`` out as canonical arrays, by field name."""
-        return {name: np.array(field.view(pool[slot]), order="C") for name, field in self.fields.items()}
+        return {name: np.array(view, order="C") for name, view in self.views(pool, slot).items()}
 
     def restore(self, pool: FloatArray, slot: int, arrays: Mapping[str, FloatArray]) -> None:
         """Copy canonical arrays into ``slot``. Raises ValueError when a field is missing or has another shape."""
@@ -259,7 +263,8 @@ class StateLayout:
                 raise ValueError(f"the state lacks {name!r}: it was made by another model or version")
             if arrays[name].shape != field.shape:
                 raise ValueError(f"state field {name!r} is {arrays[name].shape}, this model has {field.shape}")
-        self.reset(pool, slot)
+        if self.slot_floats > sum(prod(field.shape) for field in self.fields.values()):
+            pool[slot] = 0.0  # what lies between the fields' values
         for name, field in self.fields.items():
             field.view(pool[slot])[...] = arrays[name]
 
