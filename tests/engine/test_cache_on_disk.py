@@ -118,3 +118,26 @@ def test_a_request_that_waits_for_the_disk_can_be_cancelled(model: Model, tmp_pa
     outputs = drain(second)
     assert_empty(second)
     assert {o.request: o.finish_reason for o in outputs if o.finish_reason} == {1: "cancelled", 2: "length"}
+
+
+def test_states_are_written_while_nothing_runs(model: Model, tmp_path: Path) -> None:
+    engine = make(model, tmp_path)
+    for i in range(8):
+        ask(engine, TEXT[100 * i :][:100])
+    waiting = len(engine._cache._unwritten)
+    assert waiting >= 4  # they were not worth the engine's time
+    while engine.rest():
+        pass
+    assert not engine._cache._unwritten
+    engine.close()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 8
+
+
+def test_what_leaves_memory_unwritten_is_not_written(model: Model, tmp_path: Path) -> None:
+    one = model.executable.layout.slot_bytes + 4 * model.executable.vocab_size
+    engine = make(model, tmp_path, cache_memory=3 * one)
+    for i in range(8):
+        ask(engine, TEXT[100 * i :][:100])
+    assert len(engine._cache._unwritten) <= 3
+    engine.close()
+    assert 1 <= len(list(tmp_path.rglob("*.safetensors"))) <= 5

@@ -123,6 +123,11 @@ class Engine:
         """Drop the states that are kept for these sessions, in memory and on disk."""
         self._cache.forget(sessions)
 
+    def rest(self) -> bool:
+        """Do a little of what waits until there is nothing to run; whether there is more of it."""
+        self._cache.tidy()
+        return self._cache.rest()
+
     def close(self) -> None:
         """Write the cached states that wait for the disk, for a moment at most."""
         self._cache.close(CLOSING_SECONDS)
@@ -150,6 +155,7 @@ class Engine:
                 raise
             self._meter.count(time.perf_counter() - start, len(plan.sequences))
         self._cache.tidy()
+        self._cache.rest(busy=True)
         outputs, self._outputs = self._outputs, []
         return StepOutput(outputs, self.stats())
 

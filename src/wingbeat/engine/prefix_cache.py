@@ -42,6 +42,10 @@ AGAIN = 1 / 32
 asked in other words. If its uses counted, or all that it saves, the newest states of conversations, which were not used
 yet and save one turn, would leave before all the earlier ones."""
 
+BUSY_SECONDS = 1.0
+"""While sequences run, one state in so many seconds is handed to the disk, and those of sessions; the others wait until
+nothing runs. A snapshot and its checksum are work for the processors that compute."""
+
 MEMORY_SHARE = 8  # one part in this many of the memory that is free
 MOST_MEMORY = 2 * 2**30
 
@@ -95,6 +99,8 @@ class PrefixCache:
         self._queue: list[tuple[float, int, CachedState]] = []  # the least valuable first; see `_rank`
         self._tickets = itertools.count(1)
         self._logits_bytes = 0
+        self._unwritten: dict[CachedState, None] = {}  # to be written to disk, the newest last
+        self._wrote_at = 0.0
         for stored in [] if disk is None else disk.load():
             state = self._place(stored.origin, stored.tokens)
             state.disk, state.predicts = stored.id, stored.logits
@@ -162,7 +168,11 @@ class PrefixCache:
         self._touch(known)
         if session is not None:
             self._sessions[session] = known
-        self._write(known, session)
+        if session is not None:
+            self._write(known, session)
+        elif self._disk is not None and known.disk is None:
+            self._unwritten.pop(known, None)
+            self._unwritten[known] = None
 
     def fetch(self, origin: str, tokens: bytes) -> Fetch | None:
         """Begin to read a state from disk that has seen more of ``tokens`` than those in memory; None: there is none.
@@ -207,9 +217,23 @@ class PrefixCache:
                 if state.block < 0:
                     self._drop(state)
 
+    def rest(self, *, busy: bool = False) -> bool:
+        """Hand a state that waits for that to the disk, if it is time; whether more of them wait."""
+        if not self._unwritten:
+            return False
+        now = time.monotonic()
+        if not busy or now - self._wrote_at >= BUSY_SECONDS:
+            self._wrote_at = now
+            state = next(reversed(self._unwritten))
+            if self._write(state, None):
+                del self._unwritten[state]
+        return bool(self._unwritten)
+
     def close(self, seconds: float) -> None:
         """Write what waits for the disk, for so long at most."""
         if self._disk is not None:
+            for state in reversed(self._unwritten):
+                self._write(state, None)
             self._disk.close(seconds)
 
     def _place(self, origin: str, tokens: bytes) -> CachedState:
@@ -236,6 +260,7 @@ class PrefixCache:
         """Give back the memory of a state."""
         if state.block >= 0:
             self._free.append(state.block)
+            self._unwritten.pop(state, None)
             state.block = -1
         if state.logits is not None:
             self._logits_bytes -= state.logits.nbytes
@@ -273,19 +298,20 @@ class PrefixCache:
             self._queue = [entry for entry in self._queue if entry[1] == entry[2].ticket and entry[2].block >= 0]
             heapq.heapify(self._queue)
 
-    def _write(self, state: CachedState, session: str | None) -> None:
-        """Have a state written to disk, where that is wanted."""
-        if self._disk is None or (state.disk is not None and session is None):
-            return
+    def _write(self, state: CachedState, session: str | None) -> bool:
+        """Have a state written to disk; False where it takes none now."""
+        if self._disk is None:
+            return False
         size = self._layout.slot_bytes + (0 if state.logits is None else state.logits.nbytes)
         if not self._disk.accepts(size, session):
-            return
+            return False
         arrays = self._layout.views(self._arena, state.block)
         snapshot = StateSnapshot.from_arrays("", state.node.depth, arrays, state.logits)
         name = self._disk.put(state.origin, state.node.tokens, snapshot, session)
         if name is not None:
             state.disk, state.predicts = name, state.logits is not None
             self._on_disk[name] = state
+        return name is not None
 
 
 def prefix_cache(model: Model, config: EngineConfig) -> PrefixCache:

@@ -48,6 +48,7 @@ log = logging.getLogger("wingbeat.engine.worker")  # __name__ is "__main__" here
 PROGRESS_INTERVAL = 0.05  # seconds between Loading frames
 PROBE_MEGABYTES = 96  # read to measure the memory's speed: beyond most caches, and done in a tenth of a second
 PROBES = 2  # the first one also wakes the machine up
+REST_SECONDS = 0.01  # between two pieces of work that is done when there is no other
 LINGER_MS = 2000  # how long the last frame may take to leave
 
 
@@ -65,10 +66,12 @@ class Channel:
     def send(self, event: Event) -> None:
         self._socket.send(self._encoder.encode(event), zmq.NOBLOCK)
 
-    def receive(self, *, wait: bool) -> bytes | None:
-        """The next command's frame; None when there is none and ``wait`` is not set."""
+    def receive(self, seconds: float | None = 0.0) -> bytes | None:
+        """The next command's frame; None when none comes within so many seconds. ``seconds`` None: wait for one."""
+        if seconds:
+            self._socket.poll(int(1000 * seconds))
         try:
-            return self._socket.recv(0 if wait else zmq.NOBLOCK)
+            return self._socket.recv(0 if seconds is None else zmq.NOBLOCK)
         except zmq.Again:
             return None
 
@@ -115,7 +118,7 @@ def serve(engine: Engine, channel: Channel) -> None:
     """Take commands as they come, waiting only when there is nothing to run, until told to stop. One frame a step."""
     decoder = msgspec.msgpack.Decoder(Command)
     while True:
-        frame = channel.receive(wait=not engine.has_work)
+        frame = channel.receive(_patience(engine))
         while frame is not None:
             try:
                 reply = _obey(engine, decoder, frame)
@@ -123,9 +126,16 @@ def serve(engine: Engine, channel: Channel) -> None:
                 return
             if reply is not None:
                 channel.send(reply)
-            frame = channel.receive(wait=False)
+            frame = channel.receive()
         if engine.has_work:
             channel.send(engine.step())
+
+
+def _patience(engine: Engine) -> float | None:
+    """How many seconds to wait for a command; None: until there is one."""
+    if engine.has_work:
+        return 0.0
+    return REST_SECONDS if engine.rest() else None
 
 
 class StopServing(Exception):  # noqa: N818 - what the parent wants
