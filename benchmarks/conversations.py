@@ -61,8 +61,11 @@ async def converse_all(served: Served, conversations: int) -> list[Turn]:
     usages: dict[str, tuple[int, dict[str, Any]]] = {}
     for told in await asyncio.gather(*(converse(served.port, number) for number in range(conversations))):
         usages |= told
-    lines = [json.loads(line) for line in served.new_lines()]
-    waits = {line["request_id"]: line["first_token"] for line in lines if line.get("first_token") is not None}
+    waits: dict[str, float] = {}
+    while not usages.keys() <= waits.keys():  # a line comes after its reply
+        lines = [json.loads(line) for line in served.new_lines()]
+        waits |= {line["request_id"]: line["first_token"] for line in lines if line.get("first_token") is not None}
+        await asyncio.sleep(0.1)
     return [
         Turn(number, usage["prompt_tokens"], usage["prompt_tokens"] - cached(usage), waits[id])
         for id, (number, usage) in usages.items()
