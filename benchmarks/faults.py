@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 from questions import Load, ask_all
-from served import Reply, Served, health, request, serving, wait_idle
+from served import SMALL_CACHE, Reply, Served, health, request, serving, wait_idle
 
 from wingbeat.llm import demo_model_path
 
@@ -152,13 +152,13 @@ def run(kills: int, clients: int) -> None:
         for file in demo.parent.glob(f"{demo.stem}.*"):  # the model and its vocabulary
             shutil.copy(file, folder)
         model = Path(folder, demo.name)
-        with serving(model=str(model)) as served:
+        with serving(*SMALL_CACHE, model=str(model)) as served:
             known = asyncio.run(learn(served, clients))
             asyncio.run(kill_engines(served, kills, known))
             asyncio.run(stop_engine(served, known))
             asyncio.run(lose_model(served, model))
             asyncio.run(end_server(served, signal.SIGTERM, known))
-        with serving(model=str(model)) as served:
+        with serving(*SMALL_CACHE, model=str(model)) as served:
             asyncio.run(end_server(served, signal.SIGKILL, known))
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from fuzz_requests import Attempt, Requests
-from served import Footprint, Reply, Served, connected, read_reply, request, serving, wait_idle
+from served import SMALL_CACHE, Footprint, Reply, Served, connected, read_reply, request, serving, wait_idle
 
 PATIENCE = 60.0
 """Seconds for an answer that must come."""
@@ -140,7 +140,7 @@ def main() -> None:
     if args.url:
         wrong = asyncio.run(fuzz(urlsplit(args.url).port or 80, args, None))
     else:
-        with serving() as served:
+        with serving(*SMALL_CACHE) as served:
             wrong = asyncio.run(fuzz(served.port, args, served))
     if wrong:
         print("\n".join([f"{len(wrong)} things are wrong:", *wrong[:20]]))

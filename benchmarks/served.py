@@ -64,6 +64,10 @@ class Served:
         return self.log.read().decode(errors="replace").splitlines()
 
 
+SMALL_CACHE = ("--cache-memory-mb", "16", "--cache-disk-mb", "0")
+"""Flags with which it is not the prefix cache that makes memory grow."""
+
+
 @contextmanager
 def serving(*flags: str, model: str | None = None) -> Iterator[Served]:
     """`wingbeat serve` on a free port, yielded once requests are taken, ended with the block."""

@@ -20,7 +20,7 @@ import statistics
 import time
 from collections import Counter
 
-from served import HOST, Footprint, Served, head, request, serving, wait_idle
+from served import HOST, SMALL_CACHE, Footprint, Served, head, request, serving, wait_idle
 
 SAMPLE_SECONDS = 1.0
 OPENED_AT_ONCE = 50
@@ -188,7 +188,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     flags = ["--max-batch", str(args.max_batch), "--max-queue", str(2 * args.streams), "--dtype", args.dtype]
-    with serving(*flags, model=args.model) as served:
+    with serving(*SMALL_CACHE, *flags, model=args.model) as served:
         wrong = asyncio.run(soak(served, args))
     if wrong:
         raise SystemExit("\n".join(["This did not hold:", *wrong]))

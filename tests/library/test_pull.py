@@ -186,6 +186,7 @@ def test_a_killed_download_goes_on(hub: FakeHub, folder: Path) -> None:
 
 def test_ctrl_c_keeps_what_has_come(hub: FakeHub, folder: Path) -> None:
     process = start(hub, folder, 70_000)
+    time.sleep(0.3)  # until it waits for more: on its way there a signal would only be seen when that comes
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
