@@ -164,7 +164,12 @@ def test_mistakes_are_told_in_a_line(args: list[str], message: str) -> None:
 def start(hub: FakeHub, folder: Path, size: int) -> subprocess.Popen[str]:
     """`wingbeat pull` that has got so many bytes and waits for more."""
     hub.faults = [None, stall(size)]
-    process = subprocess.Popen([*WINGBEAT, "pull", "owner/repo/folder/other.pth"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*WINGBEAT, "pull", "owner/repo/folder/other.pth"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )
     while not any(part.stat().st_size >= size for part in folder.glob("*.part")):
         assert process.poll() is None
         time.sleep(0.01)
