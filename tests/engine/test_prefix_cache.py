@@ -138,6 +138,42 @@ def test_who_follows_goes_on_when_the_leader_is_gone(real: Model, plain: Engine)
     assert engine.stats().prompt_tokens < 1500  # what the first had read was not lost
 
 
+def test_who_follows_a_follower_goes_on_too(real: Model, plain: Engine) -> None:
+    """The first leaves a state behind that is further on than where the third was to take over from the second."""
+    engine = make(real, token_budget=100)
+    prompts = [TEXT[:900], [*TEXT[:850], *TEXT[1000:1400]], [*TEXT[:850], *TEXT[1000:1100], 7]]
+    for i, prompt in enumerate(prompts):
+        engine.submit(request(engine, i, [prompt], sampling(3)))
+    engine.step()
+    chain = engine._scheduler._running
+    assert [s.leader for s in chain] == [None, chain[0], chain[1]]
+    for _ in range(6):
+        engine.step()
+    engine.cancel(0)
+    found = answers(drain(engine, 200))
+    assert_empty(engine)
+    for i in (1, 2):
+        assert found[i, 0] == answers(run(plain, request(plain, i, [prompts[i]], sampling(3))))[i, 0]
+
+
+def test_a_second_in_line_that_begins_further_on_leaves_nobody_behind(real: Model, plain: Engine) -> None:
+    engine = make(real, token_budget=100)
+    prompts = [TEXT[:900], [*TEXT[:850], 5], [*TEXT[:300], 6], [*TEXT[:300], 6, *TEXT[1000:1100]]]
+    for i, prompt in enumerate(prompts):
+        engine.submit(request(engine, i, [prompt], sampling(3)))
+    engine.step()
+    second, third = engine._scheduler._running[1:3]
+    third.leader, third.follow_to = second, 300  # it would have, had the first not been there
+    second.cuts.append(300)
+    for _ in range(6):
+        engine.step()
+    engine.cancel(0)  # its state after 512 tokens stays: the second begins beyond where the third was to take over
+    found = answers(drain(engine, 200))
+    assert_empty(engine)
+    for i in (1, 2, 3):
+        assert found[i, 0] == answers(run(plain, request(plain, i, [prompts[i]], sampling(3))))[i, 0]
+
+
 def test_a_request_may_do_without(real: Model) -> None:
     engine = make(real)
     for _ in range(2):

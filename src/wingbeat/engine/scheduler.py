@@ -131,13 +131,24 @@ class Scheduler:
         if sequence.slot < 0:
             self._waiting.remove(sequence)
             return
-        orphans = [s for s in self.followers(sequence) if s.fed < s.follow_to]
+        orphans = self._behind(sequence)
         self._running.remove(sequence)
         self.quarantine.remove(sequence)
         self._pool.release(sequence.slot)
         sequence.slot = -1
         for orphan in orphans:
+            orphan.leader = None
+            orphan.cuts = []  # of those that follow it, which begin anew as well
+        for orphan in orphans:
             self._beginnings.begin(orphan, self._running)
+
+    def _behind(self, sequence: Sequence) -> list[Sequence]:
+        """Those that wait for ``sequence``, and those that wait for them, in the order in which they came."""
+        behind = {sequence}
+        for other in self._running:  # who follows comes later than its leader
+            if other.leader in behind and other.fed < other.follow_to:
+                behind.add(other)
+        return [s for s in self._running if s in behind and s is not sequence]
 
 
 def share_rows(wanted: list[int], rows: int) -> list[int]:
