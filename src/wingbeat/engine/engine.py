@@ -252,9 +252,10 @@ class Engine:
             rows.append(row)
             sequences.append(leader)
             for follower in () if leader.sampled else self._scheduler.followers(leader):
-                self._beginnings.follow(follower, leader)
-                rows.append(row)
-                sequences.append(follower)
+                if follower.follow_to == leader.fed:
+                    self._beginnings.follow(follower, leader)
+                    rows.append(row)
+                    sequences.append(follower)
         return sequences, logits if rows == list(range(len(logits))) else logits[rows]
 
     def _sample(self, sequences: list[Sequence], logits: FloatArray) -> None:

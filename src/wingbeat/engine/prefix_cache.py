@@ -168,7 +168,6 @@ class PrefixCache:
         self._touch(known)
         if session is not None:
             self._sessions[session] = known
-        if session is not None:
             self._write(known, session)
         elif self._disk is not None and known.disk is None:
             self._unwritten.pop(known, None)
