@@ -128,3 +128,16 @@ def assert_empty(engine: Engine) -> None:
     assert (stats.waiting, stats.running, stats.slots_in_use) == (0, 0, 0)
     assert not engine._groups
     assert not engine._sampler._logprobs
+
+
+def sampling(tokens: int, **more: Any) -> SamplingParams:
+    return SamplingParams(seed=3, max_tokens=tokens, ignore_eos=True, logprobs=2, **more)
+
+
+def run(engine: Engine, *requests: GenerationRequest) -> list[RowOutput]:
+    """All that the engine says to these, after which nothing of them is left."""
+    for wanted in requests:
+        engine.submit(wanted)
+    outputs = drain(engine)
+    assert_empty(engine)
+    return outputs

@@ -12,32 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.helpers import Faulty, answers, assert_empty, drain, request
+from tests.engine.helpers import Faulty, answers, assert_empty, drain, request, run, sampling
 from wingbeat.engine.engine import Engine
-from wingbeat.engine.messages import EngineConfig, GenerationRequest, RowOutput
+from wingbeat.engine.messages import EngineConfig, RowOutput
 from wingbeat.engine.prefix_cache import PrefixCache
 from wingbeat.models import Model, load_model
 from wingbeat.ops import cpu
 from wingbeat.ops.table import StateLayout
-from wingbeat.sampling.params import SamplingParams
 
 TEXT = np.random.default_rng(4).integers(1, 266, 4000).tolist()
 
 
 def make(model: Model, **config: Any) -> Engine:
     return Engine(model, None, EngineConfig(model="", **config))
-
-
-def sampling(tokens: int, **more: Any) -> SamplingParams:
-    return SamplingParams(seed=3, max_tokens=tokens, ignore_eos=True, logprobs=2, **more)
-
-
-def run(engine: Engine, *requests: GenerationRequest) -> list[RowOutput]:
-    for wanted in requests:
-        engine.submit(wanted)
-    outputs = drain(engine)
-    assert_empty(engine)
-    return outputs
 
 
 def cached(outputs: list[RowOutput]) -> dict[tuple[int, int], int]:

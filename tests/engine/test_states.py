@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.engine.conftest import VOCAB
-from tests.engine.helpers import Speller, answers, assert_empty, complete, drain, request, stand_in
+from tests.engine.helpers import Speller, answers, assert_empty, complete, request, run, sampling, stand_in
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, RowExtras, RowOutput, Submit
 from wingbeat.engine.snapshot import StateArray, StateSnapshot
@@ -24,18 +24,6 @@ PROMPT = np.random.default_rng(8).integers(1, 266, 40).tolist()
 
 def make(model: Model, tokenizer: WorldTokenizer | None, **config: Any) -> Engine:
     return Engine(model, tokenizer, EngineConfig(model="", **config))
-
-
-def sampling(tokens: int, **more: Any) -> SamplingParams:
-    return SamplingParams(seed=3, max_tokens=tokens, ignore_eos=True, logprobs=2, **more)
-
-
-def run(engine: Engine, *requests: GenerationRequest) -> list[RowOutput]:
-    for wanted in requests:
-        engine.submit(wanted)
-    outputs = drain(engine)
-    assert_empty(engine)
-    return outputs
 
 
 def keeping(engine: Engine, prompts: list[list[int]], params: SamplingParams, *keep: Any) -> GenerationRequest:
