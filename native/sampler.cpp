@@ -88,7 +88,7 @@ class Sampler {
     // Throws before anything is changed when the slots are not those of different sequences.
     void sample(Rows<float> logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
                 Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
-                Array<float, 2> top_logprobs) {
+                Array<float, 2> top_logprobs, Array<const uint32_t, 2> mask_bits, Array<const int32_t, 1> mask_rows) {
         std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
         ++steps_;
@@ -97,7 +97,9 @@ class Sampler {
             const Report report{logprobs.data() + row, top_tokens.data() + row * top, top_logprobs.data() + row * top};
             float* start = logits.data() + static_cast<int64_t>(row) * logits.stride(0);
             const float* next = row + 1 < rows ? start + logits.stride(0) : nullptr;
-            tokens.data()[row] = worker.sample(start, next, vocab_, *sequences_[slots.data()[row]],
+            const int32_t mask = mask_rows.shape(0) ? mask_rows.data()[row] : -1;
+            const uint32_t* allowed = mask < 0 ? nullptr : mask_bits.data() + static_cast<size_t>(mask) * mask_bits.shape(1);
+            tokens.data()[row] = worker.sample(start, next, vocab_, allowed, *sequences_[slots.data()[row]],
                                                static_cast<uint64_t>(positions.data()[row]), report);
         });
     }
@@ -171,7 +173,8 @@ NB_MODULE(_sampler, module) {
         .def("finish", &Sampler::finish)
         // Never converted: results would go into a copy.
         .def("sample", &Sampler::sample, nb::arg().noconvert(), nb::arg(), nb::arg(), nb::arg().noconvert(),
-             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::call_guard<nb::gil_scoped_release>())
+             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg(),
+             nb::call_guard<nb::gil_scoped_release>())
         .def("score", &Sampler::score, nb::call_guard<nb::gil_scoped_release>());
     module.def("levels", [] {
         std::vector<std::string> names;

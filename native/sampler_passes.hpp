@@ -38,6 +38,10 @@ struct Passes {
     // Largest logit of each block. Returns whether there is a NaN.
     bool (*find_peaks)(const float* logits, size_t size, float* peaks);
 
+    // The same for the row with all tokens but the allowed at -inf, which is written to `out`, in whole blocks. Bit t & 31
+    // of word t >> 5 set: token t is allowed. Returns whether there is a NaN, allowed or not.
+    bool (*mask)(const float* logits, size_t size, const uint32_t* allowed, float* out, float* peaks);
+
     float (*find_largest)(const float* values, size_t size);
 
     // Mass of each block; returns the total. Blocks whose largest logit has no mass cost nothing.

@@ -171,6 +171,39 @@ bool find_peaks(const float* logits, size_t size, float* peaks) {
     return found != 0;
 }
 
+// The values whose bit is set, from the lowest on; the others are at -inf.
+WINGBEAT_INLINE Floats keep(uint64_t bits, Floats v) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_mask_mov_ps((__m512)set(no_logit), static_cast<Mask>(bits), (__m512)v);
+#else
+    Ints lane{};
+    for (size_t i = 0; i < lanes; ++i) lane[i] = 1 << i;
+    return ((Ints{} + static_cast<int32_t>(bits & ((1 << lanes) - 1))) & lane) != 0 ? v : set(no_logit);
+#endif
+}
+
+bool mask(const float* logits, size_t size, const uint32_t* allowed, float* out, float* peaks) {
+    Ints strange{};
+    float room[block];
+    const size_t words = (size + 31) / 32;
+    for (size_t b = 0; b < block_count(size); ++b) {
+        const float* p = whole_block(logits, size, b, no_logit, room);
+        const uint64_t bits = allowed[2 * b] | (2 * b + 1 < words ? uint64_t{allowed[2 * b + 1]} << 32 : 0);
+        Floats peak = set(no_logit);
+        for (size_t i = 0; i < block; i += lanes) {
+            const Floats x = load(p + i);
+            strange |= x != x;
+            const Floats kept = keep(bits >> i, x);
+            store(out + b * block + i, kept);
+            peak = larger(kept, peak);
+        }
+        peaks[b] = largest(peak);
+    }
+    int found = 0;
+    for (size_t i = 0; i < lanes; ++i) found |= strange[i];
+    return found != 0;
+}
+
 float find_largest(const float* values, size_t size) {
     Floats most = set(no_logit);
     size_t i = 0;
@@ -342,8 +375,8 @@ double sum_weights(const float* weights, size_t size, double rounder, double* su
 }  // namespace
 
 const Passes WINGBEAT_PASSES{
-    WINGBEAT_LEVEL, find_peaks,  find_largest, sum_masses,  split,      list_from,   count_from,
-    weigh,          sum_squares, weight_above, drop_beyond, drop_below, mass_of_weights,
+    WINGBEAT_LEVEL, find_peaks, mask,        find_largest, sum_masses, split,           list_from,
+    count_from,     weigh,      sum_squares, weight_above, drop_beyond, drop_below,     mass_of_weights,
     sum_weights,
 };
 

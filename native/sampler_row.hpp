@@ -33,12 +33,18 @@ class RowSampler {
         : passes_(passes), rounder_(1.5 * std::exp2(std::max<size_t>(std::bit_width(vocab), 17) - 1.0)) {}
 
     // The token drawn; -1 when there is none to draw. The logits are as before afterwards.
-    // `next` is the row that comes next, if any.
-    int32_t sample(float* logits, const float* next, size_t vocab, Sequence& sequence, uint64_t position, const Report& out) {
+    // `next` is the row that comes next, `allowed` the bits of the tokens that may be drawn; null: none, all.
+    int32_t sample(float* logits, const float* next, size_t vocab, const uint32_t* allowed, Sequence& sequence, uint64_t position,
+                   const Report& out) {
         row_.next = next ? next : logits;
-        row_.look_at(passes_, logits, vocab);
+        float* shown = logits;
+        if (allowed) {
+            shown = row_.look_at_allowed(passes_, logits, vocab, allowed);
+        } else {
+            row_.look_at(passes_, logits, vocab);
+        }
         if (row_.nan) return -1;
-        const int32_t token = choose(logits, sequence, position);
+        const int32_t token = choose(shown, sequence, position);
         if (token < 0) return -1;
         sequence.remember(token);
         if (sequence.logprobs >= 0) score(logits, vocab, token, static_cast<size_t>(sequence.logprobs), out);

@@ -23,6 +23,16 @@ struct Row {
         nan = passes.find_peaks(logits, size, peaks.data());
     }
 
+    // A copy in which only the tokens that `allowed` names are possible; it may be changed.
+    float* look_at_allowed(const Passes& passes, const float* source, size_t count, const uint32_t* allowed) {
+        size = count;
+        peaks.resize(block_count(size));
+        allowed_.resize(peaks.size() * block);
+        nan = passes.mask(source, size, allowed, allowed_.data(), peaks.data());
+        logits = allowed_.data();
+        return allowed_.data();
+    }
+
     // A logit was `before`; the caller has just changed it.
     void note_change(const Passes& passes, int32_t id, float before) {
         const size_t b = static_cast<size_t>(id) / block;
@@ -49,7 +59,7 @@ struct Row {
     }
 
    private:
-    std::vector<float> shared_;
+    std::vector<float> shared_, allowed_;
 };
 
 // The largest logit found by which `count` blocks, or more, have a token: no other can be among the `count` most likely.

@@ -10,6 +10,10 @@ def test_the_defaults_and_every_border_are_valid():
     SamplingParams(temperature=0, top_p=0, top_k=-1, min_p=1, seed=-(2**63), max_tokens=0, logprobs=0).validate(10)
     SamplingParams(top_p=1, seed=2**64 - 1, logprobs=MAX_LOGPROBS, stop=("\n",), stop_token_ids=(9,)).validate(10)
     SamplingParams(logit_bias={9: -100.0}, repetition_penalty=0.1, presence_penalty=-2).validate(10)
+    SamplingParams(sampler="typical", tau=0, rate=0, noise=0, penalty_decay=1, min_tokens=0, no_repeat=(9,)).validate(
+        10
+    )
+    SamplingParams(order="joint", penalties="values", penalty_free=(0,), penalty_history=(1, 1)).validate(10)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,21 @@ def test_the_defaults_and_every_border_are_valid():
         ("frequency_penalty", math.inf),
         ("repetition_penalty", 0),
         ("repetition_penalty", -1),
+        ("sampler", "Nucleus"),
+        ("order", "random"),
+        ("penalties", ["counts"]),
+        ("repetition_over", None),
+        ("tau", -1),
+        ("tau", math.nan),
+        ("rate", -0.1),
+        ("noise", -1),
+        ("penalty_decay", 0),
+        ("penalty_decay", 1.01),
+        ("penalty_free", (10,)),
+        ("penalty_history", (-1,)),
+        ("no_repeat", ("a",)),
+        ("min_tokens", -1),
+        ("min_tokens", 2.0),
         ("seed", 2**64),
         ("seed", 1.0),
         ("max_tokens", -1),

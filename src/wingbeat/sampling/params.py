@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Literal, get_args
 
 import msgspec
 
@@ -18,15 +19,32 @@ MAX_STOP_LENGTH = 1000
 """Characters of one stop text: the matcher's memory and the time to build it grow with their sum."""
 
 
+SamplerName = Literal["nucleus", "typical", "mirostat", "mirostat_full", "noise"]
+NucleusOrder = Literal["standard", "rwkv", "ai00", "joint"]
+PenaltyStyle = Literal["counts", "counts_decay_first", "values"]
+RepetitionSpan = Literal["all", "answer"]
+
+DEFAULT_TAU: dict[SamplerName, float] = {"typical": 0.5, "mirostat": 3.0, "mirostat_full": 3.0}
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of one sequence are drawn and when it ends.
 
-    The filters run in this order: logit bias, penalties, temperature, top_k, top_p, min_p, one draw.
+    First tokens are banned (by a constraint, `min_tokens`, `no_repeat`), then come logit bias, penalties and the
+    `sampler`; the plain one, nucleus in the standard order, goes through temperature, top_k, top_p and min_p to one draw.
     Ties are always won by the lower token id. The defaults are OpenAI's: the plain distribution of the model.
+    docs/sampling.md has the formulae.
     """
 
+    sampler: SamplerName = "nucleus"
+    """How a token is drawn from the logits that bias and penalties leave."""
+
+    order: NucleusOrder = "standard"
+    """Which rules nucleus follows, and in which order; the other samplers do not look at it."""
+
     temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely token."""
+    """Divides the logits, at the place that `sampler` and `order` give it; 0 takes the most likely token, whatever the
+    sampler. mirostat has no other temperature."""
 
     top_p: float = 1.0
     """Keep the smallest set of most likely tokens whose mass reaches this; 1 is off, 0 keeps one token."""
@@ -37,14 +55,44 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     min_p: float = 0.0
     """Drop tokens less likely than this share of the most likely one."""
 
+    tau: float | None = None
+    """typical: the mass to keep, nearest to the entropy first. mirostat: the surprise to aim at, in bits. None: 0.5 and
+    3."""
+
+    rate: float = 0.1
+    """How fast mirostat follows the surprise of what it draws."""
+
+    noise: float = 0.0
+    """The noise sampler adds a number from 0 to this to each logit and takes the largest; 0 is greedy."""
+
     presence_penalty: float = 0.0
     """Subtracted once from the logit of every token generated so far (prompt tokens do not count)."""
 
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time it was generated."""
 
+    penalty_decay: float = 1.0
+    """Multiplies what `penalties` says at every step; 1 forgets nothing, 0.5^(1/h) has a half-life of h tokens."""
+
+    penalties: PenaltyStyle = "counts"
+    """What decays. counts: how often a token was generated, before the newest is counted; presence does not decay.
+    counts_decay_first: the newest is counted first. values: one sum for each token, which begins with the presence
+    penalty and grows by the frequency penalty each further time."""
+
+    penalty_free: tuple[int, ...] = ()
+    """Tokens that the frequency penalty does not count."""
+
+    penalty_history: tuple[int, ...] = ()
+    """Tokens that the presence and frequency penalties count as generated before the answer begins, oldest first."""
+
     repetition_penalty: float = 1.0
     """Divides positive logits and multiplies negative ones of every token of the prompt and the answer."""
+
+    repetition_over: RepetitionSpan = "all"
+    """answer: the repetition penalty leaves the tokens of the prompt alone."""
+
+    no_repeat: tuple[int, ...] = ()
+    """Tokens that never come twice in a row; the first token of an answer follows the prompt's last one."""
 
     logit_bias: dict[int, float] = {}
     """Added to the logits of these token ids; -100 bans a token for all practical purposes."""
@@ -54,6 +102,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     max_tokens: int | None = None
     """The most tokens to generate. None: until a stop or the engine's limit."""
+
+    min_tokens: int = 0
+    """No end of text, stop token or stop text ends the answer before it has so many tokens."""
 
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are left out of it; at most 64, of at most 1000 characters each."""
@@ -74,25 +125,35 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: names the field, the value and what is accepted.
         """
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
         _check_number("temperature", self.temperature, low=0.0)
         _check_number("top_p", self.top_p, low=0.0, high=1.0)
         _check_number("min_p", self.min_p, low=0.0, high=1.0)
+        if self.tau is not None:
+            _check_number("tau", self.tau, low=0.0)
+        _check_number("rate", self.rate, low=0.0)
+        _check_number("noise", self.noise, low=0.0)
         _check_number("presence_penalty", self.presence_penalty)
         _check_number("frequency_penalty", self.frequency_penalty)
+        _check_number("penalty_decay", self.penalty_decay, low=0.0, high=1.0)
         _check_number("repetition_penalty", self.repetition_penalty)
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be greater than 0, not {self.repetition_penalty!r}")
+        for name in ("penalty_decay", "repetition_penalty"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
         _check_integer("top_k", self.top_k, low=-1)
         if self.seed is not None:
             _check_integer("seed", self.seed, low=-(2**63), high=2**64 - 1)
         if self.max_tokens is not None:
             _check_integer("max_tokens", self.max_tokens, low=0)
+        _check_integer("min_tokens", self.min_tokens, low=0)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, low=0, high=MAX_LOGPROBS)
-        self._check_stops(vocab_size)
-        self._check_bias(vocab_size)
+        self._check_stops()
+        self._check_tokens(vocab_size)
 
-    def _check_stops(self, vocab_size: int | None) -> None:
+    def _check_stops(self) -> None:
         if isinstance(self.stop, str):
             raise ValueError(f"stop must be a sequence of texts, not one text: write ({self.stop!r},)")
         if len(self.stop) > MAX_STOPS:
@@ -102,13 +163,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"stop must hold texts that are not empty, not {text!r}")
             if len(text) > MAX_STOP_LENGTH:
                 raise ValueError(f"stop must hold texts of at most {MAX_STOP_LENGTH} characters, not {len(text)}")
-        for token in self.stop_token_ids:
-            _check_token("stop_token_ids", token, vocab_size)
 
-    def _check_bias(self, vocab_size: int | None) -> None:
+    def _check_tokens(self, vocab_size: int | None) -> None:
+        for name in ("stop_token_ids", "no_repeat", "penalty_free", "penalty_history"):
+            for token in getattr(self, name):
+                _check_token(name, token, vocab_size)
         for token, bias in self.logit_bias.items():
             _check_token("logit_bias", token, vocab_size)
             _check_number(f"logit_bias[{token}]", bias)
+
+
+_CHOICES = {"sampler": SamplerName, "order": NucleusOrder, "penalties": PenaltyStyle, "repetition_over": RepetitionSpan}
 
 
 def _check_number(name: str, value: object, *, low: float = -math.inf, high: float = math.inf) -> None:

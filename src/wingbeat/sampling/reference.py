@@ -122,9 +122,11 @@ class ReferenceSampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mask_bits: NDArray[np.uint32],
+        mask_rows: NDArray[np.int32],
     ) -> None:
         """Fill `tokens` [R] (-1: the row cannot be sampled), `logprobs` [R] and `top_*` [R, K] (unused places keep
-        what they held).
+        what they held). `mask_rows` is empty where there are no masks.
 
         Raises:
             IndexError: a slot that does not exist.
@@ -132,7 +134,9 @@ class ReferenceSampler:
         """
         for row, sequence in enumerate(self._running(slots.tolist())):
             raw = logits[row, : self._valid]
-            tokens[row] = self._choose(raw, sequence, int(positions[row]))
+            mask = mask_rows[row] if len(mask_rows) else -1
+            allowed = None if mask < 0 else self._allowed(mask_bits[mask])
+            tokens[row] = self._choose(raw, sequence, int(positions[row]), allowed)
             if tokens[row] >= 0 and sequence.params.logprobs is not None:
                 best, logprob = self._report(raw, sequence.params.logprobs)
                 logprobs[row] = logprob[tokens[row]]
@@ -169,11 +173,17 @@ class ReferenceSampler:
             logprobs[row] = logprob[target] if target < self._valid else -np.inf
             top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
 
-    def _choose(self, raw: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
+    def _allowed(self, words: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        tokens = np.arange(self._valid)
+        return (words[tokens >> 5] >> (tokens & 31).astype(np.uint32) & 1).astype(bool)
+
+    def _choose(
+        self, raw: NDArray[np.float32], sequence: _Sequence, position: int, allowed: NDArray[np.bool_] | None
+    ) -> int:
         if np.isnan(raw).any():
             return -1
         params = sequence.params
-        logits = self._edit(raw, sequence)
+        logits = self._edit(raw if allowed is None else np.where(allowed, raw, np.float32(-np.inf)), sequence)
         if logits.max() == -np.inf:
             return -1
         if params.temperature < GREEDY_BELOW:

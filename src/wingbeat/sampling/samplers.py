@@ -22,11 +22,21 @@ def levels() -> list[str]:
     return [] if _sampler is None else _sampler.levels()
 
 
+class Masks(NamedTuple):
+    """Which tokens each of R rows may get. Bit `t & 31` of word `t >> 5` set: token t is allowed."""
+
+    bits: NDArray[np.uint32]
+    """[M, W], with W at least the words of a valid vocabulary."""
+
+    rows: NDArray[np.int32]
+    """[R]: the row of `bits` for each row of logits, -1 for none; one may serve many."""
+
+
 class SampleResult(NamedTuple):
     """What `Sampler.sample` found for R rows."""
 
     tokens: NDArray[np.int32]
-    """[R]; -1 where the row cannot be sampled: it holds a NaN, or every token is at -inf."""
+    """[R]; -1 where the row cannot be sampled: it holds a NaN, or every token is at -inf, or none is allowed."""
 
     logprobs: NDArray[np.float32]
     """[R]: log-softmax of the raw logits at the chosen token; NaN where not asked for or not sampled."""
@@ -45,6 +55,9 @@ class ScoreResult(NamedTuple):
 
     top: list[list[tuple[int, float]]]
     """[R]: (token, log-probability) of the most likely tokens, best first, as in `SampleResult`."""
+
+
+_NO_MASKS = Masks(np.empty((0, 0), np.uint32), np.empty(0, np.int32))
 
 
 class _Core(Protocol):
@@ -68,6 +81,8 @@ class _Core(Protocol):
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mask_bits: NDArray[np.uint32],
+        mask_rows: NDArray[np.int32],
         /,
     ) -> None: ...
     def score(
@@ -169,7 +184,11 @@ class Sampler:
         self._logprobs.pop(slot, None)
 
     def sample(
-        self, logits: NDArray[np.float32], slots: NDArray[np.int32], positions: NDArray[np.int64]
+        self,
+        logits: NDArray[np.float32],
+        slots: NDArray[np.int32],
+        positions: NDArray[np.int64],
+        masks: Masks | None = None,
     ) -> SampleResult:
         """Draw a token for each row and count it for the penalties of its sequence.
 
@@ -177,9 +196,10 @@ class Sampler:
             logits: float32 [R, V], unchanged afterwards, though not meanwhile; rows may be apart by more than V values.
             slots: int32 [R], each a different slot with a sequence.
             positions: int64 [R]: tokens that the sequence has consumed; with its seed and choice it fixes the draw.
+            masks: tokens that are not allowed are at -inf before anything else; log-probabilities do not see that.
 
         Raises:
-            IndexError: a slot that does not exist.
+            IndexError: a slot that does not exist, a row of `masks.bits` that does not exist.
             ValueError: shapes or types that do not fit, a slot twice, a slot without a sequence.
         """
         slots = np.ascontiguousarray(slots, dtype=np.int32)
@@ -188,6 +208,7 @@ class Sampler:
         if slots.ndim != 1 or positions.shape != slots.shape:
             raise ValueError(f"slots [R] and positions [R] must agree, not {slots.shape} and {positions.shape}")
         self._check_logits(logits, rows)
+        bits, masked = _NO_MASKS if masks is None else self._checked_masks(masks, rows)
         if not logits.flags.writeable or (rows > 1 and logits.strides[0] < 4 * self.vocab_size):
             logits = logits.copy()  # penalties are made in the row itself, and taken back
         wanted = [self._logprobs.get(slot) for slot in slots.tolist()]
@@ -196,7 +217,7 @@ class Sampler:
         logprobs = np.full(rows, np.nan, np.float32)
         top_tokens = np.full((rows, max((k or 0 for k in wanted), default=0)), -1, np.int32)
         top_logprobs = np.empty(top_tokens.shape, np.float32)
-        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs)
+        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs, bits, masked)
         if wanted.count(None) == rows:
             return SampleResult(tokens, logprobs, [None] * rows)
         top = [
@@ -235,6 +256,18 @@ class Sampler:
         misplaced = logits.size > 0 and (logits.strides[1] != 4 or logits.strides[0] % 4 != 0)
         if logits.dtype != np.float32 or misplaced:
             raise ValueError("logits must be float32 with the values of a row next to each other")
+
+    def _checked_masks(self, masks: Masks, rows: int) -> Masks:
+        bits = np.ascontiguousarray(masks.bits, dtype=np.uint32)
+        masked = np.ascontiguousarray(masks.rows, dtype=np.int32)
+        words = (self._valid + 31) // 32
+        if bits.ndim != 2 or bits.shape[1] < words or masked.shape != (rows,):
+            raise ValueError(
+                f"masks must be bits [M, at least {words}] and rows [{rows}], not {bits.shape} and {masked.shape}"
+            )
+        if rows and not (masked.min() >= -1 and masked.max() < len(bits)):
+            raise IndexError(f"masks.rows must be from -1 to {len(bits) - 1}, not {masked.tolist()}")
+        return Masks(bits, masked)
 
     def _check_tokens(self, name: str, tokens: NDArray[np.int32], vocab_size: int) -> None:
         for token in tokens[(tokens < 0) | (tokens >= vocab_size)].tolist():
