@@ -27,6 +27,8 @@ class Sampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mask_bits: NDArray[np.uint32],
+        mask_rows: NDArray[np.int32],
         /,
     ) -> None: ...
     def score(

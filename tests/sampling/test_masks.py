@@ -94,6 +94,6 @@ def test_masks_that_do_not_fit_are_refused(native):
         (np.zeros((1, 3)), [1], IndexError),
         (np.zeros((1, 3)), [-2], IndexError),
     ]:
+        masks = Masks(bits.astype(np.uint32), np.array(rows, np.int32))
         with pytest.raises(error, match="masks"):
-            masks = Masks(bits.astype(np.uint32), np.array(rows, np.int32))
             sampler.sample(np.zeros((1, 70), np.float32), np.array([0]), np.array([0]), masks)

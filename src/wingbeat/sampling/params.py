@@ -31,7 +31,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of one sequence are drawn and when it ends.
 
     First tokens are banned (by a constraint, `min_tokens`, `no_repeat`), then come logit bias, penalties and the
-    `sampler`; the plain one, nucleus in the standard order, goes through temperature, top_k, top_p and min_p to one draw.
+    `sampler`; the plain one, nucleus in the standard order, is temperature, top_k, top_p, min_p and one draw.
     Ties are always won by the lower token id. The defaults are OpenAI's: the plain distribution of the model.
     docs/sampling.md has the formulae.
     """
