@@ -162,6 +162,25 @@ def test_as_many_as_are_given_keep_their_order(client: OpenAI) -> None:
     assert {choice.index for choice in texts} == {0, 1, 2, 3}
 
 
+def test_the_best_of_several_chats(client: OpenAI) -> None:
+    def ask(**more: Any) -> Any:
+        messages = [{"role": "user", "content": "What is RWKV?"}]
+        return client.chat.completions.create(
+            model="model", messages=messages, max_tokens=8, seed=9, temperature=1, extra_body=more
+        )
+
+    every, best = ask(n=6, logprobs=True), ask(n=2, best_of=6)
+
+    def mean(choice: Any) -> float:  # not one of these answers has white space at its ends, so all tokens are told
+        entries = choice.logprobs.content
+        return sum(entry.logprob for entry in entries) / len(entries)
+
+    ranked = sorted(every.choices, key=mean, reverse=True)
+    assert [choice.message.content for choice in best.choices] == [row.message.content for row in ranked[:2]]
+    assert [(choice.index, choice.logprobs) for choice in best.choices] == [(0, None), (1, None)]
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+
+
 def test_ranking_and_streaming_exclude_each_other(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="best_of"):
         complete(client, prompt="x", best_of=2, stream=True)

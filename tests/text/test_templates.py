@@ -35,6 +35,21 @@ def test_thinking_opens_the_reply() -> None:
     assert (WORLD.can_think, G1.can_think) == (False, True)
 
 
+def test_an_effort_is_hinted_at_the_end_of_what_the_user_says_last() -> None:
+    talk = [Message("user", "hi"), Message("assistant", "Hello."), Message("user", "Why?")]
+    hinted = G1.hinted(talk, "low")
+    segments = G1.render(hinted, thinking=True)
+    assert segments[-6:] == ["User:", " Why?", " (think a bit)", "\n\n", "Assistant:", " <think"]
+    passing = G1.passing(hinted, True)
+    following = G1.render([*talk, Message("assistant", "So."), Message("user", "Ah")])
+    assert following[: len(segments) - passing] == segments[:-passing]
+    assert G1.passing(G1.hinted(talk, "medium"), True) == 1
+    for effort in ("medium", None, "none"):
+        assert G1.hinted(talk, effort) == talk
+    assert G1.hinted(talk[:2], "high") == talk[:2]
+    assert WORLD.hinted(talk, "high") == talk
+
+
 def test_roles() -> None:
     messages = [Message("developer", "d"), Message("tool", '{"t": 20}', name="weather"), Message("assistant", "")]
     assert "".join(WORLD.render(messages)) == (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 SEPARATOR = "\n\n"
 _SPEAKERS = {
@@ -37,6 +37,9 @@ class Message:
     """Who speaks. The trained format has no place for it, so it does not reach the prompt."""
     reasoning_content: str | None = None
     """The reasoning of an assistant's turn. Left out of the prompt, except of a turn that is to be continued."""
+    hint: str = ""
+    """What follows the content, in a segment of its own: it is said to the model this once, and not when the message
+    has become a part of the conversation."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class ChatTemplate:
 
     reply_openings: Mapping[bool, str] | None = None
     """What follows the last "Assistant:" for thinking on (True) and off (False); None: the model cannot think."""
+    effort_hints: Mapping[str, str] = field(default_factory=dict)
+    """What the last message ends with for so much reasoning, by the names of efforts."""
     user: str = "User"
     assistant: str = "Assistant"
     system: str = "System"
@@ -102,9 +107,8 @@ class ChatTemplate:
         if speaker == "system" and not content:
             return []
         label = {"system": self.system, "user": self.user, "assistant": self.assistant}[speaker]
-        if not label:
-            return [content, SEPARATOR]
-        return [f"{label}:", f" {content}", SEPARATOR] if content else [f"{label}:", SEPARATOR]
+        said = [f" {content}" if label else content] if content or not label else []
+        return [*([f"{label}:"] if label else ()), *said, *([message.hint] if message.hint else ()), SEPARATOR]
 
     def _content(self, message: Message) -> str:
         match message.role.lower():
@@ -123,6 +127,22 @@ class ChatTemplate:
         # Thinking models do write blank lines into answers, and do not end there. Kept as written, the turn keeps the
         # tokens it was generated with.
         return normalise_line_ends(answer).strip()
+
+    def hinted(self, messages: Sequence[Message], effort: str | None) -> list[Message]:
+        """The messages, of which the last one, a user's, ends with what the model was trained to take for so much
+        effort of reasoning."""
+        told = list(messages)
+        hint = self.effort_hints.get(effort or "", "")
+        if hint and told and told[-1].role.lower() == "user":
+            told[-1] = replace(told[-1], hint=hint)
+        return told
+
+    def passing(self, messages: Sequence[Message], thinking: bool | None) -> int:
+        """How many segments at the end of what `render` makes of these messages the next prompt of the conversation
+        will not begin with."""
+        if messages[-1].hint:
+            return 4 if self.opening(thinking) else 3  # the hint, the separator, the label, the opening
+        return 1 if self.opening(thinking) else 0
 
     def opening(self, thinking: bool | None) -> str:
         """What comes after the last label, and is no part of the conversation as the next prompt has it."""
@@ -148,5 +168,13 @@ def sanitise(text: str) -> str:
 
 WORLD = ChatTemplate()
 # "<think" lacks its ">" on purpose: the model writes it. An empty reasoning makes it answer at once, and well.
-G1 = ChatTemplate(reply_openings={True: " <think", False: " <think>\n</think"})
+G1 = ChatTemplate(
+    reply_openings={True: " <think", False: " <think>\n</think"},
+    effort_hints={
+        "low": " (think a bit)",
+        "high": " (think a lot)",
+        "xhigh": " (think a lot)",
+        "max": " (think a lot)",
+    },
+)
 RAVEN = ChatTemplate(user="Bob", assistant="Alice", system="")

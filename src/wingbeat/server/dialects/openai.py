@@ -14,11 +14,11 @@ from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
     CompletionChoice,
-    best_rows,
     completion_prompts,
 )
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_echo import ScoreGate, echoed_prompts
+from wingbeat.server.dialects.openai_ranking import best_rows
 from wingbeat.server.dialects.openai_replies import (
     ERRORS,
     ChatChunk,
@@ -29,7 +29,8 @@ from wingbeat.server.dialects.openai_replies import (
     ModelCard,
     ModelList,
 )
-from wingbeat.server.dialects.openai_request import begin, ready_model, sampling_params, settling, start_of
+from wingbeat.server.dialects.openai_request import begin, ready_model, settling, start_of
+from wingbeat.server.dialects.openai_sampling import sampling_params
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import ApiError
@@ -118,26 +119,26 @@ def openai_router(
         body = await read_model(request, ChatBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        sampling = sampling_params(body, model, body.token_limit, model.profile.stops, logprobs)
-        count = body.n or 1
+        sampling = sampling_params(body, model, body.token_limit, model.profile.stops, body.sampled_logprobs)
+        count = body.rows_per_prompt
         texts = TokenTexts(model.token_bytes, model.end_of_text)
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompt = await chat_prompt(body, model, start, turn)
             choices = [
-                ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=logprobs is not None)
+                ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=bool(body.logprobs))
                 for _ in range(count)
             ]
-            states = await returned_states(body, store, model, count)
+            states = await returned_states(body, store, model, body.n or 1)
             answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
             generation = begin(body, model, prompt.prompts, sampling, start, turn, choices=count)
         if body.stream:
             return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
+        best = best_rows(choices, count, body.n or 1) if body.ranks else None
         if states is not None:
-            await states.give()
-        return Response(answer.whole(more=await turn.report() if turn else None), media_type="application/json")
+            await states.give(best)
+        return Response(answer.whole(best, await turn.report() if turn else None), media_type="application/json")
 
     @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
     @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)

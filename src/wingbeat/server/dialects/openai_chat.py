@@ -11,6 +11,7 @@ from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_chat_schema import ChatBody, ChatMessage
 from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
+from wingbeat.server.dialects.openai_ranking import MeanLogprob
 from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.registry import Prompts, ServedModel, Start
@@ -46,8 +47,9 @@ async def chat_prompt(body: ChatBody, model: ServedModel, start: Start, turn: Tu
     return await conversation_prompt(
         *(messages, model, "messages"),
         thinking=body.thinking,
+        effort=body.reasoning_effort,
         continue_final=goes_on,
-        choices=body.n or 1,
+        choices=body.rows_per_prompt,
         follows=start.state is not None,
         turn=turn,
     )
@@ -59,6 +61,7 @@ async def conversation_prompt(
     param: str,
     *,
     thinking: bool | None = None,
+    effort: str | None = None,
     continue_final: bool = False,
     choices: int = 1,
     follows: bool = False,
@@ -70,6 +73,9 @@ async def conversation_prompt(
     Raises ApiError (400) when it is too long, or the model has no form for conversations.
     """
     model.check_chats()
+    template = model.profile.chat_template()
+    if thinking is not False:
+        messages = template.hinted(messages, effort)
     size = sum(len(message.content) for message in messages)
     render = model.profile.follow_up if follows else model.profile.render
     if turn is not None:
@@ -78,8 +84,9 @@ async def conversation_prompt(
     encoded = await model.encode([tuple(segments)], param, choices)
     if turn is not None:
         return ChatPrompt(segments, turn.prompts(encoded))
-    if model.profile.chat_template().opening(thinking) and not continue_final and _is_under_way(messages):
-        encoded.mark = len(encoded[0]) - model.tokens_of(segments[-1])
+    passing = 0 if continue_final else template.passing(messages, thinking)
+    if passing and _is_under_way(messages):
+        encoded.mark = len(encoded[0]) - sum(map(model.tokens_of, segments[-passing:]))
     return ChatPrompt(segments, encoded)
 
 
@@ -97,6 +104,7 @@ class ChatChoice:
         self._logprobs = ChatLogprobs(texts) if logprobs else None
         self._thought = _ThoughtCounter()
         self._reasoned = False
+        self.mean_logprob = MeanLogprob()
 
     @property
     def shown(self) -> Callable[[str], str] | None:
@@ -112,6 +120,7 @@ class ChatChoice:
         return self._splitter.opening
 
     def push(self, row: RowOutput) -> Piece:
+        self.mean_logprob.push(row)
         if not self._splitter.answering:  # text comes later than its tokens, so this misses none
             for token in row.token_ids:
                 self._thought.push(self._token_bytes(token))

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, example, whole_numbers
+from wingbeat.server.dialects.openai_ranking import RankingBody
+from wingbeat.server.dialects.openai_schema import MAX_COUNT, Ignored, example, whole_numbers
 from wingbeat.server.errors import bad_request, not_supported, unsupported
 
 
@@ -168,7 +169,7 @@ def _tool_choice(value: Any) -> Any:
 ToolChoice = Annotated[Any, PlainValidator(_tool_choice), WithJsonSchema({"enum": ["none", "auto", None]})]
 
 
-class ChatBody(GenerationBody):
+class ChatBody(RankingBody):
     """Answer a conversation."""
 
     model_config = example({"messages": [{"role": "user", "content": "What is RWKV?"}], "max_tokens": 100})
@@ -227,6 +228,11 @@ class ChatBody(GenerationBody):
     def thinking(self) -> bool | None:
         """Whether to reason before the answer; None leaves it to the model's template."""
         return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.reasoning_effort)
+
+    @property
+    def sampled_logprobs(self) -> int | None:
+        """How many alternatives the engine is asked for; ranking needs the log-probabilities of the tokens at least."""
+        return (self.top_logprobs or 0) if self.logprobs or self.ranks else None
 
     @property
     def token_limit(self) -> int | None:

@@ -10,6 +10,7 @@ from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_echo import EchoedPrompt
 from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
+from wingbeat.server.dialects.openai_ranking import MeanLogprob
 from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import bad_request
@@ -46,7 +47,7 @@ class CompletionChoice:
         offset = len(echo.text) if echo else 0
         self._logprobs = None if logprobs is None else CompletionLogprobs(texts, logprobs, offset, hold=stops)
         self._begun = False  # whether the echo was streamed
-        self._sum, self._count = 0.0, 0  # of the log-probabilities of all tokens
+        self.mean_logprob = MeanLogprob()
 
     @property
     def shown(self) -> Callable[[str], str] | None:
@@ -61,15 +62,8 @@ class CompletionChoice:
     def rest_opening(self) -> str:
         return ""
 
-    @property
-    def mean_logprob(self) -> float:
-        """Of the sampled tokens; 0 without any. They must have been asked of the engine."""
-        return self._sum / self._count if self._count else 0.0
-
     def push(self, row: RowOutput) -> Piece:
-        for item in row.logprobs or ():
-            self._sum += item.logprob
-            self._count += 1
+        self.mean_logprob.push(row)
         logprobs = self._logprobs.push(row) if self._logprobs else ()
         return Piece(row.text, "", logprobs, row.finish_reason)
 
@@ -97,12 +91,3 @@ class CompletionChoice:
 
     def _echo_columns(self) -> tuple[bytes, ...]:
         return self._echo.columns(self._logprobs) if self._echo and self._logprobs else ()
-
-
-def best_rows(choices: Sequence[CompletionChoice], per_prompt: int, count: int) -> list[int]:
-    """The `count` of `per_prompt` answers to each prompt that are likeliest for each token, the best first."""
-    rows: list[int] = []
-    for first in range(0, len(choices), per_prompt):
-        ranked = sorted(range(first, first + per_prompt), key=lambda row: -choices[row].mean_logprob)
-        rows += ranked[:count]
-    return rows

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, GenerationBody, example, whole_numbers
+from wingbeat.server.dialects.openai_ranking import RankingBody
+from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, example, whole_numbers
 from wingbeat.server.errors import bad_request
 
 MAX_CHOICES = 4096
@@ -56,7 +57,7 @@ def _or_false(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"const": False})
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(RankingBody):
     """Continue one or several prompts."""
 
     model_config = example({"prompt": "English: Save the file\n\nChinese:", "max_tokens": 12, "stop": "\n"})
@@ -75,31 +76,18 @@ class CompletionBody(GenerationBody):
         json_schema_extra=_or_false,
     )
     echo: bool | None = Field(None, description="Begin the answer with the prompt, in `logprobs` too.")
-    best_of: int | None = Field(
-        None, ge=1, le=128, description="Answers to generate, of which the likeliest `n` are given. Not with `stream`."
-    )
     suffix: str | None = Field(None, description="Refused: the models do not fill in the middle.")
 
-    @field_validator("logprobs", "best_of", mode="before")
+    @field_validator("logprobs", mode="before")
     @classmethod
-    def _more_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        return None if value is False and info.field_name == "logprobs" else whole_numbers(value)
+    def _more_numbers(cls, value: Any) -> Any:
+        return None if value is False else whole_numbers(value)
 
     @property
     def token_limit(self) -> int | None:
         if self.max_tokens is None:
             return DEFAULT_MAX_TOKENS
         return None if self.max_tokens == -1 else self.max_tokens
-
-    @property
-    def rows_per_prompt(self) -> int:
-        """How many answers to each prompt are generated."""
-        return self.best_of or self.n or 1
-
-    @property
-    def ranks(self) -> bool:
-        """Whether more answers are generated than given."""
-        return self.rows_per_prompt > (self.n or 1)
 
     @property
     def sampled_logprobs(self) -> int | None:
@@ -109,8 +97,6 @@ class CompletionBody(GenerationBody):
     def _refuse_in_session(self) -> None:
         if len(self.prompt) > 1:
             raise bad_request("prompt: a session goes on with one prompt.", "prompt")
-        if self.rows_per_prompt > 1:
-            raise bad_request("best_of: a session goes on with one answer.", "best_of")
         if self.echo:
             raise bad_request("echo: not with session_id; the prompt alone is not what is read.", "echo")
 
@@ -122,10 +108,6 @@ class CompletionBody(GenerationBody):
             self._refuse_in_session()
         if self.suffix:
             raise bad_request("suffix: RWKV models continue text, they do not fill in the middle.", "suffix")
-        if self.rows_per_prompt < (self.n or 1):
-            raise bad_request("best_of: must be at least n, the answers to be given.", "best_of")
-        if self.ranks and self.stream:
-            raise bad_request("best_of: answers cannot be ranked while they are streamed; leave out stream.", "best_of")
         if len(self.prompt) * self.rows_per_prompt > MAX_CHOICES:
             message = f"prompt: prompts times n (or best_of) may be {MAX_CHOICES} at most; send several requests."
             raise bad_request(message, "prompt")

@@ -12,11 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
+from wingbeat.server.dialects.openai_sampling_schema import MAX_COUNT, SamplingFields, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
+
+__all__ = ["MAX_COUNT", "GenerationBody", "example", "whole_numbers"]
 
 MAX_STOPS = 16
 MAX_BIASES = 2**16
-MAX_COUNT = 2**31 - 1
 
 NOT_YET = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema"),
@@ -51,13 +53,6 @@ def _bias(value: Any) -> Any:
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise ValueError(f"the key {token[:40]!r} is not a token id")
     return {int(token): bias for token, bias in value.items()}
-
-
-def whole_numbers(value: Any) -> Any:
-    """Whole numbers, and lists of them, as integers, however they were written."""
-    if isinstance(value, list):
-        return [whole_numbers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _schema(kind: dict[str, Any]) -> WithJsonSchema:
@@ -112,10 +107,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = Field(None, description="Without effect: nothing is added to hide lengths.")
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(SamplingFields):
     """The fields that chat and plain completions share."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     model: str | None = Field(None, description="The loaded model's id, `model` or any name that starts with `rwkv`.")
     stream: bool | None = Field(None, description="Send server-sent events as tokens are generated.")
@@ -130,11 +123,6 @@ class GenerationBody(BaseModel):
     stop: Stops = Field(None, description="Texts that end the answer and are left out of it.")
     user: str | None = Field(None, description=Ignored)
 
-    top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Beyond OpenAI. 0 or -1 is off.")
-    min_p: float | None = Field(None, ge=0, le=1, description="Beyond OpenAI. 0 is off.")
-    repetition_penalty: float | None = Field(None, gt=0, le=100, description="Beyond OpenAI. 1 is off.")
-    stop_token_ids: list[int] | None = Field(None, max_length=256, description="Beyond OpenAI. Token ids that end it.")
-    ignore_eos: bool | None = Field(None, description="Beyond OpenAI. Go on after the end of text.")
     state: str | None = Field(
         None,
         min_length=1,
@@ -160,7 +148,7 @@ class GenerationBody(BaseModel):
     min_tokens: Any = NotYet
     prompt_logprobs: Any = NotYet
 
-    @field_validator("n", "seed", "top_k", "stop_token_ids", "max_tokens", mode="before", check_fields=False)
+    @field_validator("n", "seed", "max_tokens", mode="before", check_fields=False)
     @classmethod
     def _numbers(cls, value: Any) -> Any:
         return whole_numbers(value)

@@ -140,8 +140,11 @@ def _prompt(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: Tokenizer) -> list[int]:
     turns_only = body.add_generation_prompt is False and not body.continue_final_message
+    messages = spoken(body.messages or ())
+    if not turns_only and body.thinking is not False:
+        messages = model.profile.chat_template().hinted(messages, body.reasoning_effort)
     segments = model.profile.render(
-        spoken(body.messages or ()),
+        messages,
         thinking=None if turns_only else body.thinking,
         continue_final=bool(body.continue_final_message),
     )

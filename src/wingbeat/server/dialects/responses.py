@@ -9,7 +9,8 @@ from wingbeat.server.body import read_model
 from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatPrompt, conversation_prompt
 from wingbeat.server.dialects.openai_replies import ERRORS
-from wingbeat.server.dialects.openai_request import begin, ready_model, sampling_params, settling, start_of
+from wingbeat.server.dialects.openai_request import begin, ready_model, settling, start_of
+from wingbeat.server.dialects.openai_sampling import sampling_params
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.responses_answer import ResponseAnswer
 from wingbeat.server.dialects.responses_input import conversation
@@ -96,6 +97,7 @@ async def _prompt(body: ResponsesBody, model: ServedModel, start: Start, turn: T
     return await conversation_prompt(
         *(messages, model, "input"),
         thinking=body.thinking,
+        effort=body.effort,
         continue_final=goes_on,
         follows=start.state is not None,
         turn=turn,
