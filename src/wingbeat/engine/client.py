@@ -15,6 +15,7 @@ import msgspec
 
 from wingbeat.engine.backlog import Backlog, QueueFull
 from wingbeat.engine.bootstrap import LOAD_FAILED, Bootstrap
+from wingbeat.engine.compilations import Compilations
 from wingbeat.engine.frame_socket import FrameSocket
 from wingbeat.engine.generation import Generation
 from wingbeat.engine.late_states import LateStates
@@ -22,6 +23,7 @@ from wingbeat.engine.latency import Latencies
 from wingbeat.engine.messages import (
     Cancel,
     Command,
+    Compiled,
     EngineConfig,
     Event,
     Failed,
@@ -46,6 +48,7 @@ from wingbeat.engine.process import (
     end_process,
     start_process,
 )
+from wingbeat.sampling.constraint import Constraint
 
 __all__ = ["EngineClient", "EngineConfig", "EngineUnavailable", "Generation", "QueueFull"]
 
@@ -78,6 +81,7 @@ class EngineClient:
         self.on_ready: Callable[[], None] = lambda: None  # called each time the engine has loaded the model
         self.latencies = Latencies()
         self._late_states = LateStates(self._command)
+        self._compilations = Compilations(self._command)
         self._forgotten: set[str] = set()  # sessions whose states the engine is yet to drop
         self._stats = Stats()
         self._backlog = Backlog(config.max_queue)
@@ -140,6 +144,18 @@ class EngineClient:
             raise EngineUnavailable(self._why_not())
         try:
             await self._late_states.load(name, path, default=default)
+        except ConnectionError as error:
+            raise EngineUnavailable(str(error)) from None
+
+    async def compile(self, constraint: Constraint) -> None:
+        """See that a constraint can be used. One that was found good is remembered: the engine is not asked again.
+
+        Raises ConstraintError, which says what is wrong with it; EngineUnavailable when there is nobody to ask.
+        """
+        if self.status != "ready":
+            raise EngineUnavailable(self._why_not())
+        try:
+            await self._compilations.compile(constraint)
         except ConnectionError as error:
             raise EngineUnavailable(str(error)) from None
 
@@ -266,6 +282,8 @@ class EngineClient:
             self._load_failed(event.error)
         elif isinstance(event, StateLoaded):
             self._late_states.take(event)
+        elif isinstance(event, Compiled):
+            self._compilations.take(event)
         elif isinstance(event, LogLine):
             logging.getLogger(event.logger).log(event.level, "%s", event.text)
 
@@ -309,6 +327,7 @@ class EngineClient:
             generation.end("error", error)
         self._generations.clear()
         self._late_states.lose(error)
+        self._compilations.lose(error)
         self._stats = Stats(slots=self._stats.slots, read_bandwidth=self._stats.read_bandwidth)
 
     def _command(self, command: Command) -> None:

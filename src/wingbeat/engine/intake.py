@@ -69,6 +69,8 @@ class Intake:
         if not request.rows:
             raise ValueError("the request has no rows")
         request.sampling.validate(vocab_size)
+        if request.sampling.constraint is not None or request.sampling.bad_words:
+            raise ValueError("constraints cannot be run yet")
         if request.sampling.stop and self._tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
         for ids in request.prompts:

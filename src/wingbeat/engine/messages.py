@@ -1,8 +1,8 @@
 """What the API and the engine say to each other: msgspec structs, one msgpack frame each.
 
-API to engine: ``Submit``, ``Cancel``, ``Forget``, ``LoadState``. Engine to API: ``Loading``, ``Ready``, ``Failed``,
-``LogLine``, ``StateLoaded``, and one ``StepOutput`` for each step, with the news of all rows of all requests, be it
-none. The engine knows token ids, sampling and stops; it knows no dialect.
+API to engine: ``Submit``, ``Cancel``, ``Forget``, ``LoadState``, ``Compile``. Engine to API: ``Loading``, ``Ready``,
+``Failed``, ``LogLine``, ``StateLoaded``, ``Compiled``, and one ``StepOutput`` for each step, with the news of all rows
+of all requests, be it none. The engine knows token ids, sampling and stops; it knows no dialect.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from wingbeat.adapter import Adapter
 from wingbeat.engine.snapshot import StateSnapshot
+from wingbeat.sampling.constraint import Constraint
 from wingbeat.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
@@ -213,6 +214,24 @@ class StateLoaded(msgspec.Struct, tag=True):
     error: str | None = None
 
 
+class Compile(msgspec.Struct, tag=True):
+    """See whether a constraint can be used, and have it at hand for a request; ``Compiled`` answers ``id``."""
+
+    id: int
+    constraint: Constraint
+
+
+class Compiled(msgspec.Struct, tag=True):
+    """What came of ``Compile``. ``error`` says what is wrong with the constraint, with the line where there is one.
+
+    ``away``: the constraint may be good, but what compiles it has failed.
+    """
+
+    id: int
+    error: str | None = None
+    away: bool = False
+
+
 class Loading(msgspec.Struct, tag=True):
     """Bytes of the checkpoint read, of all."""
 
@@ -251,8 +270,8 @@ class StepOutput(msgspec.Struct, tag=True, gc=False):
     stats: Stats
 
 
-Command = Submit | Cancel | Forget | LoadState | Stop
-Event = Loading | Ready | Failed | LogLine | StepOutput | StateLoaded
+Command = Submit | Cancel | Forget | LoadState | Compile | Stop
+Event = Loading | Ready | Failed | LogLine | StepOutput | StateLoaded | Compiled
 
 
 def with_seed(sampling: SamplingParams) -> SamplingParams:

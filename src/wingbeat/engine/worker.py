@@ -25,6 +25,8 @@ from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import (
     Cancel,
     Command,
+    Compile,
+    Compiled,
     EngineConfig,
     Event,
     Failed,
@@ -142,7 +144,9 @@ class StopServing(Exception):  # noqa: N818 - what the parent wants
     """The parent has told the engine to end."""
 
 
-def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | StateLoaded | None:
+def _obey(
+    engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes
+) -> StepOutput | StateLoaded | Compiled | None:
     try:
         command = decoder.decode(frame)
     except msgspec.ValidationError as error:  # a value of the wrong type: the fault of that request alone
@@ -161,6 +165,8 @@ def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: byte
             engine.forget(command.sessions)
         case LoadState():
             return _load_state(engine, command)
+        case Compile():
+            return Compiled(command.id, "constraints cannot be run yet")
         case Stop():
             raise StopServing
     return None

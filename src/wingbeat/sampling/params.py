@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from wingbeat.sampling.constraint import Constraint
+
 _FLOAT_MAX = sys.float_info.max
 _INT32_MAX = 2**31 - 1
 
@@ -18,13 +20,16 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 1000
 """Characters of one stop text: the matcher's memory and the time to build it grow with their sum."""
 
-
 SamplerName = Literal["nucleus", "typical", "mirostat", "mirostat_full", "noise"]
 NucleusOrder = Literal["standard", "rwkv", "ai00", "joint"]
 PenaltyStyle = Literal["counts", "counts_decay_first", "values"]
 RepetitionSpan = Literal["all", "answer"]
 
 DEFAULT_TAU: dict[SamplerName, float] = {"typical": 0.5, "mirostat": 3.0, "mirostat_full": 3.0}
+
+MAX_BAD_WORDS = 256
+MAX_BAD_WORD_LENGTH = 200
+"""Characters of one text that is not wanted."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,11 +124,20 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """None: off. k: the log-probability of each chosen token and of the k most likely (k may be 0), before
     bias, penalties and temperature."""
 
+    constraint: Constraint | None = None
+    """The form that the answer must have. While it holds, `stop` and `stop_token_ids` do not count; an answer to which
+    nothing can be added ends."""
+
+    bad_words: tuple[str, ...] = ()
+    """Texts that the answer must not contain, whatever tokens they would come as; at most 256, of at most 200
+    characters each."""
+
     def validate(self, vocab_size: int | None = None) -> None:
         """Check every field; with `vocab_size`, also that token ids are inside the vocabulary.
 
         Raises:
-            ValueError: names the field, the value and what is accepted.
+            ValueError: names the field, the value and what is accepted. A ConstraintError for a constraint that cannot
+                be right; what only compiling it finds is found later.
         """
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
@@ -152,6 +166,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             _check_integer("logprobs", self.logprobs, low=0, high=MAX_LOGPROBS)
         self._check_stops()
         self._check_tokens(vocab_size)
+        self._check_bad_words()
+        if self.constraint is not None:
+            self.constraint.check()
 
     def _check_stops(self) -> None:
         if isinstance(self.stop, str):
@@ -163,6 +180,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"stop must hold texts that are not empty, not {text!r}")
             if len(text) > MAX_STOP_LENGTH:
                 raise ValueError(f"stop must hold texts of at most {MAX_STOP_LENGTH} characters, not {len(text)}")
+
+    def _check_bad_words(self) -> None:
+        if isinstance(self.bad_words, str):
+            raise ValueError(f"bad_words must be a sequence of texts, not one text: write ({self.bad_words!r},)")
+        if len(self.bad_words) > MAX_BAD_WORDS:
+            raise ValueError(f"bad_words must hold at most {MAX_BAD_WORDS} texts, not {len(self.bad_words)}")
+        for text in self.bad_words:
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_BAD_WORD_LENGTH:
+                raise ValueError(
+                    f"bad_words must hold texts of 1 to {MAX_BAD_WORD_LENGTH} characters, not {text!r:.100}"
+                )
 
     def _check_tokens(self, vocab_size: int | None) -> None:
         for name in ("stop_token_ids", "no_repeat", "penalty_free", "penalty_history"):

@@ -14,6 +14,7 @@ from wingbeat.engine.client import CLOSED, EngineClient, EngineUnavailable, Gene
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.vocabulary import load_tokenizer
+from wingbeat.sampling.constraint import Constraint, ConstraintError
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
@@ -201,6 +202,18 @@ class ServedModel:
         if ids and not (min(ids) >= 0 and max(ids) < size):
             wrong = next(token for token in ids if not 0 <= token < size)
             raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
+
+    async def compile(self, constraint: Constraint, param: str) -> None:
+        """See that a constraint, which came from the field `param`, can be used. Await this before a reply begins.
+
+        Raises ApiError: 400 saying what is wrong with it, 503 when the engine is away.
+        """
+        try:
+            await self.client.compile(constraint)
+        except ConstraintError as error:
+            raise bad_request(f"{param}: {error}.", param) from None
+        except EngineUnavailable as away:
+            raise unavailable(str(away)) from None
 
     @property
     def start_token(self) -> int:

@@ -1,0 +1,99 @@
+"""What form an answer must have: a grammar that holds for its text, from the first token on or after a mark."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal, get_args
+
+import msgspec
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "kbnf"]
+KINDS: tuple[str, ...] = get_args(ConstraintKind)
+
+MAX_GRAMMAR_LENGTH = 262_144
+"""Characters of a grammar: the time to compile one grows with them."""
+
+MAX_CHOICES = 10_000
+MAX_BEGINS_LENGTH = 1000
+
+
+class ConstraintError(ValueError):
+    """A constraint that cannot be used. The message says why, with the line where there is one."""
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """The form that an answer must have. Only tokens that can still lead to it are drawn."""
+
+    kind: ConstraintKind
+    """json_schema: JSON, written compactly, that is valid for the schema; json_object: any JSON object; regex: a text
+    that the expression matches as a whole; choice: one of some texts; lark, gbnf, kbnf: a text of that grammar."""
+
+    grammar: str = ""
+    """The schema as JSON text, the expression, the choices as a JSON list of texts, or the grammar; "" for json_object.
+    """
+
+    begins: str = ""
+    """The grammar holds from the end of this text on; what comes before it is free. "": from the first token on."""
+
+    leading_white: bool = False
+    """Up to two white-space characters may come before the grammar's text."""
+
+    def check(self) -> None:
+        """Look at what can be seen without compiling.
+
+        Raises:
+            ConstraintError: says what is wrong.
+        """
+        if self.kind not in KINDS:
+            raise ConstraintError(f"constraint kind must be one of {', '.join(KINDS)}, not {self.kind!r:.100}")
+        for name, value in (("grammar", self.grammar), ("begins", self.begins)):
+            if not isinstance(value, str):
+                raise ConstraintError(f"a constraint's {name} must be a text, not {value!r:.100}")
+        if len(self.grammar) > MAX_GRAMMAR_LENGTH:
+            raise ConstraintError(
+                f"the {_word(self.kind)} has {len(self.grammar)} characters; at most {MAX_GRAMMAR_LENGTH} are taken"
+            )
+        if len(self.begins) > MAX_BEGINS_LENGTH:
+            raise ConstraintError(f"begins must have at most {MAX_BEGINS_LENGTH} characters, not {len(self.begins)}")
+        if self.kind == "json_schema":
+            _check_schema(self.grammar)
+        elif self.kind == "choice":
+            choices(self.grammar)
+        elif self.kind != "json_object" and not self.grammar.strip():
+            raise ConstraintError(f"the {_word(self.kind)} is empty")
+
+
+def choices(grammar: str) -> list[str]:
+    """The texts of a constraint of the kind "choice". Raises ConstraintError for what is no list of texts."""
+    texts = _json(grammar, "the choices")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise ConstraintError("the choices must be a list of texts, none of them empty")
+    if len(texts) > MAX_CHOICES:
+        raise ConstraintError(f"there are {len(texts)} choices; at most {MAX_CHOICES} are taken")
+    return texts
+
+
+def _check_schema(grammar: str) -> None:
+    schema = _json(grammar, "the schema")
+    if not isinstance(schema, dict | bool):
+        raise ConstraintError("the schema must be a JSON object (or true)")
+    if schema is False:
+        raise ConstraintError("the schema false allows nothing")
+
+
+def _json(text: str, name: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ConstraintError(f"{name} must be JSON: {error.msg} ({where})") from None
+    except (ValueError, RecursionError) as error:
+        raise ConstraintError(f"{name} must be JSON: {error}") from None
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _word(kind: str) -> str:
+    return {"json_schema": "schema", "regex": "regular expression", "choice": "list of choices"}.get(kind, "grammar")
