@@ -79,6 +79,8 @@ struct Step {
   const std::int32_t* seq_starts;   // [sequences + 1]
   const std::int32_t* logit_rows;   // [wanted]
   const std::int32_t* row_sequence;  // [rows]
+  int hidden;  // rows whose hidden vectors are wanted
+  const std::int32_t *hidden_rows, *hidden_layers;  // [hidden]
   float* pool;
   std::size_t slot_floats;
 };
@@ -154,6 +156,13 @@ struct GatherNormOp {
   float eps;
 };
 
+struct TapOp {
+  const Buffer *x, *out;
+  const float *norm_weight, *norm_bias;  // or null: rows are copied
+  float eps;
+  int layer;
+};
+
 // Static: a function that the linker shares between units might be taken from one this machine cannot run.
 [[maybe_unused]] static constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 [[maybe_unused]] static constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -212,6 +221,7 @@ struct KernelTable {
   void (*wkv7)(const Wkv7Op&, const Step&, int unit, float* scratch);
   void (*deep_embed)(const DeepEmbedOp&, const Step&, int unit, float* scratch);
   void (*gather_norm)(const GatherNormOp&, const Step&, int unit, float* scratch);
+  void (*tap)(const TapOp&, const Step&, int unit, float* scratch);
   // Reads `bytes` (a multiple of 256) as a decode step reads weights; returns something that depends on all of it.
   float (*read_bytes)(const std::uint8_t* data, std::size_t bytes);
   // Multiply-adds as `linear` issues them, on data that stays in the first-level cache: what the machine could do at

@@ -234,6 +234,18 @@ void gather_norm(const GatherNormOp& op, const Step& step, int unit, float* scra
   }
 }
 
+void tap(const TapOp& op, const Step& step, int unit, float* scratch) {
+  const Buffer& x = *op.x;
+  for (int i = round_up(x.width, kLanes); i < x.padded; ++i) scratch[i] = 0.0f;
+  int end = min_int(step.hidden, (unit + 1) * kRowsPerUnit);
+  for (int i = unit * kRowsPerUnit; i < end; ++i) {
+    if (step.hidden_layers[i] != op.layer) continue;
+    const float* row = x.f32 + (std::size_t)step.hidden_rows[i] * x.f32_stride;
+    if (op.norm_weight) norm_row(row, x.width, op.norm_weight, op.norm_bias, op.eps, scratch);
+    emit_row(*op.out, (std::size_t)i, op.norm_weight ? scratch : row);
+  }
+}
+
 #include "linear.inl.hpp"
 #include "wkv7.inl.hpp"
 #include "wkv4.inl.hpp"
@@ -284,8 +296,8 @@ double peak(Format format, int iterations, float* sink) {
 constexpr KernelTable kTable{WINGBEAT_NAME, Bf16Format::act_bytes, Int8Format::act_bytes,
                              embed,         norm_shift_mix,        linear,
                              wkv4,          wkv6,                  wkv7,
-                             deep_embed,    gather_norm,           read_bytes,
-                             peak,          leave};
+                             deep_embed,    gather_norm,           tap,
+                             read_bytes,    peak,                  leave};
 
 }  // namespace WINGBEAT_UNIT
 }  // namespace

@@ -55,6 +55,7 @@ Rows rows_of(const std::string& name) {
   if (name == "tokens") return Rows::kTokens;
   if (name == "logits") return Rows::kLogits;
   if (name == "sequences") return Rows::kSequences;
+  if (name == "hidden") return Rows::kHidden;
   throw std::invalid_argument("unknown kind of rows '" + name + "'");
 }
 
@@ -211,13 +212,29 @@ OpBody op_of(const Program& p, const nb::dict& op) {
     int width = in(0)->width;
     return GatherNormOp{in(0), out(0), vec(0, width), vec(1, width), constant("eps")};
   }
+  if (name == "tap") {
+    int width = in(0)->width;
+    bool normed = !weights.empty();
+    check(out(0)->width == width && p.spec(writes.at(0)).rows == Rows::kHidden, "hidden rows have another shape");
+    return TapOp{in(0), out(0), normed ? vec(0, width) : nullptr, normed ? vec(1, width) : nullptr, constant("eps"), number("layer")};
+  }
   throw std::invalid_argument("the native kernels have no op '" + name + "'");
+}
+
+// Rows of a buffer as an array that keeps its memory.
+nb::ndarray<nb::numpy, float> view(Program::Result&& result, int count) {
+  std::size_t shape[2] = {(std::size_t)count, (std::size_t)result.rows.width};
+  std::int64_t strides[2] = {(std::int64_t)result.rows.f32_stride, 1};
+  using Owner = std::shared_ptr<Memory>;
+  nb::capsule owner(new Owner(std::move(result.memory)), [](void* p) noexcept { delete static_cast<Owner*>(p); });
+  return nb::ndarray<nb::numpy, float>(result.rows.f32, 2, shape, owner, strides);
 }
 
 template <bool profiled>
 nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& slots, const Ints& starts, const Ints& wanted,
-                                  const Pool& pool) {
+                                  const Ints& hidden_rows, const Ints& hidden_layers, const Pool& pool) {
   if (starts.shape(0) != slots.shape(0) + 1) throw std::invalid_argument("seq_starts must be one longer than slots");
+  if (hidden_layers.shape(0) != hidden_rows.shape(0)) throw std::invalid_argument("hidden_rows and hidden_layers differ in length");
   Step step{};
   step.rows = (int)tokens.shape(0);
   step.sequences = (int)slots.shape(0);
@@ -226,18 +243,16 @@ nb::ndarray<nb::numpy, float> run(Program& p, const Ints& tokens, const Ints& sl
   step.slots = slots.data();
   step.seq_starts = starts.data();
   step.logit_rows = wanted.data();
+  step.hidden = (int)hidden_rows.shape(0);
+  step.hidden_rows = hidden_rows.data();
+  step.hidden_layers = hidden_layers.data();
   step.pool = pool.data();
-  Program::Logits logits;
+  Program::Result logits;
   {
     nb::gil_scoped_release release;
     logits = p.run(step, pool.shape(0), pool.shape(1), profiled);
   }
-  const Buffer& rows = logits.rows;
-  std::size_t shape[2] = {(std::size_t)step.wanted, (std::size_t)rows.width};
-  std::int64_t strides[2] = {(std::int64_t)rows.f32_stride, 1};
-  using Owner = std::shared_ptr<Memory>;
-  nb::capsule owner(new Owner(std::move(logits.memory)), [](void* p) noexcept { delete static_cast<Owner*>(p); });
-  return nb::ndarray<nb::numpy, float>(rows.f32, 2, shape, owner, strides);
+  return view(std::move(logits), step.wanted);
 }
 
 // [(seconds of the stage, [(seconds inside the units of an op, over all threads; their number)])]
@@ -356,13 +371,19 @@ NB_MODULE(_kernels, m) {
            },
            "ops"_a)
       .def("set_logits", &Program::set_logits, "buffer"_a)
+      .def("set_hidden", &Program::set_hidden, "buffer"_a)
       .def_prop_ro("weight_bytes", &Program::weight_bytes)
       .def("matrix_bytes", &Program::matrix_bytes, "weight"_a)
       // Never converted: a pool that nanobind copied would lose the new states.
       .def("run", run<false>, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "pool"_a.noconvert())
+           "logit_rows"_a.noconvert(), "hidden_rows"_a.noconvert(), "hidden_layers"_a.noconvert(), "pool"_a.noconvert())
       .def("run_profiled", run<true>, "tokens"_a.noconvert(), "slots"_a.noconvert(), "seq_starts"_a.noconvert(),
-           "logit_rows"_a.noconvert(), "pool"_a.noconvert())
+           "logit_rows"_a.noconvert(), "hidden_rows"_a.noconvert(), "hidden_layers"_a.noconvert(), "pool"_a.noconvert())
+      .def("hidden",
+           [](Program& p) {
+             auto [rows, count] = p.hidden();
+             return view(std::move(rows), count);
+           })
       .def("profile", profile);
   m.def("built_levels", built_levels);
   m.def("levels", [] {

@@ -24,6 +24,7 @@ std::size_t scratch_floats(const OpBody& op) {
                         [](const EmbedOp& o) { return (std::size_t)o.out->padded; },
                         [](const NormShiftMixOp& o) { return 2 * (std::size_t)o.x->padded; },
                         [](const GatherNormOp& o) { return (std::size_t)o.x->padded; },
+                        [](const TapOp& o) { return (std::size_t)o.x->padded; },
                         [](const Wkv7Op& o) { return (std::size_t)wkv7_scratch(o.heads, o.size); },
                         [](const Wkv6Op& o) {
                           int columns = round_up(heads_per_unit(o.heads, o.size) * o.size, kBlock);
@@ -87,6 +88,11 @@ void Program::set_logits(int buffer) {
   logits_ = buffer;
 }
 
+void Program::set_hidden(int buffer) {
+  if (buffer < 0 || (std::size_t)buffer >= buffers_.size()) throw std::out_of_range("no such buffer");
+  hidden_ = buffer;
+}
+
 void Program::add_stage(std::vector<OpBody> ops) {
   if (!scratch_.empty()) throw std::logic_error("a program that has run takes no more ops");
   for (const OpBody& op : ops) {
@@ -118,12 +124,14 @@ void Program::check(const Step& step, std::size_t pool_slots) {
   for (int i = 0; i < step.wanted; ++i)
     if (step.logit_rows[i] < (i ? step.logit_rows[i - 1] + 1 : 0) || step.logit_rows[i] >= step.rows)
       fail("logit_rows must be rising row indices of this step");
+  for (int i = 0; i < step.hidden; ++i)
+    if (step.hidden_rows[i] < 0 || step.hidden_rows[i] >= step.rows) fail("hidden_rows must be row indices of this step");
 }
 
 // Grows the buffers to the step's rows. Contents do not outlive a step, so growing may drop them.
 void Program::reserve(const Step& step) {
-  int wanted[3] = {step.rows, step.wanted, step.sequences};
-  for (int kind = 0; kind < 3; ++kind) {
+  int wanted[4] = {step.rows, step.wanted, step.sequences, step.hidden};
+  for (int kind = 0; kind < 4; ++kind) {
     if (wanted[kind] <= capacity_[kind]) continue;
     std::size_t rows = (std::size_t)(wanted[kind] <= 64 ? std::max(wanted[kind], std::min(2 * capacity_[kind], 64))
                                                         : round_up(wanted[kind], 64));
@@ -185,6 +193,7 @@ int Program::units(const OpBody& op, const Step& step) const {
                         [&](const Wkv7Op& o) { return step.sequences * ceil_div(o.heads, heads_per_unit(o.heads, o.size)); },
                         [&](const DeepEmbedOp&) { return ceil_div(step.rows, kRowsPerUnit); },
                         [&](const GatherNormOp&) { return ceil_div(step.wanted, kRowsPerUnit); },
+                        [&](const TapOp&) { return ceil_div(step.hidden, kRowsPerUnit); },
                     },
                     op);
 }
@@ -209,6 +218,7 @@ void Program::run_unit(const OpBody& op, int unit, int thread) {
                  [&](const Wkv7Op& o) { kernels_.wkv7(o, step_, unit, scratch); },
                  [&](const DeepEmbedOp& o) { kernels_.deep_embed(o, step_, unit, scratch); },
                  [&](const GatherNormOp& o) { kernels_.gather_norm(o, step_, unit, scratch); },
+                 [&](const TapOp& o) { kernels_.tap(o, step_, unit, scratch); },
              },
              op);
 }
@@ -250,7 +260,13 @@ std::size_t Program::weight_bytes() const {
   return total;
 }
 
-Program::Logits Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled) {
+std::pair<Program::Result, int> Program::hidden() {
+  std::scoped_lock lock(running_);
+  if (hidden_ < 0) throw std::logic_error("this program has no hidden rows");
+  return {{*buffer(hidden_), storage_[(std::size_t)hidden_]}, step_.hidden};
+}
+
+Program::Result Program::run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled) {
   std::scoped_lock lock(running_);
   if (logits_ < 0) throw std::logic_error("set_logits comes before the first run");
   if (slot_floats != slot_floats_) throw std::invalid_argument("the pool's slots have another size than this model's state");

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -19,7 +20,7 @@
 
 namespace wingbeat {
 
-enum class Rows : std::uint8_t { kTokens, kLogits, kSequences };
+enum class Rows : std::uint8_t { kTokens, kLogits, kSequences, kHidden };
 
 struct BufferSpec {
   int width;
@@ -33,7 +34,7 @@ struct Blob {
 };
 
 using OpBody =
-    std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv4Op, Wkv6Op, Wkv7Op, DeepEmbedOp, GatherNormOp>;
+    std::variant<EmbedOp, NormShiftMixOp, CommitShiftOp, LinearOp, Wkv4Op, Wkv6Op, Wkv7Op, DeepEmbedOp, GatherNormOp, TapOp>;
 
 class Program {
  public:
@@ -46,6 +47,7 @@ class Program {
   std::uint64_t checksum(Blob data);  // see checksum.hpp; on the program's threads
   void add_stage(std::vector<OpBody> ops);
   void set_logits(int buffer);
+  void set_hidden(int buffer);
 
   const Buffer* buffer(int id) const { return id < 0 ? nullptr : &buffers_.at((std::size_t)id); }
   const BufferSpec& spec(int id) const { return specs_.at((std::size_t)id); }
@@ -54,14 +56,18 @@ class Program {
   ThreadPool& pool() { return pool_; }
   int vocab_size() const { return vocab_size_; }
 
-  struct Logits {
-    Buffer rows;                     // [wanted, vocabulary], until the next run
+  struct Result {
+    Buffer rows;                     // until the next run
     std::shared_ptr<Memory> memory;  // keeps them readable, if stale, after a run that needed larger buffers
   };
 
   // Checks the step (throws std::invalid_argument before anything is written) and runs it. One run at a time: others
   // wait. A profiled run gives the same results.
-  Logits run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled = false);
+  // Returns the logits [wanted, vocabulary].
+  Result run(Step step, std::size_t pool_slots, std::size_t slot_floats, bool profiled = false);
+
+  // The hidden vectors [hidden, width] of the last run, and their number. Throws std::logic_error without set_hidden.
+  std::pair<Result, int> hidden();
 
   // The times of the last profiled run. Throws std::logic_error when there was none.
   std::vector<StageTimes> profile();
@@ -89,8 +95,8 @@ class Program {
   WeightMemory memory_;
   std::deque<Weight> weights_;  // ops keep pointers into it
   std::vector<std::vector<OpBody>> stages_;
-  int logits_ = -1;
-  int capacity_[3] = {0, 0, 0};
+  int logits_ = -1, hidden_ = -1;
+  int capacity_[4] = {0, 0, 0, 0};
   std::vector<Memory> scratch_;
   std::size_t scratch_floats_ = 0;
   std::vector<SparseLines> lines_;  // of each thread

@@ -118,6 +118,9 @@ class Recording:
         pool += 1
         return np.zeros((len(batch.logit_rows), self.vocab_size), np.float32)
 
+    def hidden(self) -> FloatArray:
+        raise AssertionError("nobody asks for it")
+
 
 @pytest.mark.parametrize(("case", "logit_rows"), [(decode(4), [0, 1, 2, 3]), (prefill(40), [39])])
 def test_steps_get_fresh_tokens_and_go_on_or_begin_anew(model: Path, case: Case, logit_rows: list[int]) -> None:

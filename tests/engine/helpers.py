@@ -45,6 +45,12 @@ class Speller:
                     logits[row] = np.nan
         return logits[batch.logit_rows]
 
+    def hidden(self) -> FloatArray:
+        """Of each token the token itself; of no use where it is bad."""
+        batch = self.batches[-1]
+        tokens = batch.tokens[batch.hidden_rows, None]
+        return np.where(tokens == self._bad, np.nan, tokens).astype(np.float32)
+
 
 class Faulty:
     """A model whose steps fail where ``fault`` says so, given the number of the step (from 1) and its batch.
@@ -66,6 +72,9 @@ class Faulty:
             pool[batch.slots] = np.nan
             raise FloatingPointError("boom")
         return self._executable.run(batch, pool)
+
+    def hidden(self) -> FloatArray:
+        return self._executable.hidden()
 
 
 def stand_in(executable: Executable) -> Model:

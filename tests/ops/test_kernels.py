@@ -264,6 +264,9 @@ def bad_steps(shape: Shape):
         "rows left over": (good._replace(seq_starts=i32(0, 1, 2)), "seq_starts"),
         "logit row outside": (good._replace(logit_rows=i32(0, 3)), "logit_rows"),
         "logit rows unsorted": (good._replace(logit_rows=i32(1, 0)), "logit_rows"),
+        "hidden row outside": (good._replace(hidden_rows=i32(3), hidden_layers=i32(0)), "hidden_rows"),
+        "hidden row negative": (good._replace(hidden_rows=i32(-1), hidden_layers=i32(0)), "hidden_rows"),
+        "a hidden row without its layer": (good._replace(hidden_rows=i32(0)), "hidden_layers"),
     }
 
 

@@ -39,7 +39,7 @@ GROUPS = {
     "ffn.value": r"linear .*\.ffn\.value",
     "DeepEmbed": r"linear .*\.ffn\.(s_emb_x|s[12])|deep_embed .*",
     "head": r"linear head",
-    "norms and token shift": r"(norm_shift_mix|commit_shift|gather_norm) .*",
+    "norms and token shift": r"(norm_shift_mix|commit_shift|gather_norm|tap) .*",
     "embedding": r"embed .*",
 }
 """Rows by what an op's name and first weight look like. Ops like none of these get a row by their own name."""

@@ -33,9 +33,9 @@ class Arrivals:
     def add(self, sequences: Iterable[Sequence]) -> None:
         """The rows of a request."""
         rows = list(sequences)
-        prompts = {id(sequence.prompt): sequence for sequence in rows if sequence.reuses}
+        prompts = {id(sequence.prompt): sequence for sequence in rows if sequence.reusable}
         found = [
-            self._cache.fetch(sequence.origin.key, sequence.path)
+            self._cache.fetch(sequence.origin.key, sequence.path, sequence.reusable)
             for sequence in prompts.values()
             if sequence.origin.key is not None
         ]

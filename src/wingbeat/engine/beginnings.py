@@ -44,8 +44,9 @@ class Beginnings:
         self._put(sequence, match)
         sequence.cached = depth
         sequence.cuts = [cut for cut in sequence.cuts if cut >= depth + MIN_SHARED]
-        if not sequence.cuts and depth + MIN_SHARED <= match.shared < len(sequence.prompt):
-            sequence.cuts.append(match.shared)  # two prompts part here, and there will be a third
+        shared = min(match.shared, sequence.reusable)
+        if not sequence.cuts and depth + MIN_SHARED <= shared < len(sequence.prompt):
+            sequence.cuts.append(shared)  # two prompts part here, and there will be a third
 
     def settle(self, sequence: Sequence) -> None:
         """Prepare the slot of ``sequence``, whose state has seen a stop, to read its answer again without."""
@@ -73,8 +74,10 @@ class Beginnings:
             self._keep(sequence, None, own=sequence.ending is not None or sequence.true_to_reply)
 
     def _match(self, sequence: Sequence, tokens: bytes) -> Match:
-        key = sequence.origin.key
-        return NO_MATCH if key is None or not sequence.reuses else self._cache.match(key, tokens)
+        key, most = sequence.origin.key, sequence.reusable
+        if key is None or not most:
+            return NO_MATCH
+        return self._cache.match(key, tokens, None if most == len(sequence.prompt) else most)
 
     def _put(self, sequence: Sequence, match: Match) -> None:
         """Begin from what was found. Where that has seen all there is to read, it has the logits, too."""
@@ -111,9 +114,9 @@ def _leader(sequence: Sequence, running: Iterable[Sequence], depth: int) -> tupl
             continue
         if other.prompt is sequence.prompt:
             return (None, 0) if depth == len(sequence.prompt) else (other, len(sequence.prompt))
-        alike = other.reuses and sequence.reuses and other.origin.key == sequence.origin.key
-        if alike:  # one that is scored is read slowly
-            shared = common(other.path, sequence.path)
+        limit = min(other.reusable, sequence.reusable)  # what is scored of a prompt is read slowly
+        if limit and other.origin.key == sequence.origin.key:
+            shared = min(common(other.path, sequence.path), limit)
             if shared < len(other.prompt) or shared < len(sequence.prompt):
                 shared = min(shared, len(sequence.prompt) - 1)  # the last token's logits are its own
             if shared > max(most, other.fed):

@@ -143,7 +143,9 @@ class Engine:
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
                 self._score(plan, logits)
+                self._take_hidden(plan)
                 self._keep(plan, logits)
+                self._end_read(plan)
                 self._sample(*self._fork(plan, logits))
                 self._scheduler.quarantine.clear(plan.sequences)
             except Exception as error:  # a step that ends half-way leaves its states unusable
@@ -221,6 +223,28 @@ class Engine:
                 self._end([sequence, *self._scheduler.twins(sequence)], NOT_FINITE)
             else:
                 sequence.add_scores(targets.tolist(), scored.logprobs.tolist(), scored.top)
+
+    def _take_hidden(self, plan: StepPlan) -> None:
+        """Tell the prompts that are to be embedded what the model made of their tokens."""
+        if not plan.hidden:
+            return
+        hidden = self.model.executable.hidden()
+        for sequence, first, end in plan.hidden:
+            sequence.add_hidden(hidden[first:end])
+
+    def _end_read(self, plan: StepPlan) -> None:
+        """Report the sequences that were only to be read, and are."""
+        for sequence in plan.sequences[plan.decoding :]:
+            if not sequence.only_read or sequence.slot < 0 or not sequence.decoding:
+                continue
+            output = sequence.end("length")
+            try:
+                self._extras.attach_reading(output, sequence)
+            except FloatingPointError:
+                self._end([sequence], NOT_FINITE)
+                continue
+            self._outputs.append(output)
+            self._release(sequence)
 
     def _keep(self, plan: StepPlan, logits: FloatArray) -> None:
         """Keep states of prompts that are being read, and give them to those that wait to go on from there."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
-from wingbeat.engine.messages import RowExtras, RowOutput
+from wingbeat.engine.messages import Embed, RowExtras, RowOutput
 from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool
 from wingbeat.ops.table import FloatArray
+
+TOKEN_SHIFT = "blocks.{}.att.shift"
+"""The field of every version's state that keeps a layer's last input."""
 
 
 class Extras:
@@ -33,6 +37,23 @@ class Extras:
         sequence.scores = None
         left = Wanted(state=wanted.state, reply=wanted.reply)
         sequence.wanted = NOTHING if left == NOTHING else left
+
+    def attach_reading(self, output: RowOutput, sequence: Sequence) -> None:
+        """Add what a sequence that samples nothing was read for. Raises FloatingPointError for a vector that is not
+        finite."""
+        embed = sequence.wanted.embed
+        embedding = None if embed is None else self._embedding(sequence, embed)
+        output.extras = RowExtras(sequence.scores, embedding=embedding)
+
+    def _embedding(self, sequence: Sequence, embed: Embed) -> bytes:
+        if embed.pooling == "shift":
+            vector = self._pool.views(sequence.slot)[TOKEN_SHIFT.format(embed.layer)]
+        else:
+            assert sequence.hidden_sum is not None
+            vector = sequence.hidden_sum / sequence.fed
+        if not np.isfinite(vector).all():
+            raise FloatingPointError("the vector is not finite")
+        return vector.astype("<f4").tobytes()
 
     def _snapshot(self, sequence: Sequence, logits: FloatArray | None) -> StateSnapshot:
         arrays = self._pool.views(sequence.slot)

@@ -194,4 +194,5 @@ def _join_extras(extras: list[RowExtras]) -> RowExtras | None:
         prompt_state=next((e.prompt_state for e in extras if e.prompt_state is not None), None),
         state=next((e.state for e in extras if e.state is not None), None),
         reply=next((e.reply for e in extras if e.reply is not None), None),
+        embedding=next((e.embedding for e in extras if e.embedding is not None), None),
     )

@@ -14,6 +14,7 @@ from wingbeat.sampling.params import MAX_LOGPROBS
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
 
+NOT_SAMPLED = ("score", "embed")
 MAX_POSITION = 2**62  # of a state: draws are counted in 64 bits
 KEPT = ("prompt", "end", "reply")
 
@@ -50,7 +51,7 @@ class Intake:
                 *(request, index, prompts[row.prompt], sampling),
                 *(self._tokenizer, self._default_max_tokens, origin, wanted),
             )
-            if sequence.scores is not None and not request.prompts[row.prompt]:
+            if request.kind == "generate" and sequence.scores is not None and not request.prompts[row.prompt]:
                 sequence.scores = []  # the document start is not the caller's
             sequences.append(sequence)
         return sequences
@@ -88,9 +89,30 @@ class Intake:
                 raise ValueError(f"choice must be from 0 to 2^32 - 1, not {row.choice}")
         if request.prompt_logprobs is not None and not 0 <= request.prompt_logprobs <= MAX_LOGPROBS:
             raise ValueError(f"prompt_logprobs must be from 0 to {MAX_LOGPROBS}, not {request.prompt_logprobs}")
+        if request.kind in NOT_SAMPLED:
+            self._check_reading(request)
         for kept in request.keep:
             if kept not in KEPT:
                 raise ValueError(f"keep must hold {', '.join(map(repr, KEPT))}, not {kept!r}")
+
+    def _check_reading(self, request: GenerationRequest) -> None:
+        """What requests of the other kinds may be."""
+        if len({row.prompt for row in request.rows}) < len(request.rows):
+            raise ValueError(f"a prompt to {request.kind} has one row")
+        if request.keep or request.session is not None:
+            raise ValueError(f"a request to {request.kind} keeps no states")
+        if request.kind == "score":
+            if len(request.score_from) != len(request.prompts):
+                raise ValueError(f"{len(request.score_from)} score_from for {len(request.prompts)} prompts")
+            for ids, first in zip(request.prompts, request.score_from, strict=True):
+                if not 1 <= first < len(ids):
+                    raise ValueError(
+                        f"score_from must be from 1 to {len(ids) - 1}, the prompt's last token, not {first}"
+                    )
+            return
+        layers = self._model.info.layers
+        if request.embed is None or not 0 <= request.embed.layer < layers:
+            raise ValueError(f"the layer to embed with must be from 0 to {layers - 1}")
 
 
 def origin_of(state: StateSnapshot, model: Model) -> Origin:
@@ -112,11 +134,13 @@ def origin_of(state: StateSnapshot, model: Model) -> Origin:
 
 
 def _wanted(request: GenerationRequest, *, first: bool) -> Wanted:
+    scores = request.prompt_logprobs or 0 if request.kind == "score" else request.prompt_logprobs
     wanted = Wanted(
-        prompt_logprobs=request.prompt_logprobs if first else None,
+        prompt_logprobs=scores if first else None,
         prompt_state=first and "prompt" in request.keep,
         state="end" in request.keep,
         reply="reply" in request.keep,
+        embed=request.embed if request.kind == "embed" else None,
     )
     return NOTHING if wanted == NOTHING else wanted
 

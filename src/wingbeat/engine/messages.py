@@ -57,6 +57,15 @@ class Row(msgspec.Struct, array_like=True):
     choice: int = 0
 
 
+class Embed(msgspec.Struct, frozen=True, array_like=True):
+    """The vector that a prompt is to become: "mean" is the mean over its tokens of the hidden vector after ``layer``
+    (from 0; the last one's went through the final norm), "shift" what that layer's time mixing keeps of the last token
+    for the next one, its LayerNorm'ed input."""
+
+    layer: int
+    pooling: Literal["mean", "shift"] = "mean"
+
+
 class GenerationRequest(msgspec.Struct, kw_only=True):
     """A group of rows, admitted and cancelled as one. Rows of the same prompt share it, and the reading of it.
 
@@ -74,6 +83,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     the content of ``state`` there; without one a request with a ``state`` is not cached. ``session``: a name under
     which the last state of the row is kept, on disk at once, until another takes its place or ``Forget`` comes.
     ``marks``: for each prompt, after how many of its tokens a later one is likely to go another way; 0: nowhere.
+
+    ``kind``: "score" and "embed" read prompts, one row for each, and sample nothing; a row ends with "length". "score"
+    gives the ``prompt_logprobs`` of each prompt's tokens from the index ``score_from`` (at least 1) on. What comes
+    before them is read once for all prompts that begin alike, and may come from the cache. "embed" makes of each prompt
+    the vector that ``embed`` says.
     """
 
     fingerprint: str
@@ -81,7 +95,9 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     rows: list[Row]
     sampling: SamplingParams
     id: int = 0
-    kind: Literal["generate"] = "generate"
+    kind: Literal["generate", "score", "embed"] = "generate"
+    score_from: list[int] = []
+    embed: Embed | None = None
     prompt_logprobs: int | None = None
     state: StateSnapshot | None = None
     initial_state: str | None = None
@@ -109,7 +125,8 @@ class RowExtras(msgspec.Struct, array_like=True, gc=False):
     ``prompt_logprobs`` and ``prompt_state`` come with the first output of the first row of each prompt. The former has
     one entry for each token of the prompt; the first is None, since nothing was read that could predict it (nor, of a
     prompt that begins from a given state, is it known what was predicted there). An empty prompt has no entries.
-    ``prompt_state`` is the state after exactly the prompt.
+    Of a request to score they are those from ``score_from`` on, none of them None.
+    ``prompt_state`` is the state after exactly the prompt. ``embedding``: float32, little-endian.
 
     ``state`` comes with a row's last output: the state after the prompt and the answer as it is shown, without what
     matched a stop. It has all that going on needs, see ``Continuation``. That of a cancelled row is the one it had by
@@ -124,6 +141,7 @@ class RowExtras(msgspec.Struct, array_like=True, gc=False):
     prompt_state: StateSnapshot | None = None
     state: StateSnapshot | None = None
     reply: list[int] | None = None
+    embedding: bytes | None = None
 
 
 class RowOutput(msgspec.Struct, array_like=True, gc=False):

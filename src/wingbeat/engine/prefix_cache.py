@@ -125,12 +125,13 @@ class PrefixCache:
     def disk_bytes(self) -> int:
         return 0 if self._disk is None else self._disk.bytes
 
-    def match(self, origin: str, tokens: bytes) -> Match:
-        """What is known of ``tokens``. A state after all of them counts only with its logits."""
+    def match(self, origin: str, tokens: bytes, most: int | None = None) -> Match:
+        """What is known of ``tokens``. A state after all of them counts only with its logits, one after more than
+        ``most`` of them not at all."""
         if origin not in self._trees:
             return Match(None, 0)
         node, shared = self._trees[origin].walk(tokens)
-        return Match(_deepest(node, len(tokens) // TOKEN_BYTES), shared)
+        return Match(_deepest(node, len(tokens) // TOKEN_BYTES, most), shared)
 
     def use(self, state: CachedState, target: FloatArray) -> None:
         """Copy a state that ``match`` found into a slot, ``target`` float32 [slot_floats]."""
@@ -173,15 +174,15 @@ class PrefixCache:
             self._unwritten.pop(known, None)
             self._unwritten[known] = None
 
-    def fetch(self, origin: str, tokens: bytes) -> Fetch | None:
+    def fetch(self, origin: str, tokens: bytes, most: int | None = None) -> Fetch | None:
         """Begin to read a state from disk that has seen more of ``tokens`` than those in memory; None: there is none.
 
-        ``fetched`` takes the result.
+        ``most`` is that of ``match``. ``fetched`` takes the result.
         """
         if origin not in self._trees or self._disk is None or not len(self._arena):
             return None
         node, _ = self._trees[origin].walk(tokens)
-        state = _deepest(node, len(tokens) // TOKEN_BYTES, in_memory=False)
+        state = _deepest(node, len(tokens) // TOKEN_BYTES, most, in_memory=False)
         if state is None or state.block >= 0 or state.disk is None:
             return None
         self._disk.touch(state.disk)
@@ -337,12 +338,17 @@ def _blocks(layout: StateLayout, vocab_size: int, memory: int | None) -> int:
     return memory // (layout.slot_bytes + 4 * vocab_size)
 
 
-def _deepest(node: Node[CachedState], length: int, *, in_memory: bool = True) -> CachedState | None:
-    """The nearest state from ``node`` to the root that can stand for a beginning of ``length`` tokens."""
+def _deepest(
+    node: Node[CachedState], length: int, most: int | None = None, *, in_memory: bool = True
+) -> CachedState | None:
+    """The nearest state from ``node`` to the root that can stand for a beginning of ``length`` tokens, ``most`` at the
+    most."""
+    most = length if most is None else most
     at: Node[CachedState] | None = node
     while at is not None:
         state = at.value
-        if state is not None and (state.block >= 0 or not in_memory) and (at.depth < length or state.has_logits):
+        there = state is not None and (state.block >= 0 or not in_memory) and at.depth <= most
+        if there and state is not None and (at.depth < length or state.has_logits):
             return state
         at = at.parent
     return None

@@ -31,6 +31,14 @@ class ScoredRows(NamedTuple):
     targets: IntArray
 
 
+class HiddenRows(NamedTuple):
+    """The hidden vectors ``first``, ``first + 1``, ... of a step up to ``end`` are those of tokens of a prompt."""
+
+    sequence: Sequence
+    first: int
+    end: int
+
+
 class StepPlan(NamedTuple):
     """A packed step. ``sequences[b]`` owns ``counts[b]`` rows of the batch."""
 
@@ -42,6 +50,7 @@ class StepPlan(NamedTuple):
     sampled: list[Sequence]  # those that get a token
     sampled_rows: list[int]  # the row of the logits for each of them
     scored: list[ScoredRows]
+    hidden: list[HiddenRows]
 
 
 class Scheduler:
@@ -104,9 +113,12 @@ class Scheduler:
     def _share(self, reading: list[Sequence], left: int) -> list[tuple[Sequence, int]]:
         """Divide the rows that are left in the budget among prompts; returns those that get any, and how many."""
         wanted = [s.next_cut - s.fed for s in reading]
-        scored = [i for i, s in enumerate(reading) if s.scores is not None]
+        scored = [i for i, s in enumerate(reading) if s.scores is not None and not s.unscored]
         for i, rows in zip(scored, share_rows([wanted[i] for i in scored], SCORED_ROWS), strict=True):
             wanted[i] = rows
+        for i, sequence in enumerate(reading):
+            if sequence.scores is not None and sequence.unscored:
+                wanted[i] = min(wanted[i], sequence.unscored)
         shares = share_rows(wanted, max(left, MIN_PROMPT_ROWS))
         return [(s, share) for s, share in zip(reading, shares, strict=True) if share]
 
@@ -185,7 +197,7 @@ def _pack_decoding(decoding: list[Sequence]) -> StepPlan:
         seq_starts=starts,
         logit_rows=starts[:count],
     )
-    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [])
+    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [], [])
 
 
 @lru_cache(maxsize=256)
@@ -202,15 +214,26 @@ def _pack_with_prompts(decoding: list[Sequence], readers: list[tuple[Sequence, i
     np.cumsum(counts, out=starts[1:])
     chunks = [s.to_read[s.fed : s.fed + count] for s, count in readers]
     logit_rows = list(range(len(decoding)))
-    sampled, sampled_rows, scored, prompt_rows = list(decoding), list(logit_rows), [], 0
+    sampled, sampled_rows, prompt_rows = list(decoding), list(logit_rows), 0
+    scored: list[ScoredRows] = []
+    hidden: list[HiddenRows] = []
+    hidden_rows: list[int] = []
+    hidden_layers: list[int] = []
     for (sequence, count), start in zip(readers, starts[len(decoding) :].tolist(), strict=False):
         end = sequence.fed + count
         prompt_rows += max(0, min(end, len(sequence.prompt)) - sequence.fed)
         if sequence.scores is not None:
-            targets = sequence.prompt[sequence.fed + 1 : end + 1]  # none of them for the prompt's last token
-            scored.append(ScoredRows(sequence, len(logit_rows), targets))
-            logit_rows.extend(range(start, start + len(targets)))
-        if end >= len(sequence.to_read):
+            first = max(sequence.fed + 1, sequence.scored_from)
+            targets = sequence.prompt[first : end + 1]  # none of them for the prompt's last token
+            if len(targets):
+                scored.append(ScoredRows(sequence, len(logit_rows), targets))
+                begin = start + first - 1 - sequence.fed
+                logit_rows.extend(range(begin, begin + len(targets)))
+        if sequence.wanted.embed is not None and sequence.wanted.embed.pooling == "mean":
+            hidden.append(HiddenRows(sequence, len(hidden_rows), len(hidden_rows) + count))
+            hidden_rows.extend(range(start, start + count))
+            hidden_layers += [sequence.wanted.embed.layer] * count
+        if end >= len(sequence.to_read) and not sequence.only_read:
             sampled.append(sequence)
             sampled_rows.append(len(logit_rows))
             logit_rows.append(start + count - 1)
@@ -219,5 +242,7 @@ def _pack_with_prompts(decoding: list[Sequence], readers: list[tuple[Sequence, i
         slots=np.array([s.slot for s in sequences], np.int32),
         seq_starts=starts,
         logit_rows=np.array(logit_rows, np.int32),
+        hidden_rows=np.array(hidden_rows, np.int32),
+        hidden_layers=np.array(hidden_layers, np.int32),
     )
-    return StepPlan(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored)
+    return StepPlan(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored, hidden)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wingbeat.engine.messages import FinishReason, GenerationRequest, RowOutput, TokenLogprob
+from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
 from wingbeat.engine.snapshot import Continuation
 from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
@@ -44,6 +45,7 @@ class Wanted(NamedTuple):
     prompt_state: bool = False
     state: bool = False
     reply: bool = False
+    embed: Embed | None = None
 
 
 FRESH = Origin(key="fresh")
@@ -61,9 +63,31 @@ class Sequence:
 
     __slots__ = (
         *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
-        *("_transcript", "cacheable", "cached", "cuts", "ending", "fed", "follow_to", "kept_at", "leader", "origin"),
-        *("predicted", "prompt", "request", "row", "sampled", "sampling", "scores", "session", "slot", "strikes"),
-        *("to_read", "wanted"),
+        *(
+            "_transcript",
+            "cacheable",
+            "cached",
+            "cuts",
+            "ending",
+            "fed",
+            "follow_to",
+            "hidden_sum",
+            "kept_at",
+            "leader",
+        ),
+        *(
+            "only_read",
+            "origin",
+            "predicted",
+            "prompt",
+            "request",
+            "row",
+            "sampled",
+            "sampling",
+            "scored_from",
+            "scores",
+        ),
+        *("session", "slot", "strikes", "to_read", "wanted"),
     )
 
     def __init__(
@@ -83,7 +107,9 @@ class Sequence:
         self.origin = origin
         self.wanted = wanted
         self.session = request.session
-        self.cacheable = request.cache and origin.key is not None and len(prompt) > 0
+        self.only_read = request.kind != "generate"  # it ends where a generated token would be due
+        # States of what is embedded would push out those of conversations, and means need every token.
+        self.cacheable = request.cache and origin.key is not None and len(prompt) > 0 and request.kind != "embed"
         self.slot = -1
         self.leader: Sequence | None = None  # the one whose state this one takes over instead of reading the same
         self.follow_to = 0  # once the leader has read so many tokens
@@ -92,13 +118,21 @@ class Sequence:
         self.cached = 0  # tokens of the prompt that were not read, since a state was there that had seen them
         self.kept_at = 0  # tokens fed when the state was last kept
         self.predicted: FloatArray | None = None  # logits [V] after all that is to be read, where none of it need be
-        self.to_read = prompt  # the prompt; after ``restart``, also what was sampled by then; see ``settle``, too
+        # The prompt; after ``restart``, also what was sampled by then; see ``settle``, too. Of a prompt that is scored
+        # only, nobody asks what its last token predicts.
+        self.to_read = prompt[:-1] if request.kind == "score" else prompt
         self.fed = 0
         self.sampled: list[int] = []
         self.ending: RowOutput | None = None  # the last output, held back while the state is brought to the end
         self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
-        # Of the prompt's tokens so far, the first of which nothing predicts; None when they are not wanted (any more).
+        self.scored_from = 1  # the first token of the prompt that is scored; nothing predicts that at 0
+        # Of the prompt's tokens so far; None when they are not wanted (any more).
         self.scores: list[TokenLogprob | None] | None = None if wanted.prompt_logprobs is None else [None]
+        if request.kind == "score":
+            self.scored_from = request.score_from[request.rows[row].prompt]
+            self.scores = []
+            self.cuts = [self.scored_from - 1] if self.scored_from > 1 else []  # others begin with the same context
+        self.hidden_sum: NDArray[np.float64] | None = None  # [D], of the prompt's hidden vectors so far
         continued = None if len(prompt) else origin.continuation
         self._continued = continued or Continuation(sampling.seed or 0, 0)
         self._seed = self._continued.seed
@@ -135,9 +169,16 @@ class Sequence:
         return self._max_tokens > 0 or self.wanted is not NOTHING
 
     @property
-    def reuses(self) -> bool:
-        """Whether it may begin from a state that has seen a part of its prompt."""
-        return self.cacheable and self.scores is None
+    def reusable(self) -> int:
+        """How many tokens of its prompt it may skip, beginning from a state that has seen them."""
+        if not self.cacheable:
+            return 0
+        return len(self.prompt) if self.scores is None else self.scored_from - 1
+
+    @property
+    def unscored(self) -> int:
+        """Tokens that are still to be read before one that predicts a token to be scored."""
+        return max(0, self.scored_from - 1 - self.fed)
 
     @property
     def path(self) -> bytes:
@@ -201,13 +242,21 @@ class Sequence:
         self.cached = 0
         if self.sampled and self.ending is None:
             self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
+        self.hidden_sum = None
         if self.scores is not None:
-            del self.scores[1:]
+            del self.scores[0 if self.only_read else 1 :]
 
     def add_scores(self, tokens: list[int], logprobs: list[float], top: list[list[tuple[int, float]]]) -> None:
         """Take what was predicted for the next ``tokens`` of the prompt."""
         assert self.scores is not None
         self.scores += map(TokenLogprob, tokens, logprobs, top)
+
+    def add_hidden(self, rows: FloatArray) -> None:
+        """Take the hidden vectors [n, D] of the next tokens of the prompt."""
+        if self.hidden_sum is None:
+            self.hidden_sum = np.zeros(rows.shape[1])
+        for row in rows:  # one by one: a sum in another order, as of another chunk, would differ in the last bits
+            self.hidden_sum += row
 
     def accept(self, token: int, logprob: float, top: list[tuple[int, float]] | None) -> RowOutput:
         """Take the token sampled for this sequence; the output says whether it was the last one."""

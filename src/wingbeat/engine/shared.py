@@ -51,13 +51,13 @@ class SharedEngine:
         ``stop_when`` is asked before each step; once it says so, the requests end as cancelled.
         """
         box: deque[RowOutput] = deque()
-        running: set[int] = set()
+        running: dict[int, int] = {}  # request id -> rows that have not ended
         try:
             for request in requests:
                 with self.lock:
                     self.engine.submit(request)
                     self._boxes[request.id] = box
-                    running.add(request.id)
+                    running[request.id] = len(request.rows)
             while running:
                 with self.lock:
                     if stop_when is not None and stop_when():
@@ -69,8 +69,10 @@ class SharedEngine:
                 while box:
                     output = box.popleft()
                     if output.finish_reason is not None:
-                        running.discard(output.request)
-                        self._boxes.pop(output.request, None)
+                        running[output.request] -= 1
+                        if not running[output.request]:
+                            del running[output.request]
+                            self._boxes.pop(output.request, None)
                     yield output
         finally:
             self._cancel(running)

@@ -35,7 +35,10 @@ class Architecture(Protocol[S]):
         ...
 
     def record(self, shape: S, gn_eps: float) -> Program:
-        """The forward pass of one step: tokens in, logits of the wanted rows out. `gn_eps`: of GroupNorm."""
+        """The forward pass of one step: tokens in, logits of the wanted rows and hidden vectors out.
+
+        `gn_eps`: of GroupNorm.
+        """
         ...
 
     def weights(self, shape: S, read: Read) -> Iterator[Weight]:

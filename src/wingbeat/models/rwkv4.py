@@ -66,12 +66,13 @@ def expected(shape: Rwkv4Shape) -> Iterator[tuple[str, Dims]]:
 
 
 def record(shape: Rwkv4Shape, gn_eps: float) -> Program:
-    """The forward pass of one step: tokens in, logits of the wanted rows out. It has no GroupNorm."""
+    """The forward pass of one step: tokens in, logits of wanted rows and hidden vectors out. It has no GroupNorm."""
     p = Recorder(StateLayout(), shape.vocab_size)
     x = p.embed("emb", shape.width)
     for i in range(shape.layers):
         _time_mix(p, x, f"blocks.{i}.", shape)
         _channel_mix(p, x, f"blocks.{i}.", shape)
+        p.tap(x, i, norm_names("ln_out") if i == shape.layers - 1 else ())
     return p.finish(p.linear(p.gather_norm(x, norm_names("ln_out")), "head", shape.vocab_size))
 
 

@@ -107,7 +107,7 @@ def expected(shape: Rwkv7Shape) -> Iterator[tuple[str, Dims]]:
 
 
 def record(shape: Rwkv7Shape, gn_eps: float) -> Program:
-    """The forward pass of one step: tokens in, logits of the wanted rows out."""
+    """The forward pass of one step: tokens in, logits of wanted rows and hidden vectors out."""
     p = Recorder(StateLayout(), shape.vocab_size)
     x = p.embed("emb", shape.width)
     embedded = p.embed("emb", shape.width) if shape.deep_side else None
@@ -115,6 +115,7 @@ def record(shape: Rwkv7Shape, gn_eps: float) -> Program:
     for i in range(shape.layers):
         v_first = _time_mix(p, x, f"blocks.{i}.", shape, v_first, gn_eps)
         _channel_mix(p, x, f"blocks.{i}.", shape, embedded)
+        p.tap(x, i, norm_names("ln_out") if i == shape.layers - 1 else ())
     return p.finish(p.linear(p.gather_norm(x, norm_names("ln_out")), "head", shape.vocab_size))
 
 

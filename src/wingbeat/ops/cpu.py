@@ -123,6 +123,9 @@ class CpuExecutable:
     def run(self, batch: StepBatch, pool: FloatArray) -> FloatArray:
         return self._program.run(*batch, pool)
 
+    def hidden(self) -> FloatArray:
+        return self._program.hidden()
+
     def run_profiled(self, batch: StepBatch, pool: FloatArray) -> tuple[FloatArray, StepProfile]:
         """What ``run`` does, to the last bit, and where its time went; two looks at the clock make a unit slower."""
         start = time.perf_counter()
@@ -169,6 +172,8 @@ class CpuExecutable:
                 ]
             )
         self._program.set_logits(lowered.logits)
+        if lowered.hidden is not None:
+            self._program.set_hidden(lowered.hidden)
 
 
 def _by_k(name: str, packed: Mapping[str, PackedWeight] | None, wanted: bool | None, dtype: str) -> bool:

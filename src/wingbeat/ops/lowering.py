@@ -33,7 +33,7 @@ class LoweredOp:
 @dataclass(frozen=True, slots=True)
 class LoweredBuffer:
     width: int
-    rows: str  # "tokens", "logits" or "sequences"
+    rows: str  # "tokens", "logits", "hidden" or "sequences"
     formats: frozenset[str]
 
 
@@ -44,6 +44,7 @@ class Lowered:
     stages: list[list[LoweredOp]]
     buffers: list[LoweredBuffer]
     logits: int
+    hidden: int | None
 
 
 def after_relu2(program: Program) -> frozenset[str]:
@@ -61,16 +62,19 @@ def lower(program: Program, weight_formats: Mapping[str, str], by_k: frozenset[s
     widths = {b.id: (b.width, str(b.rows)) for b in program.buffers}
     ops = _split_shifts(program, widths)
     formats = _formats(ops, weight_formats, by_k)
-    formats[program.logits.id].add("float32")
+    results = [b.id for b in (program.logits, program.hidden) if b is not None]
+    for result in results:
+        formats[result].add("float32")
     depth = _stage_of_each(ops)
     stages: list[list[LoweredOp]] = [[] for _ in range(max(depth) + 1)]
     for op, stage in zip(ops, depth, strict=True):
         stages[stage].append(op)
-    physical, buffers = _share_buffers(stages, widths, formats, program.logits.id)
+    physical, buffers = _share_buffers(stages, widths, formats, results)
     for op in ops:
         op.reads = [physical[i] for i in op.reads]
         op.writes = [physical[i] for i in op.writes]
-    return Lowered(stages, buffers, physical[program.logits.id])
+    hidden = None if program.hidden is None else physical[program.hidden.id]
+    return Lowered(stages, buffers, physical[program.logits.id], hidden)
 
 
 def _split_shifts(program: Program, widths: dict[int, tuple[int, str]]) -> list[LoweredOp]:
@@ -135,7 +139,7 @@ def _stage_of_each(ops: list[LoweredOp]) -> list[int]:
 
 
 def _share_buffers(
-    stages: list[list[LoweredOp]], widths: dict[int, tuple[int, str]], formats: dict[int, set[str]], logits: int
+    stages: list[list[LoweredOp]], widths: dict[int, tuple[int, str]], formats: dict[int, set[str]], results: list[int]
 ) -> tuple[dict[int, int], list[LoweredBuffer]]:
     """Gives logical buffers physical ones; a physical buffer is free again in the stage after its last use."""
     last_use: dict[int, int] = {}
@@ -143,7 +147,7 @@ def _share_buffers(
         for op in stage:
             for b in op.reads + op.writes:
                 last_use[b] = number
-    last_use[logits] = len(stages)
+    last_use.update(dict.fromkeys(results, len(stages)))
     free: dict[LoweredBuffer, list[int]] = defaultdict(list)
     physical: dict[int, int] = {}
     buffers: list[LoweredBuffer] = []

@@ -12,11 +12,11 @@ Constant = float | int | str
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A handle on float32 [rows, width]; ``rows`` says whether it has one row a token or one a wanted logit row."""
+    """A handle on float32 [rows, width]; ``rows``: one for each token, wanted row of logits, or hidden row."""
 
     id: int
     width: int
-    rows: Literal["tokens", "logits"]
+    rows: Literal["tokens", "logits", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,17 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A recorded forward pass: inputs are a StepBatch and a state pool, output is the ``logits`` buffer."""
+    """A recorded forward pass: inputs are a StepBatch and a state pool, outputs the ``logits`` and ``hidden`` buffers.
+
+    ``hidden`` is None where no layer was tapped.
+    """
 
     ops: tuple[Op, ...]
     buffers: tuple[Buffer, ...]
     logits: Buffer
     layout: StateLayout
     vocab_size: int
+    hidden: Buffer | None = None
 
 
 class Recorder:
@@ -50,6 +54,7 @@ class Recorder:
         self._vocab_size = vocab_size
         self._ops: list[Op] = []
         self._buffers: list[Buffer] = []
+        self._hidden: Buffer | None = None
 
     def embed(self, table: str, width: int) -> Buffer:
         out = self._buffer(width)
@@ -137,10 +142,16 @@ class Recorder:
         self._emit(Op("gather_norm", (x,), (out,), norm, {"eps": eps}))
         return out
 
-    def finish(self, logits: Buffer) -> Program:
-        return Program(tuple(self._ops), tuple(self._buffers), logits, self.layout, self._vocab_size)
+    def tap(self, x: Buffer, layer: int, norm: tuple[str, str] | tuple[()] = (), eps: float = 1e-5) -> None:
+        """Let ``x`` be the hidden vectors of ``layer``."""
+        if self._hidden is None:
+            self._hidden = self._buffer(x.width, "hidden")
+        self._emit(Op("tap", (x,), (self._hidden,), norm, {"eps": eps, "layer": layer}))
 
-    def _buffer(self, width: int, rows: Literal["tokens", "logits"] = "tokens") -> Buffer:
+    def finish(self, logits: Buffer) -> Program:
+        return Program(tuple(self._ops), tuple(self._buffers), logits, self.layout, self._vocab_size, self._hidden)
+
+    def _buffer(self, width: int, rows: Literal["tokens", "logits", "hidden"] = "tokens") -> Buffer:
         buffer = Buffer(len(self._buffers), width, rows)
         self._buffers.append(buffer)
         return buffer

@@ -26,6 +26,7 @@ class ReferenceExecutable:
         self.layout = program.layout
         self.vocab_size = program.vocab_size
         self._program = program
+        self._hidden: FloatArray | None = None
         self._weights: dict[str, FloatArray] = {}
         self._formats: dict[str, str] = {}
         self._read_whole: list[str] = []
@@ -47,7 +48,14 @@ class ReferenceExecutable:
         step = _Step(batch, pool, self._weights, self._formats)
         for op in self._program.ops:
             _KERNELS[op.name](step, op)
+        if self._program.hidden is not None:
+            self._hidden = np.asarray(step.buffers[self._program.hidden.id], np.float32)
         return np.asarray(step.buffers[self._program.logits.id], np.float32)
+
+    def hidden(self) -> FloatArray:
+        if self._hidden is None:
+            raise ValueError("no run of a program with hidden rows came before")
+        return self._hidden
 
 
 class _Step:
@@ -205,6 +213,18 @@ def _gather_norm(step: _Step, op: Op) -> None:
     step.buffers[op.writes[0].id] = layer_norm(rows, weight, bias, float(op.constants["eps"]))
 
 
+def _tap(step: _Step, op: Op) -> None:
+    out = step.buffers.setdefault(
+        op.writes[0].id, np.zeros((len(step.batch.hidden_rows), op.writes[0].width), np.float32)
+    )
+    wanted = step.batch.hidden_layers == op.constants["layer"]
+    rows = step.buffers[op.reads[0].id][step.batch.hidden_rows[wanted]]
+    if op.weights:
+        weight, bias = (step.weights[name] for name in op.weights)
+        rows = layer_norm(rows, weight, bias, float(op.constants["eps"]))
+    out[wanted] = rows
+
+
 _KERNELS: dict[str, Callable[[_Step, Op], None]] = {
     "embed": _embed,
     "norm_shift_mix": _norm_shift_mix,
@@ -214,4 +234,5 @@ _KERNELS: dict[str, Callable[[_Step, Op], None]] = {
     "wkv7": _wkv7,
     "deep_embed": _deep_embed,
     "gather_norm": _gather_norm,
+    "tap": _tap,
 }

@@ -1,8 +1,9 @@
 """The op table: the contract between model files, which record these ops, and backends, which execute them.
 
 Notation: ``M`` packed rows of a step, ``B`` sequences in it, ``R`` rows that want logits, ``D`` model width,
-``H`` heads of ``N`` channels (``D = H * N``), ``P`` slots of the state pool. Buffers are float32 ``[M, width]``
-(or ``[R, width]`` after ``gather_norm``); all arithmetic is float32 but for the products of ``linear``.
+``E`` that want hidden vectors, ``H`` heads of ``N`` channels (``D = H * N``), ``P`` slots of the state pool. Buffers
+are float32 ``[M, width]`` (or ``[R, width]`` after ``gather_norm``, ``[E, width]`` after ``tap``); all arithmetic is
+float32 but for the products of ``linear``.
 
 A backend must keep the numeric contract: a row's result depends on that row and its own sequence's state only,
 never on ``M``, on the chunking of its prompt, on its neighbours or on the number of threads, to the last bit.
@@ -170,6 +171,15 @@ _SPECS = (
         weights=("norm_weight [D]", "norm_bias [D]"),
         constants=("eps",),
     ),
+    OpSpec(
+        "tap",
+        "out[i] = x[hidden_rows[i]], through a LayerNorm where one is given, for each i with hidden_layers[i] = layer",
+        reads=("x [M, D]",),
+        writes=("out [E, D]",),
+        weights=("norm_weight [D]", "norm_bias [D] (both optional)"),
+        constants=("eps", "layer"),
+        in_place="out",
+    ),
 )
 
 OPS: Mapping[str, OpSpec] = {spec.name: spec for spec in _SPECS}
@@ -269,13 +279,22 @@ class StateLayout:
             field.view(pool[slot])[...] = arrays[name]
 
 
+NO_ROWS: IntArray = np.zeros(0, np.int32)
+
+
 class StepBatch(NamedTuple):
-    """One step's rows, packed: sequence ``b`` owns rows ``seq_starts[b]:seq_starts[b + 1]``, in token order."""
+    """One step's rows, packed: sequence ``b`` owns rows ``seq_starts[b]:seq_starts[b + 1]``, in token order.
+
+    ``hidden_rows`` want the hidden vector after layer ``hidden_layers`` (from 0): the residual stream there, after the
+    last layer through the final norm.
+    """
 
     tokens: IntArray  # [M]
     slots: IntArray  # [B], each slot at most once
     seq_starts: IntArray  # [B + 1], from 0 to M, strictly increasing
     logit_rows: IntArray  # [R], rows that want logits, strictly increasing; R may be 0
+    hidden_rows: IntArray = NO_ROWS  # [E]
+    hidden_layers: IntArray = NO_ROWS  # [E]
 
 
 class Executable(Protocol):
@@ -297,6 +316,10 @@ class Executable(Protocol):
         """
         ...
 
+    def hidden(self) -> FloatArray:
+        """The hidden vectors float32 [E, D] that the last ``run`` was asked for, valid until the next one."""
+        ...
+
 
 def check_batch(batch: StepBatch, vocab_size: int, slots: int) -> None:
     """Raise ValueError unless ``batch`` is well formed for a model of ``vocab_size`` and a pool of ``slots``."""
@@ -313,6 +336,10 @@ def check_batch(batch: StepBatch, vocab_size: int, slots: int) -> None:
     wanted = batch.logit_rows
     if len(wanted) and (wanted[0] < 0 or wanted[-1] >= rows or np.any(np.diff(wanted) < 1)):
         raise ValueError("logit_rows must be rising row indices of this step")
+    if len(batch.hidden_rows) != len(batch.hidden_layers):
+        raise ValueError("hidden_rows and hidden_layers differ in length")
+    if len(batch.hidden_rows) and not (batch.hidden_rows.min() >= 0 and batch.hidden_rows.max() < rows):
+        raise ValueError("hidden_rows must be row indices of this step")
 
 
 def storage_dtype(kind: WeightKind, dtype: str) -> str:
