@@ -38,7 +38,7 @@ def test_every_unit_is_counted_and_the_times_add_up(step: StepBatch, threads: in
     stages = lower(program, dict.fromkeys((name for op in program.ops for name in op.weights), "float32")).stages
     assert [(op.stage, op.name) for op in profile.ops] == [(i, op.name) for i, ops in enumerate(stages) for op in ops]
     assert len(profile.stage_seconds) == len(stages)
-    assert all(op.seconds > 0 for op in profile.ops)
+    assert all((op.seconds > 0) == (op.name != "tap") for op in profile.ops)  # nobody asked for hidden rows
     units = {op.weights[0]: op.units for op in profile.ops if op.weights}
     assert units["blocks.0.att.key"] == 3  # of 64 columns each, for these few rows
     assert (units["blocks.1.ffn.key"], units["head"]) == (2, 2)
