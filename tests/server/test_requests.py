@@ -72,7 +72,6 @@ def check_error(reply: httpx.Response, status: int, param: str | None = None, co
         ("structured_outputs", {"json": {}}),
         ("grammar", "root"),
         ("json_schema", {"type": "object"}),
-        ("min_tokens", 2),
         ("prompt_logprobs", 0),
         ("max_tokens", "3"),
         ("max_tokens", 10**30),

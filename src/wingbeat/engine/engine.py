@@ -23,6 +23,7 @@ from wingbeat.engine.messages import (
 from wingbeat.engine.meter import Meter
 from wingbeat.engine.prefix_cache import prefix_cache
 from wingbeat.engine.recovery import Recovery
+from wingbeat.engine.row_masks import row_masks
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import NOTHING, Sequence
 from wingbeat.engine.state_pool import StatePool, default_slots
@@ -288,7 +289,8 @@ class Engine:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
         positions = np.array([s.position for s in sequences], np.int64)
-        result = self._sampler.sample(logits, slots, positions)
+        masks = row_masks(sequences, self.model.executable.vocab_size)
+        result = self._sampler.sample(logits, slots, positions, masks)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
         for row, (sequence, token, logprob, top) in enumerate(
             zip(sequences, tokens, logprobs, result.top, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wingbeat.engine.global_penalty import with_prompt_counted
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, with_seed
 from wingbeat.engine.sequence import NOTHING, Origin, Sequence, Wanted
@@ -47,8 +48,9 @@ class Intake:
         for index, row in enumerate(request.rows):
             wanted = _wanted(request, first=row.prompt not in seen)
             seen.add(row.prompt)
+            prompt = prompts[row.prompt]
             sequence = Sequence(
-                *(request, index, prompts[row.prompt], sampling),
+                *(request, index, prompt, with_prompt_counted(sampling, prompt, self._tokenizer)),
                 *(self._tokenizer, self._default_max_tokens, origin, wanted),
             )
             if request.kind == "generate" and sequence.scores is not None and not request.prompts[row.prompt]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
 from wingbeat.engine.snapshot import Continuation
+from wingbeat.engine.thinking import ThinkingLimit
 from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
@@ -63,31 +64,9 @@ class Sequence:
 
     __slots__ = (
         *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
-        *(
-            "_transcript",
-            "cacheable",
-            "cached",
-            "cuts",
-            "ending",
-            "fed",
-            "follow_to",
-            "hidden_sum",
-            "kept_at",
-            "leader",
-        ),
-        *(
-            "only_read",
-            "origin",
-            "predicted",
-            "prompt",
-            "request",
-            "row",
-            "sampled",
-            "sampling",
-            "scored_from",
-            "scores",
-        ),
-        *("session", "slot", "strikes", "to_read", "wanted"),
+        *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "ending", "fed", "follow_to"),
+        *("hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt", "request", "row"),
+        *("sampled", "sampling", "scored_from", "scores", "session", "slot", "strikes", "to_read", "wanted"),
     )
 
     def __init__(
@@ -140,13 +119,22 @@ class Sequence:
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
-        self._transcript = Transcript(tokenizer, sampling.stop, self._continued.undecoded)
+        self._token_bytes = None if tokenizer is None else tokenizer.token_bytes
+        self._transcript = Transcript(
+            *(tokenizer, sampling.stop, self._continued.undecoded), special=not sampling.skip_special_tokens
+        )
+        self._thinking = None if sampling.thinking is None else ThinkingLimit(sampling.thinking)
         self._reply: list[int] | None = None  # of a sequence that has ended: the tokens that are shown
         self._path: bytes | None = None
 
     @property
     def decoding(self) -> bool:
         return self.fed >= len(self.to_read)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that must be the next one, whatever is predicted."""
+        return None if self._thinking is None else self._thinking.forced
 
     @property
     def next_cut(self) -> int:
@@ -263,6 +251,8 @@ class Sequence:
         if self._max_tokens == 0:
             return self.end("length")
         self.sampled.append(token)
+        if self._thinking is not None:
+            self._thinking.push(token, b"" if self._token_bytes is None else self._token_bytes(token))
         self.leader = self.predicted = None  # from the first token on there is nothing to follow
         output = RowOutput(self.request, self.row, token_ids=[token])
         if self.sampling.logprobs is not None:

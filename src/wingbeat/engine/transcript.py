@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wingbeat.text.stream import StopMatcher, StreamDecoder
-from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.tokenizer import END_OF_TEXT_NAME, Tokenizer
 
 
 class Transcript:
     """Turns tokens into the text that may be shown by now. Without a tokenizer there is none.
 
     ``undecoded`` are the first bytes of a character that an earlier answer, which this one continues, has left.
+    ``special``: show the end of text by its name.
     """
 
-    __slots__ = ("_decoder", "_stops", "_tokenizer")
+    __slots__ = ("_decoder", "_special", "_stops", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str], undecoded: bytes = b"") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stops: Sequence[str], undecoded: bytes = b"", *, special: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._special = special
         self._decoder = StreamDecoder(undecoded)
         self._stops = StopMatcher(stops) if stops else None
 
@@ -30,7 +34,7 @@ class Transcript:
         """The text that ``token`` brings to light, and the stop string that it completes."""
         if self._tokenizer is None:
             return "", None
-        text = self._decoder.push(self._tokenizer.token_bytes(token))
+        text = self._decoder.push(self._bytes(token))
         return (text, None) if self._stops is None else self._stops.push(text)
 
     def flush(self, *, goes_on: bool) -> str:
@@ -48,7 +52,7 @@ class Transcript:
         Where it began within a token, the rest of that token as the tokenizer writes it.
         """
         assert self._tokenizer is not None
-        pieces = [self._tokenizer.token_bytes(token) for token in tokens]
+        pieces = list(map(self._bytes, tokens))
         said, wanted = b"".join(pieces), stop.encode("utf-8", "replace")
         end = said.find(wanted, max(0, len(said) - len(pieces[-1]) - len(wanted) + 1))
         if end < 0:  # bytes that are no characters, and stand for others in the text
@@ -59,3 +63,9 @@ class Transcript:
             whole += 1
         rest = said[length:end].decode("utf-8", "ignore")
         return tokens[:whole] + (self._tokenizer.encode(rest) if rest else [])
+
+    def _bytes(self, token: int) -> bytes:
+        assert self._tokenizer is not None
+        if self._special and token == self._tokenizer.end_of_text:
+            return END_OF_TEXT_NAME.encode()
+        return self._tokenizer.token_bytes(token)

@@ -32,6 +32,18 @@ MAX_BAD_WORD_LENGTH = 200
 """Characters of one text that is not wanted."""
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True):
+    """A limit to the reasoning that an answer begins with: after ``tokens`` of them those of ``closing`` follow.
+
+    ``closing`` ends with what ends a reasoning, ``</think>``. ``begun``: the prompt has begun it. If not, it is what
+    the answer may begin with ``<think>``.
+    """
+
+    tokens: int
+    closing: tuple[int, ...]
+    begun: bool = True
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of one sequence are drawn and when it ends.
 
@@ -96,6 +108,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     repetition_over: RepetitionSpan = "all"
     """answer: the repetition penalty leaves the tokens of the prompt alone."""
 
+    global_penalty: bool = False
+    """Count the prompt's tokens for the presence and frequency penalties too, but for spaces, digits and marks."""
+
     no_repeat: tuple[int, ...] = ()
     """Tokens that never come twice in a row; the first token of an answer follows the prompt's last one."""
 
@@ -119,6 +134,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     ignore_eos: bool = False
     """Go on after the model's own end of text."""
+
+    skip_special_tokens: bool = True
+    """False: the end of text is part of the text, as ``<|endoftext|>``, where the answer goes on after it."""
+
+    thinking: ThinkingBudget | None = None
+    """How long the model may reason; None: as long as it likes."""
 
     logprobs: int | None = None
     """None: off. k: the log-probability of each chosen token and of the k most likely (k may be 0), before
@@ -164,6 +185,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         _check_integer("min_tokens", self.min_tokens, low=0)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, low=0, high=MAX_LOGPROBS)
+        if self.thinking is not None:
+            _check_integer("thinking.tokens", self.thinking.tokens, low=0)
         self._check_stops()
         self._check_tokens(vocab_size)
         self._check_bad_words()
@@ -196,6 +219,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("stop_token_ids", "no_repeat", "penalty_free", "penalty_history"):
             for token in getattr(self, name):
                 _check_token(name, token, vocab_size)
+        for token in self.thinking.closing if self.thinking else ():
+            _check_token("thinking.closing", token, vocab_size)
         for token, bias in self.logit_bias.items():
             _check_token("logit_bias", token, vocab_size)
             _check_number(f"logit_bias[{token}]", bias)

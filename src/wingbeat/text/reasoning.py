@@ -35,6 +35,11 @@ class ReasoningSplitter:
         return not (self._reasoning or self._undecided or self._tag_open)
 
     @property
+    def reasoning(self) -> bool:
+        """Whether what comes next is part of the reasoning."""
+        return self._reasoning
+
+    @property
     def opening(self) -> str:
         """The end of a prompt after which another splitter goes on where this one is."""
         if self._tag_open:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+END_OF_TEXT_NAME = "<|endoftext|>"
+"""What the token that ends a text is called where it is shown."""
+
 
 class Tokenizer(Protocol):
     """Text to token ids and back. Thread-safe: nothing changes after construction.

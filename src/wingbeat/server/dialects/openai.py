@@ -30,7 +30,7 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_request import begin, ready_model, settling, start_of
-from wingbeat.server.dialects.openai_sampling import sampling_params
+from wingbeat.server.dialects.openai_sampling import sampling_params, with_budget
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
 from wingbeat.server.errors import ApiError
@@ -125,6 +125,7 @@ def openai_router(
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompt = await chat_prompt(body, model, start, turn)
+            sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
             choices = [
                 ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=bool(body.logprobs))
                 for _ in range(count)

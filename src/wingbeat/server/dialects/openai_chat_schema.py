@@ -131,8 +131,12 @@ class TemplateSettings(BaseModel):
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-def wants_thinking(enable: bool | None, settings: TemplateSettings | None, effort: Effort | None) -> bool | None:
-    """Whether to reason before the answer, by the three ways to say so; None when none of them was used."""
+def wants_thinking(
+    enable: bool | None, settings: TemplateSettings | None, effort: Effort | None, budget: int | None = None
+) -> bool | None:
+    """Whether to reason before the answer, by the four ways to say so; None when none of them was used."""
+    if budget == 0:
+        return False
     if enable is not None:
         return enable
     if settings and settings.enable_thinking is not None:
@@ -211,10 +215,17 @@ class ChatBody(RankingBody):
     )
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
+    thinking_budget: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="Beyond OpenAI. After so many tokens of reasoning the answer begins, with models that reason; 0: "
+        "no reasoning.",
+    )
     continue_final_message: bool | None = Field(None, description="Beyond OpenAI. Go on with the assistant's message.")
     add_generation_prompt: bool | None = Field(None, description="Beyond OpenAI. False with `continue_final_message`.")
 
-    @field_validator("max_completion_tokens", "top_logprobs", mode="before")
+    @field_validator("max_completion_tokens", "top_logprobs", "thinking_budget", mode="before")
     @classmethod
     def _more_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
@@ -227,7 +238,9 @@ class ChatBody(RankingBody):
     @property
     def thinking(self) -> bool | None:
         """Whether to reason before the answer; None leaves it to the model's template."""
-        return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.reasoning_effort)
+        return wants_thinking(
+            self.enable_thinking, self.chat_template_kwargs, self.reasoning_effort, self.thinking_budget
+        )
 
     @property
     def sampled_logprobs(self) -> int | None:
@@ -240,6 +253,7 @@ class ChatBody(RankingBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        self.refuse_contradictions(self.token_limit)
         self._check_messages()
         if self.response_format and self.response_format.type != "text":
             raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")

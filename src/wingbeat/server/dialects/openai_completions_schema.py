@@ -102,6 +102,7 @@ class CompletionBody(RankingBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        self.refuse_contradictions(self.token_limit)
         if self.state is None and "prompt" not in self.model_fields_set:
             raise bad_request("prompt: this field is required.", "prompt", "missing_required_parameter")
         if self.session_id is not None:

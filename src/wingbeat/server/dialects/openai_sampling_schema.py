@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic.json_schema import WithJsonSchema
+
+from wingbeat.sampling.params import MAX_STOP_LENGTH
+from wingbeat.server.errors import bad_request
 
 MAX_COUNT = 2**31 - 1
+MAX_LISTED_IDS = 4096
+MAX_BAD_WORDS = 64
 
 
 def whole_numbers(value: Any) -> Any:
@@ -15,6 +21,24 @@ def whole_numbers(value: Any) -> Any:
         return [whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
+
+def _bad_words(value: Any) -> Any:
+    if value is None:
+        return None
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("a list of texts is wanted")
+    words = [word for word in words if word]
+    if len(words) > MAX_BAD_WORDS:
+        raise ValueError(f"at most {MAX_BAD_WORDS} texts are possible")
+    if any(len(word) > MAX_STOP_LENGTH for word in words):
+        raise ValueError(f"a text may have {MAX_STOP_LENGTH} characters at most")
+    return words
+
+
+_WORD = {"type": "string", "maxLength": MAX_STOP_LENGTH}
+_WORDS = {"anyOf": [{"type": "array", "items": _WORD, "maxItems": MAX_BAD_WORDS}, _WORD, {"type": "null"}]}
+BadWords = Annotated[list[str] | None, BeforeValidator(_bad_words), WithJsonSchema(_WORDS)]
 
 Beyond = "Beyond OpenAI. "
 
@@ -27,17 +51,88 @@ class SamplingFields(BaseModel):
     top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description=Beyond + "0 or -1 is off.")
     min_p: float | None = Field(None, ge=0, le=1, description=Beyond + "0 is off.")
     repetition_penalty: float | None = Field(None, gt=0, le=100, description=Beyond + "1 is off.")
+    repetition_over: Literal["all", "answer"] | None = Field(
+        None, description=Beyond + "What `repetition_penalty` counts: prompt and answer (the default) or the answer."
+    )
+
+    sampler: Literal["nucleus", "typical", "mirostat", "mirostat_full", "noise"] | None = Field(
+        None, description=Beyond + "How a token is drawn. Default `nucleus`: top_k, top_p and min_p."
+    )
+    sampler_order: Literal["standard", "rwkv", "ai00", "joint"] | None = Field(
+        None, description=Beyond + "In which order nucleus filters. Default `standard`: temperature comes first."
+    )
+    tau: float | None = Field(
+        None, ge=0, le=100, description=Beyond + "Of typical (a share, default 0.5) and mirostat (bits, default 3)."
+    )
+    rate: float | None = Field(None, ge=0, le=1, description=Beyond + "How fast mirostat learns. Default 0.1.")
+    noise: float | None = Field(
+        None, ge=0, le=1000, description=Beyond + "Of `noise`: the range of what is added to each logit. Default 1.5."
+    )
+    typical_p: float | None = Field(
+        None, ge=0, le=1, description=Beyond + "Below 1 the same as sampler `typical` with this `tau`."
+    )
+    mirostat: Literal[0, 1, 2] | None = Field(
+        None, description=Beyond + "2 is the same as sampler `mirostat`, 0 is off; 1, its first version, is refused."
+    )
+    mirostat_tau: float | None = Field(None, ge=0, le=100, description=Beyond + "With `mirostat`: `tau`.")
+    mirostat_eta: float | None = Field(None, ge=0, le=1, description=Beyond + "With `mirostat`: `rate`.")
+
+    penalty_decay: float | None = Field(
+        None, gt=0, le=1, description=Beyond + "What is left of each penalty after one more token. Default 1."
+    )
+    half_life: float | None = Field(
+        None, gt=0, le=1e9, description=Beyond + "The same as a penalty_decay of 0.5^(1/half_life), in tokens."
+    )
+    penalty_mode: Literal["counts", "counts_decay_first", "values"] | None = Field(
+        None, description=Beyond + "What decays: the counts of frequency_penalty (default), or presence too (`values`)."
+    )
+    penalty_free_ids: list[int] | None = Field(
+        None, max_length=MAX_LISTED_IDS, description=Beyond + "Token ids that frequency_penalty does not count."
+    )
+    global_penalty: bool | None = Field(
+        None, description=Beyond + "Count the prompt's tokens for the penalties too, but for marks, digits and spaces."
+    )
+    no_repeat_ids: list[int] | None = Field(
+        None, max_length=MAX_LISTED_IDS, description=Beyond + "Token ids that never come twice in a row."
+    )
+
     stop_token_ids: list[int] | None = Field(
         None, max_length=256, description=Beyond + "Token ids that end the answer."
     )
     ignore_eos: bool | None = Field(None, description=Beyond + "Go on after the end of text.")
+    min_tokens: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description=Beyond + "So many tokens come before anything may end the answer."
+    )
+    bad_words: BadWords = Field(None, description=Beyond + "Texts that the answer will not contain.")
+    skip_special_tokens: bool | None = Field(
+        None, description=Beyond + "False: with ignore_eos, show the end of text as `<|endoftext|>`."
+    )
 
-    @field_validator("top_k", mode="before")
+    @field_validator("top_k", "min_tokens", "mirostat", mode="before")
     @classmethod
     def _sampling_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
 
-    @field_validator("stop_token_ids", mode="before")
+    @field_validator("stop_token_ids", "penalty_free_ids", "no_repeat_ids", mode="before")
     @classmethod
     def _id_lists(cls, value: Any) -> Any:
         return whole_numbers(value)
+
+    def refuse_contradictions(self, max_tokens: int | None) -> None:
+        """Raises ApiError for fields that exclude each other."""
+        if self.mirostat == 1:
+            raise bad_request("mirostat: its first version is not offered; use 2.", "mirostat")
+        named = [
+            name
+            for name, given in (
+                ("typical_p", self.typical_p is not None and self.typical_p < 1),
+                ("mirostat", self.mirostat == 2),
+            )
+            if given
+        ]
+        if named and (len(named) > 1 or self.sampler not in (None, named[0].removesuffix("_p"))):
+            raise bad_request(f"{named[0]}: only one sampler draws; leave out the others.", named[0])
+        if self.sampler == "typical" and self.tau is not None and self.tau > 1:
+            raise bad_request("tau: of typical it is a share of the probability, 1 at most.", "tau")
+        if self.min_tokens and max_tokens is not None and self.min_tokens > max_tokens:
+            raise bad_request(f"min_tokens: more than the {max_tokens} tokens that there may be.", "min_tokens")

@@ -22,7 +22,7 @@ MAX_BIASES = 2**16
 
 NOT_YET = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema"),
-    *("min_tokens", "prompt_logprobs"),
+    "prompt_logprobs",
 )
 """Fields of other servers that change the answer: ignoring them would be a silent fault."""
 
@@ -145,7 +145,6 @@ class GenerationBody(SamplingFields):
     structured_outputs: Any = NotYet
     grammar: Any = NotYet
     json_schema: Any = NotYet
-    min_tokens: Any = NotYet
     prompt_logprobs: Any = NotYet
 
     @field_validator("n", "seed", "max_tokens", mode="before", check_fields=False)

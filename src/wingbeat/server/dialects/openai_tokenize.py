@@ -24,11 +24,11 @@ from wingbeat.server.dialects.openai_tokenize_schema import (
     TokenizeReply,
     TokenizerInfo,
 )
-from wingbeat.server.dialects.openai_tokens import END_OF_TEXT_NAME, token_text
+from wingbeat.server.dialects.openai_tokens import token_text
 from wingbeat.server.errors import bad_request
 from wingbeat.server.openapi import body_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
-from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.tokenizer import END_OF_TEXT_NAME, Tokenizer
 
 SCHEMAS = (TokenizeBody, DetokenizeBody)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from wingbeat.engine.messages import TokenLogprob
+from wingbeat.text.tokenizer import END_OF_TEXT_NAME
 
 TokenBytes = Callable[[int], bytes]
-
-END_OF_TEXT_NAME = "<|endoftext|>"
-"""How replies call the token that ends a text and has none itself, as OpenAI does."""
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _encode = msgspec.json.Encoder().encode

@@ -10,7 +10,7 @@ from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_chat import ChatPrompt, conversation_prompt
 from wingbeat.server.dialects.openai_replies import ERRORS
 from wingbeat.server.dialects.openai_request import begin, ready_model, settling, start_of
-from wingbeat.server.dialects.openai_sampling import sampling_params
+from wingbeat.server.dialects.openai_sampling import sampling_params, with_budget
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.responses_answer import ResponseAnswer
 from wingbeat.server.dialects.responses_input import conversation
@@ -48,6 +48,7 @@ def responses_router(
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompt = await _prompt(body, model, start, turn)
+            sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
             states = await returned_states(body, store, model, 1)
             answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments), states)
             generation = begin(body, model, prompt.prompts, sampling, start, turn)

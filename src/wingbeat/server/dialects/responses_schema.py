@@ -125,6 +125,13 @@ class ResponsesBody(GenerationBody):
 
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
+    thinking_budget: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_COUNT,
+        description="Beyond OpenAI. After so many tokens of reasoning the answer begins, with models that reason; 0: "
+        "no reasoning.",
+    )
     continue_final_message: bool | None = Field(
         None, description="Beyond OpenAI. Go on with the last item, an assistant's message or reasoning."
     )
@@ -138,7 +145,7 @@ class ResponsesBody(GenerationBody):
     functions: Any = Renamed
     function_call: Any = Renamed
 
-    @field_validator("max_output_tokens", "max_tool_calls", "top_logprobs", mode="before")
+    @field_validator("max_output_tokens", "max_tool_calls", "top_logprobs", "thinking_budget", mode="before")
     @classmethod
     def _more_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
@@ -168,7 +175,7 @@ class ResponsesBody(GenerationBody):
     @property
     def thinking(self) -> bool | None:
         """Whether to reason before the answer; None leaves it to the model's template."""
-        return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.effort)
+        return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.effort, self.thinking_budget)
 
     @property
     def alternatives(self) -> int | None:
@@ -178,6 +185,7 @@ class ResponsesBody(GenerationBody):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
+        self.refuse_contradictions(self.max_output_tokens)
         for name, here in RENAMED.items():
             if getattr(self, name):
                 raise bad_request(f"{name}: the Responses API has {here} instead.", name)

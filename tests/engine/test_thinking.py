@@ -1,0 +1,53 @@
+"""Reasoning that ends when its budget is used up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.helpers import complete, speller_engine
+from wingbeat.engine.thinking import ThinkingLimit
+from wingbeat.sampling.params import SamplingParams, ThinkingBudget
+from wingbeat.text.world import WorldTokenizer
+
+CLOSING = (7, 8)
+
+
+def forced_after(budget: ThinkingBudget, *pieces: bytes) -> list[int | None]:
+    """What must come first, and after each piece."""
+    limit = ThinkingLimit(budget)
+    forced = [limit.forced]
+    for number, piece in enumerate(pieces):
+        limit.push(limit.forced or 100 + number, piece)
+        forced.append(limit.forced)
+    return forced
+
+
+@pytest.mark.parametrize(
+    ("tokens", "begun", "pieces", "forced"),
+    [
+        (2, True, (b">", b"Hm", b"\n</", b"think>", b"x"), [None, None, 7, 8, None, None]),
+        (0, True, (b"\n</", b"think>"), [7, 8, None]),
+        (3, True, (b">", b"</thi", b"nk>", b"x", b"y"), [None] * 6),
+        (3, True, (b">", b"</thi", b"nk!", b"\n</", b"think>"), [None, None, None, 7, 8, None]),
+        (1, False, (b" <th", b"ink>", b"a", b"", b"", b"b"), [None, None, None, 7, 8, None, None]),
+        (1, False, (b"The", b" <think>", b"a", b"b"), [None] * 5),
+        (1, False, (b"\n", b" ", b"<", b"b", b"c"), [None] * 6),
+    ],
+)
+def test_what_must_come(tokens: int, begun: bool, pieces: tuple[bytes, ...], forced: list[int | None]) -> None:
+    assert forced_after(ThinkingBudget(tokens, CLOSING, begun), *pieces) == forced
+
+
+def test_nothing_must_come_where_there_is_no_end() -> None:
+    assert forced_after(ThinkingBudget(0, ()), b"a") == [None, None]
+
+
+def test_the_model_is_interrupted(tokenizer: WorldTokenizer) -> None:
+    ids = [tokenizer.encode(piece)[0] for piece in "ABCDEFGHIJKL"]
+    closing = tuple(tokenizer.encode("\n</think>"))
+    engine = speller_engine(tokenizer, ids)
+    answer = complete(engine, [7], SamplingParams(thinking=ThinkingBudget(3, closing), max_tokens=12, logprobs=0))
+    assert answer.token_ids == [*ids[:3], *closing, *ids[3 + len(closing) : 12]]
+    assert answer.text == "ABC\n</think>" + "ABCDEFGHIJKL"[3 + len(closing) :]
+    assert answer.logprobs is not None
+    assert all(entry.logprob < -10 for entry in answer.logprobs[3 : 3 + len(closing)])
