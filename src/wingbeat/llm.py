@@ -360,6 +360,10 @@ class LLM:
         params.validate(vocab_size)
         if params.stop and self._tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
+        if (params.constraint is not None or params.bad_words) and self._tokenizer is None:
+            raise ValueError("a constraint and bad_words need a tokenizer, and this model has none")
+        if params.constraint is not None:
+            self._shared.compile(params.constraint)
         ids = self.tokenizer.encode_segments([prompt]) if isinstance(prompt, str) else self._token_ids(prompt)
         return GenerationRequest(
             fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=self._shared.new_id()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +14,7 @@ LOAD_FAILED = 3
 """Exit status of an engine that cannot load its model: starting it again would not help."""
 
 _STDIN = 0
+Frame = TypeVar("Frame", bound=msgspec.Struct)
 
 
 class Bootstrap(msgspec.Struct):
@@ -24,14 +26,19 @@ class Bootstrap(msgspec.Struct):
     log_level: int
 
 
-def frame_bootstrap(bootstrap: Bootstrap) -> bytes:
+def frame_bootstrap(bootstrap: msgspec.Struct) -> bytes:
     body = msgspec.msgpack.encode(bootstrap)
     return len(body).to_bytes(4, "little") + body
 
 
 def read_bootstrap() -> Bootstrap:
+    return read_frame(Bootstrap)
+
+
+def read_frame(kind: type[Frame]) -> Frame:
+    """What the owner has written to standard input."""
     size = int.from_bytes(_read_exactly(4), "little")
-    return msgspec.msgpack.decode(_read_exactly(size), type=Bootstrap)
+    return msgspec.msgpack.decode(_read_exactly(size), type=kind)
 
 
 def _read_exactly(size: int) -> bytes:

@@ -11,9 +11,12 @@ import numpy as np
 from wingbeat.engine.arrivals import Arrivals
 from wingbeat.engine.beginnings import Beginnings
 from wingbeat.engine.extras import Extras, without_end
+from wingbeat.engine.guard import Guards
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.intake import Intake
 from wingbeat.engine.messages import (
+    Compile,
+    Compiled,
     EngineConfig,
     GenerationRequest,
     RowOutput,
@@ -32,11 +35,15 @@ from wingbeat.ops.cpu import CpuExecutable
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
 log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 1.5
 """How long the end of an engine may wait for the disk."""
+
+MASK_SECONDS = 0.01
+"""How long a step waits for masks when no row can be sampled without."""
 
 NOT_FINITE = "the model's logits are not finite numbers: its weights or this prompt overflow the arithmetic"
 
@@ -70,10 +77,14 @@ class Engine:
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
             pool=executable.pool if isinstance(executable, CpuExecutable) else None,
         )
+        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
+        self._guards = Guards(tokenizer, executable.vocab_size)
+        self._guarded: set[Sequence] = set()
         self._extras = Extras(self._pool, model.info.fingerprint)
         self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way
+        self._refused: list[Compiled] = []
         self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes)
         self._read_bandwidth = read_bandwidth
         self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
@@ -89,6 +100,7 @@ class Engine:
             if request.id in self._groups:
                 raise ValueError(f"request id {request.id} is in use")
             sequences = self._intake.sequences(request)
+            self._guard(sequences)
         except Exception as error:
             if not isinstance(error, ValueError):  # a defect of ours, or no memory: the others go on all the same
                 log.exception("a request could not be taken")
@@ -127,16 +139,32 @@ class Engine:
     def rest(self) -> bool:
         """Do a little of what waits until there is nothing to run; whether there is more of it."""
         self._cache.tidy()
-        return self._cache.rest()
+        self._guards.grammars.poll()
+        return self._cache.rest() or self._guards.grammars.checking
+
+    def compile(self, command: Compile) -> None:
+        """Have a constraint compiled; ``take_compiled`` has the answer once ``rest`` or ``step`` has come by it."""
+        try:
+            self._guards.grammars.check(command)
+        except ValueError as error:
+            self._refused.append(Compiled(command.id, str(error)))
+
+    def take_compiled(self) -> list[Compiled]:
+        """Answers to ``compile`` since the last call."""
+        refused, self._refused = self._refused, []
+        return refused + self._guards.grammars.take_compiled()
 
     def close(self) -> None:
-        """Write the cached states that wait for the disk, for a moment at most."""
+        """End the grammar processes; write the cached states that wait for the disk, for a moment at most."""
+        self._guards.grammars.shut()
         self._cache.close(CLOSING_SECONDS)
 
     def step(self) -> StepOutput:
         """One beat: admit, pack, run, sample, check stops, report."""
         start = time.perf_counter()
         self._arrivals.hand_on()
+        if self._guarded:
+            self._heed()
         self._admit()
         plan = self._scheduler.plan()
         if plan is not None:
@@ -157,6 +185,8 @@ class Engine:
                 self._fail(self._scheduler.touched(plan), error)
                 raise
             self._meter.count(time.perf_counter() - start, len(plan.sequences))
+        elif self._guarded and not self._outputs:
+            self._await_masks([s for s in self._guarded if s.predicted is not None])
         self._cache.tidy()
         self._cache.rest(busy=True)
         outputs, self._outputs = self._outputs, []
@@ -201,7 +231,7 @@ class Engine:
             for sequence in [s for s in sequences if s.ending is not None]:
                 assert sequence.predicted is not None
                 self._settled(sequence, sequence.predicted)
-            first = [s for s in sequences if s.ending is None]
+            first = [s for s in sequences if s.ending is None and (s.guard is None or s.guard.ready)]
             self._sample(first, np.array([s.predicted for s in first], np.float32))
         except Exception as error:
             log.exception("%d sequences could not go on from their cached states", len(sequences))
@@ -283,20 +313,79 @@ class Engine:
                     sequences.append(follower)
         return sequences, logits if rows == list(range(len(logits))) else logits[rows]
 
+    def _guard(self, sequences: list[Sequence]) -> None:
+        """See to it that the sequences of a request say what it lets them say."""
+        for sequence in sequences:
+            if sequence.needs_sampling and (guard := self._guards.guard(sequence.sampling)) is not None:
+                sequence.watch(guard)
+                self._guarded.add(sequence)
+
+    def _heed(self) -> None:
+        """End the guarded sequences that have nothing more to say, or whose grammar has failed."""
+        self._guards.grammars.poll()
+        failed = [s for s in self._guarded if s.guard is not None and s.guard.error is not None]
+        for sequence in failed:
+            assert sequence.guard is not None
+            self._end([sequence], f"the constraint: {sequence.guard.error}")
+        for sequence in [s for s in self._guarded if s.over and s.sampled and s.ending is None]:
+            if not sequence.wanted.state:  # else it ends after a step that its state sees the last token in
+                self._conclude(sequence, None)
+
+    def _await_masks(self, sequences: list[Sequence]) -> None:
+        """Wait a moment for what may follow in these sequences, or in any of them."""
+        self._guards.grammars.wait((s.guard.grammar for s in sequences if s.guard and s.guard.grammar), MASK_SECONDS)
+
+    def _due(self, sequences: list[Sequence], logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
+        """The sequences that can be sampled now, and their logits.
+
+        One that is over ends. One whose mask is not there keeps its logits until it is; the others do not wait for it.
+        """
+        self._guards.grammars.poll()
+        if not any(s.guard is None or s.guard.ready for s in sequences):
+            self._await_masks(sequences)
+            self._guards.grammars.poll()
+        rows: list[int] = []
+        for row, sequence in enumerate(sequences):
+            guard = sequence.guard
+            if guard is None:
+                rows.append(row)
+            elif guard.error is not None:
+                self._end([sequence], f"the constraint: {guard.error}")
+            elif sequence.over:
+                self._conclude(sequence, logits[row])
+            elif guard.ready:
+                rows.append(row)
+            else:
+                sequence.predicted, sequence.leader = logits[row].copy(), None
+        if len(rows) < len(sequences):
+            sequences, logits = [sequences[row] for row in rows], logits[rows]
+        return sequences, logits
+
+    def _conclude(self, sequence: Sequence, logits: FloatArray | None) -> None:
+        """Report the end of a sequence that is over. ``logits`` [V]: after its last token, if they are known."""
+        output = sequence.conclude()
+        if sequence.wanted is not NOTHING:
+            self._extras.attach(output, sequence, logits)
+        self._outputs.append(output)
+        self._beginnings.keep_last(sequence)
+        self._release(sequence)
+
     def _sample(self, sequences: list[Sequence], logits: FloatArray) -> None:
         """Draw a token for each sequence and report it; a row that cannot be sampled fails alone."""
+        if self._guarded:
+            sequences, logits = self._due(sequences, logits)
         if not sequences:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
         positions = np.array([s.position for s in sequences], np.int64)
-        masks = row_masks(sequences, self.model.executable.vocab_size)
+        masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
         result = self._sampler.sample(logits, slots, positions, masks)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
         for row, (sequence, token, logprob, top) in enumerate(
             zip(sequences, tokens, logprobs, result.top, strict=True)
         ):
             if token < 0:
-                self._end([sequence], NOT_FINITE)
+                self._end([sequence], _why_none(sequence, logits[row]))
                 continue
             try:
                 output = sequence.accept(token, logprob, top)
@@ -313,6 +402,8 @@ class Engine:
             if output.finish_reason is not None:
                 self._beginnings.keep_last(sequence)
                 self._release(sequence)
+        if self._guarded:
+            self._guards.grammars.flush()
 
     def _settle(self, sequence: Sequence, output: RowOutput) -> RowOutput:
         """Have the state, which is wanted, see just what is shown. Returns the output without its end until then."""
@@ -339,6 +430,9 @@ class Engine:
 
     def _release(self, sequence: Sequence) -> None:
         """Free everything that a sequence holds, wherever it stands."""
+        if sequence.guard is not None:
+            sequence.guard.close()
+            self._guarded.discard(sequence)
         if sequence.slot >= 0:
             self._sampler.finish(sequence.slot)
         self._cached_tokens += sequence.cached
@@ -348,3 +442,10 @@ class Engine:
         del group[sequence.row]
         if not group:
             del self._groups[sequence.request]
+
+
+def _why_none(sequence: Sequence, logits: FloatArray) -> str:
+    """Why no token could be drawn from ``logits`` [V]."""
+    if sequence.guard is None or not np.isfinite(logits).any() or np.isnan(logits).any():
+        return NOT_FINITE
+    return "no token may follow: what the constraint allows, bad_words, logit_bias or other parameters forbid"

@@ -72,10 +72,10 @@ class Intake:
         if not request.rows:
             raise ValueError("the request has no rows")
         request.sampling.validate(vocab_size)
-        if request.sampling.constraint is not None or request.sampling.bad_words:
-            raise ValueError("constraints cannot be run yet")
         if request.sampling.stop and self._tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this model has none: use stop_token_ids")
+        if (request.sampling.constraint or request.sampling.bad_words) and self._tokenizer is None:
+            raise ValueError("a constraint and bad_words need a tokenizer, and this model has none")
         for ids in request.prompts:
             if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
                 bad = next(token for token in ids if not 0 <= token < vocab_size)

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wingbeat.engine.sequence import Sequence
 from wingbeat.sampling.samplers import Masks
 
 
-def row_masks(sequences: Rows[Sequence], vocab_size: int) -> Masks | None:
-    """The masks of these rows; None where none of them has one, which is nearly always."""
-    forced = [(row, sequence.forced) for row, sequence in enumerate(sequences) if sequence.forced is not None]
-    if not forced:
-        return None
-    bits = np.zeros((len(forced), -(-vocab_size // 32)), np.uint32)
+def row_masks(sequences: Rows[Sequence], vocab_size: int, end_of_text: int) -> Masks | None:
+    """The masks of these rows, whose guards are ready; None where none of them has one, which is nearly always."""
     rows = np.full(len(sequences), -1, np.int32)
-    for index, (row, token) in enumerate(forced):
-        bits[index, token >> 5] = np.uint32(1 << (token & 31))
-        rows[row] = index
-    return Masks(bits, rows)
+    bits: list[NDArray[np.uint32]] = []
+    known: dict[int, int] = {}  # masks that rows share, by identity
+    for row, sequence in enumerate(sequences):
+        mask = _mask(sequence, vocab_size, end_of_text)
+        if mask is None:
+            continue
+        rows[row] = known.setdefault(id(mask), len(bits))
+        if rows[row] == len(bits):
+            bits.append(mask)
+    return Masks(np.stack(bits), rows) if bits else None
+
+
+def _mask(sequence: Sequence, vocab_size: int, end_of_text: int) -> NDArray[np.uint32] | None:
+    guard, forced = sequence.guard, sequence.forced
+    if forced is not None and (guard is None or not guard.holds):
+        mask = np.zeros(-(-vocab_size // 32), np.uint32)
+        mask[forced >> 5] = np.uint32(1 << (forced & 31))
+        return mask
+    if guard is None:
+        return None
+    return guard.mask(end_of_text if sequence.sampling.ignore_eos else None)

@@ -104,10 +104,14 @@ class Scheduler:
             return None
         decoding, reading = [], []
         for sequence in self.quarantine.select(self._running):
+            if sequence.predicted is not None:  # what may follow is not known yet
+                continue
             if sequence.decoding:
                 decoding.append(sequence)
             elif sequence.leader is None:
                 reading.append(sequence)
+        if not decoding and not reading:
+            return None
         return _pack(decoding, self._share(reading, self._budget - len(decoding)) if reading else [])
 
     def _share(self, reading: list[Sequence], left: int) -> list[tuple[Sequence, int]]:

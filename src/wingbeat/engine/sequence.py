@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.engine.guard import Guard
 from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
 from wingbeat.engine.snapshot import Continuation
 from wingbeat.engine.thinking import ThinkingLimit
@@ -65,7 +66,7 @@ class Sequence:
     __slots__ = (
         *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "ending", "fed", "follow_to"),
-        *("hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt", "request", "row"),
+        *("guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt", "request", "row"),
         *("sampled", "sampling", "scored_from", "scores", "session", "slot", "strikes", "to_read", "wanted"),
     )
 
@@ -90,6 +91,7 @@ class Sequence:
         # States of what is embedded would push out those of conversations, and means need every token.
         self.cacheable = request.cache and origin.key is not None and len(prompt) > 0 and request.kind != "embed"
         self.slot = -1
+        self.guard: Guard | None = None  # of what may be said; see ``watch``
         self.leader: Sequence | None = None  # the one whose state this one takes over instead of reading the same
         self.follow_to = 0  # once the leader has read so many tokens
         mark = request.marks[request.rows[row].prompt] if request.marks else 0
@@ -148,13 +150,19 @@ class Sequence:
 
     @property
     def whole(self) -> bool:
-        """Whether the state is that after the prompt and all sampled tokens but the last one."""
-        return self.fed == len(self.prompt) + max(0, len(self.sampled) - 1)
+        """Whether the state is that after the prompt and all sampled tokens, or all but the last one."""
+        said = self.fed - len(self.prompt)
+        return max(0, len(self.sampled) - 1) <= said <= len(self.sampled)
 
     @property
     def needs_reading(self) -> bool:
         """Whether its prompt must be read at all: there are tokens to sample, or other things to find out."""
         return self._max_tokens > 0 or self.wanted is not NOTHING
+
+    @property
+    def needs_sampling(self) -> bool:
+        """Whether there are tokens to sample."""
+        return self._max_tokens > 0 and not self.only_read
 
     @property
     def reusable(self) -> int:
@@ -210,6 +218,19 @@ class Sequence:
             undecoded = self._continued.undecoded
         return Continuation(self._seed, self._choice, dict(generated), sorted(read), undecoded)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be sampled: its grammar is complete, or has let it have its last token."""
+        guard = self.guard
+        return guard is not None and (guard.complete or (guard.spent and guard.ready))
+
+    def watch(self, guard: Guard) -> None:
+        """Say only what ``guard`` allows. Where a grammar holds, stops do not count, since all that it writes is one
+        text, whole or not."""
+        self.guard = guard
+        if guard.holds:
+            self._let_stops_go()
+
     def start_sampling(self, sampler: Sampler) -> None:
         """Tell the sampler of this sequence, and of the tokens sampled so far."""
         before, prompt = self._continued, self.prompt
@@ -252,7 +273,7 @@ class Sequence:
             return self.end("length")
         self.sampled.append(token)
         if self._thinking is not None:
-            self._thinking.push(token, b"" if self._token_bytes is None else self._token_bytes(token))
+            self._thinking.push(token, self._bytes(token))
         self.leader = self.predicted = None  # from the first token on there is nothing to follow
         output = RowOutput(self.request, self.row, token_ids=[token])
         if self.sampling.logprobs is not None:
@@ -265,8 +286,12 @@ class Sequence:
             if matched is not None:
                 self._reply = self._transcript.before(self.sampled, matched)
                 return self._close(output, Finish("stop", matched))
+            if self.guard is not None:
+                output.text += self._tell(self.guard, token)
             if len(self.sampled) >= self._max_tokens:
                 finish = Finish("length")
+                if self.guard is not None and self.guard.holds:  # which may find that the text is whole
+                    self.guard.spent, finish = True, None
         if finish is None:
             return output
         output.text += self._transcript.flush(goes_on=finish.reason == "length" and self.wanted.state)
@@ -282,6 +307,14 @@ class Sequence:
         self.to_read = np.concatenate([self.prompt, np.array(self.reply, np.int32)])
         return anew
 
+    def conclude(self) -> RowOutput:
+        """The last output of a sequence that is ``over``."""
+        complete = self.guard is not None and self.guard.complete
+        finish = Finish("stop" if complete else "length")
+        output = RowOutput(self.request, self.row)
+        output.text = self._transcript.flush(goes_on=not complete and self.wanted.state)
+        return self._close(output, finish)
+
     def end(self, reason: FinishReason, error: str | None = None) -> RowOutput:
         """The last output of a sequence that ends without another token."""
         return self._close(RowOutput(self.request, self.row, error=error), Finish(reason))
@@ -292,6 +325,19 @@ class Sequence:
         if token in self._stop_ids:
             return Finish("stop", token)
         return None
+
+    def _tell(self, guard: Guard, token: int) -> str:
+        """Let the guard know of a token. Returns the text that was held back for a stop, where those end to count."""
+        free = not guard.holds
+        guard.accept(token, self._bytes(token))
+        return self._let_stops_go() if free and guard.holds else ""
+
+    def _bytes(self, token: int) -> bytes:
+        return b"" if self._token_bytes is None else self._token_bytes(token)
+
+    def _let_stops_go(self) -> str:
+        self._stop_ids = frozenset()
+        return self._transcript.without_stops()
 
     def _close(self, output: RowOutput, finish: Finish) -> RowOutput:
         output.finish_reason, output.stop_reason = finish

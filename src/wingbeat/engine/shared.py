@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from wingbeat.engine.engine import Engine
-from wingbeat.engine.messages import GenerationRequest, RowOutput
+from wingbeat.engine.messages import Compile, Compiled, GenerationRequest, RowOutput
+from wingbeat.sampling.constraint import Constraint, ConstraintError
+
+COMPILE_POLL = 0.002  # seconds between looks whether a constraint is compiled
 
 
 class SharedEngine:
@@ -25,6 +29,7 @@ class SharedEngine:
         self._boxes: dict[int, deque[RowOutput]] = {}  # request id -> the outputs that its caller has yet to take
         self._cancelled: list[int] = []
         self._stepping = False
+        self._compiled: dict[int, Compiled] = {}  # answers that another thread has taken
 
     @property
     def engine(self) -> Engine:
@@ -40,8 +45,27 @@ class SharedEngine:
     def close(self) -> None:
         """Let the engine go; again does nothing. What runs and what comes later raises ValueError."""
         with self.lock:
+            if self._engine is not None:
+                self._engine.close()
             self._engine = None
             self._boxes.clear()
+
+    def compile(self, constraint: Constraint) -> None:
+        """See that a constraint can be used. Raises ConstraintError, RuntimeError when what compiles it has failed."""
+        number = self.new_id()
+        with self.lock:
+            self.engine.compile(Compile(number, constraint))
+        while True:
+            with self.lock:
+                self.engine.rest()
+                self._compiled.update({compiled.id: compiled for compiled in self.engine.take_compiled()})
+                answer = self._compiled.pop(number, None)
+            if answer is None:
+                time.sleep(COMPILE_POLL)
+                continue
+            if answer.error is None:
+                return
+            raise RuntimeError(answer.error) if answer.away else ConstraintError(answer.error)
 
     def run(
         self, requests: Iterable[GenerationRequest], stop_when: Callable[[], bool] | None = None

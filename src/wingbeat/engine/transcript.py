@@ -37,6 +37,11 @@ class Transcript:
         text = self._decoder.push(self._bytes(token))
         return (text, None) if self._stops is None else self._stops.push(text)
 
+    def without_stops(self) -> str:
+        """Look for stops no longer. Returns the text that was held back for one."""
+        stops, self._stops = self._stops, None
+        return "" if stops is None else stops.flush()
+
     def flush(self, *, goes_on: bool) -> str:
         """The text held back so far: what was half a stop will not be completed any more. Neither will half a
         character, unless the answer ``goes_on`` another time."""

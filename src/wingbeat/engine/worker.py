@@ -26,7 +26,6 @@ from wingbeat.engine.messages import (
     Cancel,
     Command,
     Compile,
-    Compiled,
     EngineConfig,
     Event,
     Failed,
@@ -129,6 +128,8 @@ def serve(engine: Engine, channel: Channel) -> None:
             if reply is not None:
                 channel.send(reply)
             frame = channel.receive()
+        for compiled in engine.take_compiled():
+            channel.send(compiled)
         if engine.has_work:
             channel.send(engine.step())
 
@@ -144,9 +145,7 @@ class StopServing(Exception):  # noqa: N818 - what the parent wants
     """The parent has told the engine to end."""
 
 
-def _obey(
-    engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes
-) -> StepOutput | StateLoaded | Compiled | None:
+def _obey(engine: Engine, decoder: msgspec.msgpack.Decoder[Command], frame: bytes) -> StepOutput | StateLoaded | None:
     try:
         command = decoder.decode(frame)
     except msgspec.ValidationError as error:  # a value of the wrong type: the fault of that request alone
@@ -166,7 +165,7 @@ def _obey(
         case LoadState():
             return _load_state(engine, command)
         case Compile():
-            return Compiled(command.id, "constraints cannot be run yet")
+            engine.compile(command)
         case Stop():
             raise StopServing
     return None

@@ -1,0 +1,135 @@
+"""Constraints in the dialect of Ai00, which kbnf runs. For the grammar process: it holds Python's lock."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from wingbeat.engine.grammar_legacy import is_legacy, to_kbnf
+from wingbeat.engine.grammar_messages import Vocabulary
+from wingbeat.sampling.constraint import Constraint, ConstraintError
+
+OPTIONAL = ("torch", "jax", "jaxlib", "triton", "mlx", "tensorflow")
+"""What kbnf imports where it is installed. None of it is needed here, and some takes seconds."""
+
+REGEX_MEMORY = 64 << 20  # bytes for the automaton of one expression
+TRIAL_SECONDS = 4.0
+TRIAL_MEMORY = 2 << 30
+TOO_MUCH = "the grammar takes too long or too much memory to compile: use shorter repetitions and expressions"
+
+_REMAINDER = re.compile(r'errors: \[\("((?:[^"\\]|\\.)*)"')
+_UNDEFINED = re.compile(r"nonterminal `([^`]+)`")
+
+
+def load() -> Any:
+    """The module, without what it would import beside."""
+    missing = [name for name in OPTIONAL if name not in sys.modules]
+    for name in missing:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import kbnf
+    finally:
+        for name in missing:
+            del sys.modules[name]
+    return kbnf
+
+
+class Matcher:
+    """One text under a grammar."""
+
+    def __init__(self, kbnf: Any, engine: Any, words: int) -> None:
+        self._kbnf, self._engine, self._words = kbnf, engine, words
+
+    @property
+    def complete(self) -> bool:
+        return self._engine.is_finished()
+
+    def copy(self) -> Matcher:
+        return Matcher(self._kbnf, copy.copy(self._engine), self._words)
+
+    def accept(self, token: int) -> None:
+        """Raises ConstraintError when that is not possible."""
+        try:
+            self._engine.try_accept_new_token(token)
+        except ValueError as error:
+            raise ConstraintError(str(error)) from None
+
+    def mask(self) -> bytes:
+        """The tokens that may follow, as uint32 words. The end of text is none of them: a whole text ends by itself."""
+        self._engine.compute_allowed_token_ids()  # before the first mask, too: without it nothing is allowed
+        ids = np.empty(max(1, self._engine.get_number_of_allowed_token_ids()), np.uintp)
+        count = self._engine.get_number_of_allowed_token_ids()
+        self._engine.write_allowed_token_ids_to_buffer(ids.ctypes.data, count)
+        flags = np.zeros(32 * self._words, np.bool_)
+        flags[ids[:count]] = True
+        return np.packbits(flags, bitorder="little").tobytes()
+
+
+class Compiler:
+    """Makes matchers for a vocabulary. A grammar is tried in a process of its own first, which can be ended."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._kbnf = load()
+        self._words = vocabulary.words
+        self._vocabulary = make_vocabulary(self._kbnf, vocabulary.tokens)
+
+    def compile(self, constraint: Constraint) -> Matcher:
+        """Raises ConstraintError."""
+        grammar = to_kbnf(constraint.grammar) if is_legacy(constraint.grammar) else constraint.grammar
+        _try(grammar)
+        try:
+            engine = make_engine(self._kbnf, grammar, self._vocabulary)
+        except ValueError as error:
+            raise ConstraintError(explain(grammar, str(error))) from None
+        return Matcher(self._kbnf, engine, self._words)
+
+
+def make_vocabulary(kbnf: Any, tokens: list[bytes]) -> Any:
+    known = {token_id: token for token_id, token in enumerate(tokens) if token}
+    texts = {token_id: token.decode("utf-8", "replace") for token_id, token in known.items()}
+    return kbnf.Vocabulary({token_id: kbnf.Token(token) for token_id, token in known.items()}, texts)
+
+
+def make_engine(kbnf: Any, grammar: str, vocabulary: Any) -> Any:
+    """Raises ValueError in kbnf's words."""
+    config = kbnf.Config()
+    expressions = config.regex_config
+    expressions.max_memory_usage = REGEX_MEMORY
+    config.regex_config = expressions
+    return kbnf.InternalEngine(grammar, vocabulary, config)
+
+
+def _try(grammar: str) -> None:
+    """Raises ConstraintError for a grammar that cannot be compiled within the limits."""
+    command = [sys.executable, "-P", "-m", "wingbeat.engine.grammar_trial"]
+    try:
+        done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=TRIAL_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConstraintError(TOO_MUCH) from None
+    if done.returncode != 0:
+        raise ConstraintError(TOO_MUCH)
+    if done.stdout:
+        raise ConstraintError(explain(grammar, done.stdout.decode()))
+
+
+def explain(grammar: str, error: str) -> str:
+    """kbnf's words, with the line where that can be told."""
+    remainder = _REMAINDER.search(error)
+    if remainder is not None:
+        left = len(re.sub(r"\\(?:u\{[0-9a-f]+\}|.)", "x", remainder[1]))
+        return f"line {_line(grammar, len(grammar) - left)}: the grammar cannot be read from here on"
+    first = error.strip().splitlines()[0].removeprefix("KBNF semantics error: ")[:300].rstrip(".")
+    undefined = _UNDEFINED.search(error)
+    if undefined is not None:
+        found = re.search(rf"\b{re.escape(undefined[1])}\b", grammar)
+        return f"line {_line(grammar, found.start() if found else 0)}: {first}"
+    return first
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1

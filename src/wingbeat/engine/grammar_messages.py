@@ -1,0 +1,89 @@
+"""What the engine and its grammar processes say to each other: msgspec structs, one msgpack frame each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from wingbeat.sampling.constraint import Constraint
+
+Library = Literal["llguidance", "kbnf"]
+
+
+class GrammarBootstrap(msgspec.Struct):
+    """On standard input: where to connect, as whom, and which library to use."""
+
+    address: str
+    token: bytes
+    library: Library
+
+
+class Hello(msgspec.Struct, tag=True):
+    """The process is there and wants the vocabulary."""
+
+
+class Vocabulary(msgspec.Struct, tag=True):
+    """The bytes of each token, empty where it has none; masks have so many ``words`` of 32 bits."""
+
+    tokens: list[bytes]
+    end_of_text: int
+    words: int
+
+
+class Check(msgspec.Struct, tag=True):
+    """Compile a constraint; ``Checked`` answers."""
+
+    id: int
+    constraint: Constraint
+
+
+class Open(msgspec.Struct, tag=True):
+    """A row begins under a constraint; ``Verdicts`` has its first mask when it is compiled."""
+
+    row: int
+    constraint: Constraint
+
+
+class Accept(msgspec.Struct, tag=True):
+    """Rows and the tokens that were drawn for them; ``Verdicts`` answers for each."""
+
+    tokens: list[tuple[int, int]]
+
+
+class Close(msgspec.Struct, tag=True):
+    """These rows have ended."""
+
+    rows: list[int]
+
+
+class Alive(msgspec.Struct, tag=True):
+    """Something takes long, but the process is well."""
+
+
+class Checked(msgspec.Struct, tag=True):
+    id: int
+    error: str | None = None
+
+
+class Verdict(msgspec.Struct, array_like=True, gc=False):
+    """What may follow after ``count`` tokens of a row: the tokens of ``bits`` (uint32 words), or nothing."""
+
+    row: int
+    count: int
+    bits: bytes = b""
+    complete: bool = False
+    error: str | None = None
+
+
+class Verdicts(msgspec.Struct, tag=True, gc=False):
+    rows: list[Verdict]
+
+
+Command = Vocabulary | Check | Open | Accept | Close
+Event = Hello | Alive | Checked | Verdicts
+
+
+def library_of(constraint: Constraint) -> Library:
+    """Which library runs a constraint."""
+    return "kbnf" if constraint.kind == "kbnf" else "llguidance"

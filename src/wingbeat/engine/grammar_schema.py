@@ -1,0 +1,110 @@
+"""What is done to a JSON schema before it is compiled: what is written under it shall come to an end.
+
+A schema says nothing of how long a number may be, and by default an object may have any other members. A model that
+is unsure could write digits or members for ever, so where the schema is silent:
+
+- whole numbers lie within +-(2^53 - 1), which every reader of JSON takes;
+- other numbers lie within +-1e15 and have six digits behind the point, or more where their bounds are narrow;
+- an object with ``properties`` has no others. Not in schemas that combine objects (``allOf`` and others beside
+  ``properties``), where that would contradict.
+
+All that makes is fewer texts: each of them is valid for the schema as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from wingbeat.sampling.constraint import ConstraintError
+
+LARGEST_INTEGER = 2**53 - 1
+LARGEST_NUMBER = 10**15
+DIGITS = 6  # behind the point
+
+Schema = dict[str, Any]
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SINGLE = ("items", "additionalProperties", "additionalItems", "unevaluatedProperties", "contains", "not", "if")
+_COMBINING = ("anyOf", "oneOf", "allOf", "$ref")
+_NEUTRAL = {"$defs", "definitions", "$schema", "$id", "title", "description", "default", "examples", "discriminator"}
+
+
+def prepared(text: str) -> Schema | bool:
+    """The schema, bounded. Raises ConstraintError for one that is nested too deeply."""
+    schema = json.loads(text)
+    if not isinstance(schema, dict):
+        return schema
+    try:
+        every = list(_walk(schema))
+        closing = not any(map(_combines, every))
+        for part in every:
+            _bound(part)
+            if closing and "properties" in part and not part.keys() & {"additionalProperties", "patternProperties"}:
+                part["additionalProperties"] = False
+    except RecursionError:
+        raise ConstraintError("the schema is nested too deeply") from None
+    return schema
+
+
+def _walk(schema: object) -> Iterator[Schema]:
+    """The schema and all schemas within."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key in _SINGLE:
+        inner = schema.get(key)
+        for part in inner if isinstance(inner, list) else [inner]:
+            yield from _walk(part)
+    for key in _LISTS:
+        inner = schema.get(key)
+        for part in inner if isinstance(inner, list) else []:
+            yield from _walk(part)
+    for key in _MAPS:
+        inner = schema.get(key)
+        for part in inner.values() if isinstance(inner, dict) else []:
+            yield from _walk(part)
+
+
+def _combines(schema: Schema) -> bool:
+    """Whether several schemas hold for one value."""
+    if "allOf" in schema or "unevaluatedProperties" in schema:
+        return True
+    return any(key in schema and schema.keys() - _NEUTRAL - {key} for key in _COMBINING)
+
+
+def _bound(schema: Schema) -> None:
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if schema.keys() & {"enum", "const"}:
+        return
+    if "number" in kinds:
+        _bound_numbers(schema, LARGEST_NUMBER)
+        if "multipleOf" not in schema:
+            schema["multipleOf"] = _step(schema)
+    elif "integer" in kinds:
+        _bound_numbers(schema, LARGEST_INTEGER)
+
+
+def _bound_numbers(schema: Schema, largest: int) -> None:
+    given = [abs(schema[key]) for key in _BOUNDS if _is_number(schema.get(key))]
+    most = max([largest, *(10 * math.ceil(value) for value in given if value > largest)])
+    if not schema.keys() & {"minimum", "exclusiveMinimum"}:
+        schema["minimum"] = -most
+    if not schema.keys() & {"maximum", "exclusiveMaximum"}:
+        schema["maximum"] = most
+
+
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+
+
+def _step(schema: Schema) -> float:
+    """Between two numbers: a millionth, or finer where the bounds are narrow."""
+    width = max(abs(schema[key]) for key in _BOUNDS if _is_number(schema.get(key)))
+    return 10.0 ** (min(0, math.floor(math.log10(width)) if width else 0) - DIGITS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
