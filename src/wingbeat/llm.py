@@ -21,6 +21,7 @@ from wingbeat.demo import DEMO, demo_model_path
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.intake import KEPT, origin_of
 from wingbeat.engine.messages import (
+    Embed,
     EngineConfig,
     FinishReason,
     GenerationRequest,
@@ -35,13 +36,23 @@ from wingbeat.engine.vocabulary import load_tokenizer
 from wingbeat.hub.folder import find_model, models_folder
 from wingbeat.models import Model, ModelInfo, Progress, load_model
 from wingbeat.ops.table import FloatArray, StepBatch
+from wingbeat.reading import (
+    Score,
+    embedding_request,
+    layer_of,
+    score_in,
+    scoring_request,
+    shaped,
+    vector_in,
+)
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.templates import Message
 from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
-__all__ = ["LLM", "Chunk", "Completion", "GenerationError", "chat_sampling", "demo_model_path"]
+__all__ = ["LLM", "Chunk", "Completion", "GenerationError", "Score", "chat_sampling", "demo_model_path"]
 
 DEFAULT_MAX_TOKENS = 512
 """For calls without sampling parameters. ``SamplingParams()`` sets no limit of its own."""
@@ -317,6 +328,98 @@ class LLM:
         completion.reasoning, completion.text = ("".join(parts) for parts in zip(*pieces, strict=True))
         return completion
 
+    def score(self, context: Prompt, choices: Sequence[Prompt], *, initial_state: str | None = None) -> list[Score]:
+        """How likely each choice is after ``context``, in the order of the choices; ``max(scores, key=...)`` picks one.
+
+        The context is read once for all of them, and its state is remembered. Texts are tokenised each by itself. An
+        empty context is the start of a document; an empty choice has no tokens, and a ``mean`` of -inf.
+        Raises ValueError for a bad prompt, GenerationError when the model cannot read it.
+        """
+        self._check_initial(initial_state)
+        before = self._ids(context) or [self._start_token]
+        encoded = [self._ids(choice) for choice in choices]
+        scores = [Score((), ())] * len(encoded)
+        places = [place for place, ids in enumerate(encoded) if ids]
+        if places:
+            found = scoring_request(
+                self.info.fingerprint,
+                [(before, encoded[place]) for place in places],
+                initial_state=initial_state,
+                request_id=self._shared.new_id(),
+            )
+            for output in self._read(found):
+                scores[places[output.row]] = score_in(output)
+        return scores
+
+    def perplexity(self, text: Prompt, *, initial_state: str | None = None) -> float:
+        """e to the mean negative log-likelihood of the tokens of ``text``, read once, after the start of a document.
+
+        Raises ValueError for a bad or empty text, GenerationError when the model cannot read it.
+        """
+        ids = self._ids(text)
+        if not ids:
+            raise ValueError("the perplexity of an empty text is not defined")
+        (score,) = self.score((), [ids], initial_state=initial_state)
+        return float(np.exp(-score.mean))
+
+    def embed(
+        self,
+        texts: Prompt | Iterable[Prompt],
+        *,
+        layer: int | None = None,
+        pooling: Literal["mean", "shift"] = "mean",
+        dimensions: int | None = None,
+        normalize: bool = True,
+        initial_state: str | None = None,
+    ) -> FloatArray:
+        """Vectors of one or many texts (or token ids), read all together: float32 [n, D], the caller's own.
+
+        Args:
+            layer: from 0, or from the end if negative; None: the last one.
+            pooling: "mean": over all tokens, of the hidden vector after that layer (of the last layer after the final
+                norm); "shift": the time mixing's memory of the last token, its LayerNorm'ed input.
+            dimensions: the first so many values only, at most the model's width; None: all.
+            normalize: to length 1, after that.
+            initial_state: one of the model's ``states`` to begin from.
+
+        Raises ValueError for a bad or empty text or parameter, GenerationError when the model cannot read one.
+        """
+        many, _ = _many(texts)
+        width = self.info.width
+        if pooling not in ("mean", "shift"):
+            raise ValueError(f"pooling must be 'mean' or 'shift', not {pooling!r}")
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise ValueError(f"dimensions must be from 1 to {width}, the model's width, not {dimensions}")
+        self._check_initial(initial_state)
+        prompts = [self._ids(text) for text in many]
+        if not all(prompts):
+            raise ValueError("an empty text has no vector")
+        vectors = np.empty((len(prompts), width if dimensions is None else dimensions), np.float32)
+        if prompts:
+            embed = Embed(layer_of(layer, self.info.layers), pooling)
+            found = embedding_request(
+                self.info.fingerprint,
+                prompts,
+                embed,
+                initial_state=initial_state,
+                request_id=self._shared.new_id(),
+            )
+            for output in self._read(found):
+                vectors[output.row] = shaped(vector_in(output), dimensions, normalize=normalize)
+        return vectors
+
+    def _read(self, request: GenerationRequest) -> list[RowOutput]:
+        """The last outputs of the rows of a request that generates nothing. Raises GenerationError."""
+        ended = [output for output in self._shared.run([request]) if output.finish_reason is not None]
+        failed = [output for output in ended if output.finish_reason == "error"]
+        if failed:
+            raise GenerationError(failed[0].error or "the prompt cannot be read", [])
+        return ended
+
+    @property
+    def _start_token(self) -> int:
+        return END_OF_TEXT if self._tokenizer is None else self._tokenizer.start
+
     def logits(self, tokens: TokenIds, chunk: int | None = None) -> FloatArray:
         """What the model predicts after each of ``tokens``, from a fresh state: float32 [T, V], the caller's own.
 
@@ -364,10 +467,16 @@ class LLM:
             raise ValueError("a constraint and bad_words need a tokenizer, and this model has none")
         if params.constraint is not None:
             self._shared.compile(params.constraint)
-        ids = self.tokenizer.encode_segments([prompt]) if isinstance(prompt, str) else self._token_ids(prompt)
         return GenerationRequest(
-            fingerprint=self.info.fingerprint, prompts=[ids], rows=[Row(0)], sampling=params, id=self._shared.new_id()
+            fingerprint=self.info.fingerprint,
+            prompts=[self._ids(prompt)],
+            rows=[Row(0)],
+            sampling=params,
+            id=self._shared.new_id(),
         )
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self.tokenizer.encode_segments([prompt]) if isinstance(prompt, str) else self._token_ids(prompt)
 
     def _token_ids(self, tokens: TokenIds) -> list[int]:
         vocab_size = self.info.vocab_size

@@ -186,6 +186,8 @@ async def test_the_openapi_document(model_path: Path) -> None:
         "/v1/chat/completions",
         "/v1/responses",
         "/v1/responses/input_tokens",
+        "/v1/chooses",
+        "/api/oai/chooses",
         "/v1/sessions",
         "/v1/sessions/{session_id}",
         "/v1/states",

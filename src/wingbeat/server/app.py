@@ -15,7 +15,7 @@ from wingbeat.config import Settings, version
 from wingbeat.server import states
 from wingbeat.server.auth import ApiKeyGate, Key, digest
 from wingbeat.server.cors import Origins
-from wingbeat.server.dialects import openai, openai_tokenize, responses
+from wingbeat.server.dialects import ai00, openai, openai_tokenize, responses
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.figures import SAMPLE_SECONDS
@@ -121,8 +121,11 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for prefix in ("", *openai.PREFIXES):
         tokenizer = openai_tokenize.tokenize_router(registry, max_body)
         app.include_router(tokenizer, prefix=prefix, include_in_schema=not prefix)
+    for prefix in (*openai.PREFIXES, *ai00.PREFIXES):
+        chooses = ai00.chooses_router(registry, starts, max_body, any_model=prefix in ai00.PREFIXES)
+        app.include_router(chooses, prefix=prefix, include_in_schema=prefix in (openai.PREFIXES[0], ai00.PREFIXES[0]))
     serve_docs(app)
-    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, *states.SCHEMAS, LoadBody)
+    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, *states.SCHEMAS, *ai00.SCHEMAS, LoadBody)
     describe(app, schemas, needs_key=settings.needs_key)
     return app
 

@@ -133,10 +133,18 @@ def openai_response(error: ApiError) -> Response:
     return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
 
 
+def ai00_response(error: ApiError) -> Response:
+    """The same for Ai00's clients, some of which know `name` and `brief`."""
+    fields = openai_error(error)["error"]
+    named = {**fields, "name": HTTPStatus(error.status).phrase, "brief": error.message}
+    body = msgspec.json.encode({"error": named})
+    return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
+
+
 async def handle_api_error(request: Request, error: Exception) -> Response:
     """An `ApiError` that left a route."""
     assert isinstance(error, ApiError)
-    return openai_response(error)
+    return ai00_response(error) if request.url.path.startswith("/api/") else openai_response(error)
 
 
 _NOT_OFFERED = {

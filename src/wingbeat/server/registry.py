@@ -250,8 +250,6 @@ class ServedModel:
         Raises ApiError: 429 when the queue is full or the client may not have so much, 503
         when the engine is away or runs another model than the prompts are for.
         """
-        if prompts.fingerprint != self.fingerprint:
-            raise unavailable("Another model was loaded while the request was prepared. Send it again.")
         apart = choices if sampling.seed is None else 0
         request = GenerationRequest(
             fingerprint=prompts.fingerprint,
@@ -267,7 +265,21 @@ class ServedModel:
             session=session,
             marks=[prompts.mark] if prompts.mark else [],
         )
-        record, tokens = current_request(), sum(map(len, prompts)) - prompts.logged
+        return self.begin(request, sum(map(len, prompts)) - prompts.logged)
+
+    def read(self, request: GenerationRequest, start: Start, tokens: int) -> Generation:
+        """Start a request that samples nothing, from `start`; the client is charged for so many tokens.
+
+        Raises ApiError as `submit`.
+        """
+        request.initial_state, request.state, request.state_key = start.initial, start.state, start.key
+        return self.begin(request, tokens)
+
+    def begin(self, request: GenerationRequest, tokens: int) -> Generation:
+        """Hand a request to the engine. Raises ApiError as `submit`."""
+        if request.fingerprint != self.fingerprint:
+            raise unavailable("Another model was loaded while the request was prepared. Send it again.")
+        record = current_request()
         if record is not None:
             record.admit(tokens, len(request.rows))
         generation = self._submit(request)
