@@ -24,7 +24,7 @@ from pydantic_settings.exceptions import SettingsError
 from wingbeat.adapter import Adapter
 from wingbeat.demo import DEMO
 from wingbeat.dtypes import QUANTS, full_name
-from wingbeat.engine.messages import EngineConfig
+from wingbeat.engine.messages import MOST_GUESSES, EngineConfig
 from wingbeat.hub.folder import find_model, models_folder
 from wingbeat.hub.source import HUGGING_FACE
 
@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     token_budget: int = Field(512, ge=1)
     max_queue: int = Field(4096, ge=1)
     default_max_tokens: int = Field(32768, ge=1)
+    speculative_tokens: int = Field(15, ge=0, le=MOST_GUESSES)
     cache_memory_mb: int | None = Field(None, ge=0)
     cache_dir: Path | None = None
     cache_disk_mb: int = Field(2048, ge=0)
@@ -283,6 +284,7 @@ class Settings(BaseSettings):
             token_budget=self.token_budget,
             max_queue=self.max_queue,
             default_max_tokens=self.default_max_tokens,
+            speculative_tokens=self.speculative_tokens,
             cache_memory=None if self.cache_memory_mb is None else self.cache_memory_mb * 2**20,
             cache_dir=str(self.state_cache),
             cache_disk=self.cache_disk_mb * 2**20,

@@ -121,6 +121,7 @@ class LLM:
         backend: str = "auto",
         profile: str | None = None,
         token_budget: int = 512,
+        speculative_tokens: int = 15,
         cache_packed: bool = False,
         cache_memory_mb: int | None = None,
         gn_eps: float | None = None,
@@ -146,6 +147,8 @@ class LLM:
             backend: "cpu" (C++), "reference" (NumPy) or "auto".
             profile: the chat format: "world", "g1", "demo", "raven" or "plain" (none); None: told by the model.
             token_budget: tokens in one step; fewer end a stream that is told to stop sooner, and read prompts slower.
+            speculative_tokens: tokens guessed for a sequence in a step where its text repeats itself, 0 to 31; answers
+                come sooner and are the same.
             cache_packed: keep the packed weights on disk, and map them from there the next time.
             cache_memory_mb: memory for states of prompts that were read before; None: an eighth of what is free, at
                 most 2048; 0 keeps none.
@@ -180,6 +183,7 @@ class LLM:
             max_batch=max_batch,
             profile=profile,
             token_budget=token_budget,
+            speculative_tokens=speculative_tokens,
             states={name: str(file) for name, file in (states or {}).items()},
             default_state=default_state,
             cache_memory=None if cache_memory_mb is None else cache_memory_mb * 2**20,

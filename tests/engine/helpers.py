@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from wingbeat.engine.engine import Engine
-from wingbeat.engine.generation import merge
+from wingbeat.engine.merging import merge
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, Row, RowOutput
 from wingbeat.models import Model, ModelInfo
 from wingbeat.ops.table import Executable, FloatArray, StateLayout, StepBatch, check_batch

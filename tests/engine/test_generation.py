@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from wingbeat.engine.backlog import Backlog, QueueFull
-from wingbeat.engine.generation import MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW, Generation, merge
+from wingbeat.engine.generation import MAX_UNREAD_TOKENS, MAX_UNREAD_TOKENS_PER_ROW, Generation
 from wingbeat.engine.latency import Latencies, LatencyHistogram
+from wingbeat.engine.merging import merge
 from wingbeat.engine.messages import GenerationRequest, Row, RowExtras, RowOutput, TokenLogprob
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.sampling.params import SamplingParams

@@ -157,7 +157,7 @@ def test_an_innocent_sequence_survives_any_number_of_guilty_ones(tokenizer: Worl
 def test_an_innocent_sequence_survives_guilty_ones_that_take_long_to_find(tokenizer: WorldTokenizer) -> None:
     """Each of them is found only after the others have struck, too."""
     ids = [5] * 200 + [BAD] * 10
-    engine, executable = speller(tokenizer, ids, poisoned, max_batch=16, token_budget=16)
+    engine, executable = speller(tokenizer, ids, poisoned, max_batch=16, token_budget=16, speculative_tokens=0)
     for i in range(4 * MAX_STRIKES):
         engine.submit(request(engine, i, [[7] * (190 - i)], SamplingParams(max_tokens=40)))
     engine.submit(request(engine, 99, [[7]], SamplingParams(max_tokens=150)))

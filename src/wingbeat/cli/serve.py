@@ -82,6 +82,13 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    speculative_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens guessed for a sequence in a step where its text repeats itself; 0 guesses none. Default: 15.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     cache_memory_mb: Annotated[
         int | None,
         typer.Option(
@@ -269,6 +276,7 @@ def serve(
         "token_budget": token_budget,
         "max_queue": max_queue,
         "default_max_tokens": default_max_tokens,
+        "speculative_tokens": speculative_tokens,
         "cache_memory_mb": cache_memory_mb,
         "cache_dir": cache_dir,
         "cache_disk_mb": cache_disk_mb,

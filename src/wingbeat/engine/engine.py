@@ -14,6 +14,7 @@ from wingbeat.engine.extras import Extras, without_end
 from wingbeat.engine.guard import Guards
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.intake import Intake
+from wingbeat.engine.merging import merge
 from wingbeat.engine.messages import (
     Compile,
     Compiled,
@@ -29,9 +30,11 @@ from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.row_masks import row_masks
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import NOTHING, Sequence
+from wingbeat.engine.speculation import Speculation
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.models import Model
 from wingbeat.ops.cpu import CpuExecutable
+from wingbeat.ops.reference import ReferenceExecutable
 from wingbeat.ops.table import FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
@@ -69,7 +72,9 @@ class Engine:
         self._pool = StatePool(executable.layout, slots)
         self._cache = prefix_cache(model, config)
         self._beginnings = Beginnings(self._pool, self._cache)
-        self._scheduler = Scheduler(self._pool, config.token_budget, self._beginnings)
+        exact = not isinstance(executable, ReferenceExecutable)  # whose rows depend on others in the last bits
+        self._speculation = Speculation(self._pool, config.speculative_tokens if exact else 0)
+        self._scheduler = Scheduler(self._pool, config.token_budget, self._beginnings, self._speculation)
         self._arrivals = Arrivals(self._cache, self._scheduler)
         self._sampler = Sampler(
             slots,
@@ -160,7 +165,7 @@ class Engine:
         self._cache.close(CLOSING_SECONDS)
 
     def step(self) -> StepOutput:
-        """One beat: admit, pack, run, sample, check stops, report."""
+        """One beat: admit, pack, run, sample, check stops and guesses, report."""
         start = time.perf_counter()
         self._arrivals.hand_on()
         if self._guarded:
@@ -169,6 +174,7 @@ class Engine:
         plan = self._scheduler.plan()
         if plan is not None:
             try:
+                self._speculation.keep(plan.drafts, plan.sequences)
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
                 self._score(plan, logits)
@@ -176,6 +182,7 @@ class Engine:
                 self._keep(plan, logits)
                 self._end_read(plan)
                 self._sample(*self._fork(plan, logits))
+                self._sample_drafts(plan, logits)
                 self._scheduler.quarantine.clear(plan.sequences)
             except Exception as error:  # a step that ends half-way leaves its states unusable
                 failing = self._recovery.recover(plan)
@@ -210,6 +217,8 @@ class Engine:
             cached_bytes=self._cache.bytes,
             disk_states=self._cache.disk_states,
             disk_bytes=self._cache.disk_bytes,
+            drafted_tokens=self._speculation.drafted,
+            accepted_tokens=self._speculation.accepted,
         )
 
     def _admit(self) -> None:
@@ -296,7 +305,7 @@ class Engine:
         Returns the sequences that get a token, and the logits for each.
         """
         if plan.decoding == len(plan.sequences):
-            return plan.sampled, logits
+            return plan.sampled, rows_of(logits, plan.sampled_rows)
         rows, sequences = [], []
         for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
             if leader.slot < 0:  # its prompt could not be scored
@@ -311,7 +320,17 @@ class Engine:
                     self._beginnings.follow(follower, leader)
                     rows.append(row)
                     sequences.append(follower)
-        return sequences, logits if rows == list(range(len(logits))) else logits[rows]
+        return sequences, rows_of(logits, rows)
+
+    def _sample_drafts(self, plan: StepPlan, logits: FloatArray) -> None:
+        """Draw on where the tokens drawn so far were those that had been fed as guesses, one more for each row."""
+        if not plan.drafts:
+            return
+        sequences, rows = self._speculation.agreed()
+        while sequences:
+            self._sample(sequences, rows_of(logits, rows))
+            sequences, rows = self._speculation.agreed()
+        self._outputs = merge(self._outputs)
 
     def _guard(self, sequences: list[Sequence]) -> None:
         """See to it that the sequences of a request say what it lets them say."""
@@ -377,7 +396,7 @@ class Engine:
         if not sequences:
             return
         slots = np.array([s.slot for s in sequences], np.int32)
-        positions = np.array([s.position for s in sequences], np.int64)
+        positions = np.array([s.next_draw for s in sequences], np.int64)
         masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
         result = self._sampler.sample(logits, slots, positions, masks)
         tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
@@ -389,7 +408,9 @@ class Engine:
                 continue
             try:
                 output = sequence.accept(token, logprob, top)
-                if output.finish_reason is not None and not sequence.settled:
+                ended = output.finish_reason is not None
+                undone = self._speculation.undone(sequence, token, ended=ended)
+                if ended and not (sequence.settled and not (undone and sequence.wanted.state)):
                     output = self._settle(sequence, output)
                 if sequence.wanted is not NOTHING:
                     self._extras.attach(output, sequence, logits[row])
@@ -449,3 +470,10 @@ def _why_none(sequence: Sequence, logits: FloatArray) -> str:
     if sequence.guard is None or not np.isfinite(logits).any() or np.isnan(logits).any():
         return NOT_FINITE
     return "no token may follow: what the constraint allows, bad_words, logit_bias or other parameters forbid"
+
+
+def rows_of(logits: FloatArray, rows: list[int]) -> FloatArray:
+    """These rows, without a copy where they follow each other."""
+    first = rows[0] if rows else 0
+    side_by_side = rows == list(range(first, first + len(rows)))
+    return logits[first : first + len(rows)] if side_by_side else logits[rows]

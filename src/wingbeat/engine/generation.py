@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from wingbeat.engine.latency import Latencies
+from wingbeat.engine.merging import merge
 from wingbeat.engine.messages import FinishReason, GenerationRequest, RowExtras, RowOutput
 
 MAX_UNREAD_TOKENS = 20_000
@@ -153,46 +154,3 @@ class Generation:
 def _weight(output: RowOutput) -> int:
     """How many plain tokens take as much memory: two alternatives of a log-probability are like one more."""
     return len(output.token_ids) + sum(len(entry.top) for entry in output.logprobs or ()) // 2
-
-
-def merge(outputs: list[RowOutput]) -> list[RowOutput]:
-    """The outputs of several steps as one for each row, in the order in which the rows first occur."""
-    by_row: dict[int, list[RowOutput]] = {}
-    for output in outputs:
-        by_row.setdefault(output.row, []).append(output)
-    if len(by_row) == len(outputs):
-        return outputs
-    return [_join(parts) for parts in by_row.values()]
-
-
-def _join(parts: list[RowOutput]) -> RowOutput:
-    last = parts[-1]
-    extras = [part.extras for part in parts if part.extras is not None]
-    logprobs = [entry for part in parts for entry in part.logprobs or ()]
-    return RowOutput(
-        request=last.request,
-        row=last.row,
-        text="".join(part.text for part in parts),
-        token_ids=[token for part in parts for token in part.token_ids],
-        logprobs=logprobs or None,
-        finish_reason=last.finish_reason,
-        stop_reason=last.stop_reason,
-        error=last.error,
-        prompt_tokens=last.prompt_tokens,
-        completion_tokens=last.completion_tokens,
-        extras=_join_extras(extras),
-        cached_tokens=last.cached_tokens,
-    )
-
-
-def _join_extras(extras: list[RowExtras]) -> RowExtras | None:
-    """Each field occurs once in a row's life; together they come when its steps are merged."""
-    if len(extras) < 2:
-        return extras[0] if extras else None
-    return RowExtras(
-        prompt_logprobs=next((e.prompt_logprobs for e in extras if e.prompt_logprobs is not None), None),
-        prompt_state=next((e.prompt_state for e in extras if e.prompt_state is not None), None),
-        state=next((e.state for e in extras if e.state is not None), None),
-        reply=next((e.reply for e in extras if e.reply is not None), None),
-        embedding=next((e.embedding for e in extras if e.embedding is not None), None),
-    )

@@ -82,6 +82,9 @@ class Intake:
                 raise ValueError(f"token id {bad} is outside the model's vocabulary of {vocab_size}")
             if not ids and request.state is not None and request.state.logits is None:
                 raise ValueError("this state has no logits: going on from it needs a prompt of at least one token")
+        for token in request.draft:
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"token id {token} of the draft is outside the model's vocabulary of {vocab_size}")
         if request.marks and len(request.marks) != len(request.prompts):
             raise ValueError(f"{len(request.marks)} marks for {len(request.prompts)} prompts: give one for each")
         for row in request.rows:

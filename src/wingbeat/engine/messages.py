@@ -19,6 +19,9 @@ from wingbeat.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
 
+MOST_GUESSES = 31
+"""The most tokens that may be guessed for a sequence in a step."""
+
 STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Upper edges, in seconds, of the step durations that ``Stats.step_times`` counts."""
 
@@ -45,6 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # rows a step: every decoding sequence, then prompt chunks
     max_queue: int = 1024  # rows that may wait for a slot
     default_max_tokens: int = 32768  # for requests that set no max_tokens: a runaway must end
+    speculative_tokens: int = 15  # guesses checked for a sequence in a step, at most; 0: none
     cache_memory: int | None = None  # bytes for cached states; None: a share of the free memory; 0: none are kept
     cache_dir: str | None = None  # where they are kept on disk, too; None: nowhere
     cache_disk: int = 2 * 2**30  # bytes for them there
@@ -88,6 +92,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     gives the ``prompt_logprobs`` of each prompt's tokens from the index ``score_from`` (at least 1) on. What comes
     before them is read once for all prompts that begin alike, and may come from the cache. "embed" makes of each prompt
     the vector that ``embed`` says.
+
+    ``draft``: tokens that the answers will probably consist of. Where they do they come sooner; what comes is the same.
     """
 
     fingerprint: str
@@ -106,6 +112,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     state_key: str = ""
     session: str | None = None
     marks: list[int] = []
+    draft: list[int] = []
 
 
 class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
@@ -191,6 +198,8 @@ class Stats(msgspec.Struct, array_like=True, gc=False):
     cached_bytes: int = 0
     disk_states: int = 0
     disk_bytes: int = 0
+    drafted_tokens: int = 0  # guesses that were checked, see ``Speculation``
+    accepted_tokens: int = 0  # those of them that came true
 
 
 class Submit(msgspec.Struct, tag=True):

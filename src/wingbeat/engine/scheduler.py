@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from wingbeat.engine.beginnings import Beginnings
 from wingbeat.engine.quarantine import Quarantine
 from wingbeat.engine.sequence import Sequence
+from wingbeat.engine.speculation import DraftRows, Speculation
 from wingbeat.engine.state_pool import StatePool
 from wingbeat.ops.table import IntArray, StepBatch
 
@@ -45,22 +46,24 @@ class StepPlan(NamedTuple):
     batch: StepBatch
     sequences: list[Sequence]
     counts: list[int]
-    decoding: int  # so many of them, the first ones, feed the token that they sampled last
+    decoding: int  # so many of them, the first ones, feed what they sampled last, and their drafts
     prompt_rows: int  # rows that are tokens of prompts
     sampled: list[Sequence]  # those that get a token
     sampled_rows: list[int]  # the row of the logits for each of them
     scored: list[ScoredRows]
     hidden: list[HiddenRows]
+    drafts: list[DraftRows]
 
 
 class Scheduler:
     """The waiting queue and the running set. It hands out the pool's slots, first come, first served."""
 
-    def __init__(self, pool: StatePool, token_budget: int, beginnings: Beginnings) -> None:
+    def __init__(self, pool: StatePool, token_budget: int, beginnings: Beginnings, speculation: Speculation) -> None:
         if token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, not {token_budget}")
         self._pool = pool
         self._beginnings = beginnings
+        self._speculation = speculation
         self._budget = token_budget
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -99,7 +102,10 @@ class Scheduler:
         return admitted
 
     def plan(self) -> StepPlan | None:
-        """Pack the next step: one row for each decoding sequence, then prompt chunks. None when nothing runs."""
+        """Pack the next step: each decoding sequence's token, and guesses of the next ones, then prompt chunks.
+
+        None when nothing runs.
+        """
         if not self._running:
             return None
         decoding, reading = [], []
@@ -112,7 +118,11 @@ class Scheduler:
                 reading.append(sequence)
         if not decoding and not reading:
             return None
-        return _pack(decoding, self._share(reading, self._budget - len(decoding)) if reading else [])
+        readers = self._share(reading, self._budget - len(decoding)) if reading else []
+        drafts = self._speculation.propose(decoding, sum(count for _, count in readers), self._budget)
+        if readers or drafts or self._speculation.behind:
+            return _pack(decoding, drafts, readers)
+        return _pack_decoding(decoding)
 
     def _share(self, reading: list[Sequence], left: int) -> list[tuple[Sequence, int]]:
         """Divide the rows that are left in the budget among prompts; returns those that get any, and how many."""
@@ -187,10 +197,6 @@ def share_rows(wanted: list[int], rows: int) -> list[int]:
     return shares
 
 
-def _pack(decoding: list[Sequence], readers: list[tuple[Sequence, int]]) -> StepPlan:
-    return _pack_with_prompts(decoding, readers) if readers else _pack_decoding(decoding)
-
-
 def _pack_decoding(decoding: list[Sequence]) -> StepPlan:
     """What most steps are: cheap, since a small model's step is short."""
     count = len(decoding)
@@ -201,7 +207,7 @@ def _pack_decoding(decoding: list[Sequence]) -> StepPlan:
         seq_starts=starts,
         logit_rows=starts[:count],
     )
-    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [], [])
+    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [], [], [])
 
 
 @lru_cache(maxsize=256)
@@ -211,18 +217,32 @@ def _counting(count: int) -> IntArray:
     return numbers
 
 
-def _pack_with_prompts(decoding: list[Sequence], readers: list[tuple[Sequence, int]]) -> StepPlan:
+def _pack(
+    decoding: list[Sequence], drafts: Mapping[Sequence, list[int]], readers: list[tuple[Sequence, int]]
+) -> StepPlan:
+    decoding = [*(s for s in decoding if s not in drafts), *drafts]  # the logits of most are then next to each other
     sequences = [*decoding, *(s for s, _ in readers)]
-    counts = [1] * len(decoding) + [count for _, count in readers]
+    chunks = [np.array(s.pending + drafts.get(s, []), np.int32) for s in decoding]
+    chunks += [s.to_read[s.fed : s.fed + count] for s, count in readers]
+    counts = [len(chunk) for chunk in chunks]
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
-    chunks = [s.to_read[s.fed : s.fed + count] for s, count in readers]
-    logit_rows = list(range(len(decoding)))
-    sampled, sampled_rows, prompt_rows = list(decoding), list(logit_rows), 0
+    logit_rows: list[int] = []
+    sampled: list[Sequence] = []
+    sampled_rows: list[int] = []
     scored: list[ScoredRows] = []
     hidden: list[HiddenRows] = []
     hidden_rows: list[int] = []
     hidden_layers: list[int] = []
+    drafted: list[DraftRows] = []
+    prompt_rows = 0
+    for sequence, end in zip(decoding, starts[1:].tolist(), strict=False):
+        guesses = drafts.get(sequence, [])
+        sampled.append(sequence)
+        sampled_rows.append(len(logit_rows))
+        if guesses:
+            drafted.append(DraftRows(sequence, guesses, len(logit_rows) + 1))
+        logit_rows.extend(range(end - len(guesses) - 1, end))
     for (sequence, count), start in zip(readers, starts[len(decoding) :].tolist(), strict=False):
         end = sequence.fed + count
         prompt_rows += max(0, min(end, len(sequence.prompt)) - sequence.fed)
@@ -242,11 +262,13 @@ def _pack_with_prompts(decoding: list[Sequence], readers: list[tuple[Sequence, i
             sampled_rows.append(len(logit_rows))
             logit_rows.append(start + count - 1)
     batch = StepBatch(
-        tokens=np.concatenate([np.array([s.sampled[-1] for s in decoding], np.int32), *chunks]),
+        tokens=np.concatenate(chunks),
         slots=np.array([s.slot for s in sequences], np.int32),
         seq_starts=starts,
         logit_rows=np.array(logit_rows, np.int32),
         hidden_rows=np.array(hidden_rows, np.int32),
         hidden_layers=np.array(hidden_layers, np.int32),
     )
-    return StepPlan(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored, hidden)
+    return StepPlan(
+        *(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored, hidden, drafted)
+    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.engine.drafting import Drafter
 from wingbeat.engine.guard import Guard
 from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
 from wingbeat.engine.snapshot import Continuation
@@ -58,16 +59,18 @@ NOTHING = Wanted()
 class Sequence:
     """A prompt, a cursor through it, then sampled tokens, whose bytes become text without the stops.
 
-    ``fed`` counts the tokens that the state has seen since the sequence began. With those before that it is the
-    position of the next draw, so that a sequence draws the same numbers whatever runs beside it, and wherever it was
-    stopped and resumed. Sequences of one request with the same prompt share the array.
+    ``fed`` counts the tokens that the state has seen since the sequence began: while it generates, all but the last one
+    (``pending``: or some more, see ``Speculation``). The position of a draw counts all tokens before it, those before
+    the sequence too, so that it draws the same numbers whatever runs beside it, and wherever it was stopped and
+    resumed. Sequences of one request with the same prompt share the array.
     """
 
     __slots__ = (
         *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
-        *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "ending", "fed", "follow_to"),
-        *("guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt", "request", "row"),
-        *("sampled", "sampling", "scored_from", "scores", "session", "slot", "strikes", "to_read", "wanted"),
+        *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
+        *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
+        *("request", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot", "speculates", "strikes"),
+        *("to_read", "wanted"),
     )
 
     def __init__(
@@ -105,6 +108,10 @@ class Sequence:
         self.fed = 0
         self.sampled: list[int] = []
         self.ending: RowOutput | None = None  # the last output, held back while the state is brought to the end
+        self.expected = request.draft
+        # Whether guesses may be fed to it: what a grammar allows next is found out while a step runs, for one token.
+        self.speculates = sampling.constraint is None and not sampling.bad_words
+        self.drafter: Drafter | None = None  # which makes them
         self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
         self.scored_from = 1  # the first token of the prompt that is scored; nothing predicts that at 0
         # Of the prompt's tokens so far; None when they are not wanted (any more).
@@ -150,9 +157,28 @@ class Sequence:
 
     @property
     def whole(self) -> bool:
-        """Whether the state is that after the prompt and all sampled tokens, or all but the last one."""
-        said = self.fed - len(self.prompt)
-        return max(0, len(self.sampled) - 1) <= said <= len(self.sampled)
+        """Whether the state has seen all of the prompt."""
+        return self.fed >= len(self.prompt)
+
+    @property
+    def next_draw(self) -> int:
+        """The position of the next draw: the tokens before it."""
+        return self.origin.position + len(self.prompt) + len(self.sampled)
+
+    @property
+    def pending(self) -> list[int]:
+        """Of one that is decoding: the sampled tokens that its state is yet to see."""
+        return self.sampled[self.fed - len(self.prompt) :]
+
+    @property
+    def behind(self) -> int:
+        """Of one that is decoding: how many these are beside the last one."""
+        return len(self.prompt) + len(self.sampled) - self.fed - 1
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that it may still sample."""
+        return self._max_tokens - len(self.sampled)
 
     @property
     def needs_reading(self) -> bool:
@@ -249,6 +275,7 @@ class Sequence:
         """Go back to the origin: the prompt, and what was sampled after it, must be read again."""
         self.begin_at(0)
         self.cached = 0
+        self.speculates = False  # whatever made it begin anew, guesses are not to do so again
         if self.sampled and self.ending is None:
             self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
         self.hidden_sum = None
@@ -297,15 +324,21 @@ class Sequence:
         output.text += self._transcript.flush(goes_on=finish.reason == "length" and self.wanted.state)
         return self._close(output, finish)
 
+    def before_end(self, tokens: list[int]) -> list[int]:
+        """``tokens`` up to the first that would end the sequence."""
+        for count, token in enumerate(tokens):
+            if self._stop_token(token) is not None:
+                return tokens[:count]
+        return tokens
+
     def settle(self, output: RowOutput) -> bool:
         """Hold the last output back, to have the state see all of ``reply`` first, and nothing else.
 
-        Returns whether the state must begin anew for that, since it has seen too much.
+        Returns whether the state must begin anew for that, since it has seen too much, or all and its logits are lost.
         """
         self.ending = output
-        anew = not self.true_to_reply
         self.to_read = np.concatenate([self.prompt, np.array(self.reply, np.int32)])
-        return anew
+        return not self.true_to_reply or self.fed == len(self.to_read)
 
     def conclude(self) -> RowOutput:
         """The last output of a sequence that is ``over``."""

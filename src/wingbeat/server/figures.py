@@ -27,6 +27,8 @@ class Totals(NamedTuple):
     bytes_moved: int = 0
     step_times: tuple[int, ...] = (0,) * (len(STEP_BUCKETS) + 1)
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
@@ -37,6 +39,8 @@ class Totals(NamedTuple):
             self.bytes_moved + other.bytes_moved,
             tuple(map(operator.add, self.step_times, other.step_times)),
             self.cached_tokens + other.cached_tokens,
+            self.drafted_tokens + other.drafted_tokens,
+            self.accepted_tokens + other.accepted_tokens,
         )
 
 
@@ -82,7 +86,7 @@ class Figures:
         times = tuple(stats.step_times) or Totals().step_times
         last = Totals(
             *(stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.step_seconds, stats.bytes_moved, times),
-            stats.cached_tokens,
+            *(stats.cached_tokens, stats.drafted_tokens, stats.accepted_tokens),
         )
         restarts = self._client.restarts
         if last.steps < self._last.steps or restarts > self._restarts:  # the new one may have done more already

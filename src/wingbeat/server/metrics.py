@@ -131,6 +131,9 @@ def _work(model: ServedModel) -> Iterator[Metric]:
     cached = "Prompt tokens that need not be read: a cached state had seen them."
     yield _counter(model, "cached_prompt_tokens", cached, totals.cached_tokens)
     yield _counter(model, "generated_tokens", "Tokens that were generated.", totals.generated_tokens)
+    drafted = "Guessed tokens that were checked, see speculative decoding."
+    yield _counter(model, "drafted_tokens", drafted, totals.drafted_tokens)
+    yield _counter(model, "accepted_tokens", "Guessed tokens that came true.", totals.accepted_tokens)
     yield _counter(model, "steps", "Steps of the engine.", totals.steps)
     yield _counter(model, "moved_bytes", "Bytes that steps moved: weights, and states in and out.", totals.bytes_moved)
     yield _counter(model, "engine_restarts", "Starts of the engine's process after the first.", model.client.restarts)

@@ -50,6 +50,10 @@ class ModelFigures(BaseModel):
     generated_tokens: int
     cached_tokens: int
     """Of prompts, which were not read because a cached state had seen them."""
+    drafted_tokens: int
+    """Guesses of what comes next that were checked."""
+    accepted_tokens: int
+    """Those of them that came true."""
     cached_states: int
     cached_bytes: int
     disk_states: int
@@ -117,6 +121,8 @@ def _figures_of(model: ServedModel, traffic: Traffic) -> dict[str, Any]:
         "prompt_tokens": totals.prompt_tokens,
         "generated_tokens": totals.generated_tokens,
         "cached_tokens": totals.cached_tokens,
+        "drafted_tokens": totals.drafted_tokens,
+        "accepted_tokens": totals.accepted_tokens,
         **{name: getattr(load, name) for name in ("cached_states", "cached_bytes", "disk_states", "disk_bytes")},
         "engine_restarts": model.client.restarts,
     }

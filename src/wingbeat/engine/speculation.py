@@ -1,0 +1,167 @@
+"""Several tokens of a sequence in one step: guesses are fed behind its last token, and checked with what is drawn.
+
+A guess costs a row of a step, which is little while the weights are what takes the time. At each fed row a token is
+drawn, as it would be without guesses: the numeric contract makes its logits, to the last bit, those of a step of its
+own. As long as the drawn tokens are the guessed ones the next row is right, too. Where they part, the state has seen
+what was never said. It is put back to where it was before the step, and the next step feeds what was drawn since then:
+some rows more, and no step more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wingbeat.engine.drafting import Drafter
+from wingbeat.engine.messages import MOST_GUESSES
+from wingbeat.engine.sequence import Sequence
+from wingbeat.engine.state_pool import StatePool
+from wingbeat.ops.copying import copy_state
+
+MOST_DRAFTS = 8
+"""Sequences that have guesses checked in one step: the state of each is kept aside."""
+
+MOST_DECODING = 12
+"""With more sequences in a step than these there are no guesses: a row costs nearly what a token is worth."""
+
+MOST_ROWS = 32
+"""Rows of a step with guesses: beyond them the kernels need another pass over the weights."""
+
+WEIGHTS = 20
+"""Rows that take as long as the weights that every step reads. Measured with two cores, at the shape of 0.1B: 13 in
+int4, 25 in int8, 60 in bfloat16."""
+
+COPY = 2
+"""Rows that take as long as to copy a state and to draw once more."""
+
+
+class DraftRows(NamedTuple):
+    """Of a packed step: ``tokens`` are fed as guesses; the logits ``first``, ``first + 1``, ... say what is drawn after
+    each of them."""
+
+    sequence: Sequence
+    tokens: list[int]
+    first: int
+
+
+@dataclass(slots=True)
+class _Open:
+    """A draft that no drawn token has contradicted yet."""
+
+    draft: DraftRows
+    fed: int  # tokens that the state had seen before the step
+    kept: int  # where that state is kept
+    taken: int = 0  # guesses that came true
+
+
+class Speculation:
+    """Decides which guesses are fed, and sees to it that states have seen nothing but what was drawn.
+
+    At most ``most`` guesses for a sequence in a step; 0: none at all.
+    """
+
+    def __init__(self, pool: StatePool, most: int) -> None:
+        if not 0 <= most <= MOST_GUESSES:
+            raise ValueError(f"speculative_tokens must be from 0 to {MOST_GUESSES}, not {most}")
+        self._pool, self._most = pool, most
+        self._kept = pool.layout.allocate(min(MOST_DRAFTS, pool.slots) if most else 0)  # states, before their drafts
+        self._open: dict[Sequence, _Open] = {}
+        self._behind: set[Sequence] = set()
+        self.drafted = self.accepted = 0  # tokens
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are sequences whose state has to see more than the token that was drawn last."""
+        return bool(self._behind)
+
+    def propose(self, decoding: list[Sequence], others: int, budget: int) -> dict[Sequence, list[int]]:
+        """Guesses for a step of ``decoding`` and of ``others`` rows, where they promise more than they cost.
+
+        A step may have ``budget`` rows. Those that are left are shared fairly, since all are to come to an end.
+        """
+        drafts: dict[Sequence, list[int]] = {}
+        if not self._most or len(decoding) > MOST_DECODING:
+            return drafts
+        able = [sequence for sequence in decoding if sequence.speculates]
+        useful = float(len(decoding) + others)  # tokens that the step brings forward
+        rows = useful + sum(sequence.behind for sequence in self._behind)
+        room = min(MOST_ROWS, budget) - int(rows)
+        for waiting, sequence in zip(range(len(able), 0, -1), able, strict=True):
+            most = min(self._most, room // min(waiting, MOST_DRAFTS), sequence.tokens_left - 1)
+            if most < 1 or len(drafts) == len(self._kept):
+                continue
+            rate = useful / (WEIGHTS + rows)
+            guesses, chances = _guess(sequence, most, rate)
+            guesses = sequence.before_end(guesses[: best_length(chances, sequence.behind, rate)])
+            if guesses:
+                drafts[sequence] = guesses
+                useful += sum(chances[: len(guesses)])
+                rows += len(guesses) + COPY
+                room -= len(guesses)
+        return drafts
+
+    def keep(self, drafts: Iterable[DraftRows], fed: Iterable[Sequence]) -> None:
+        """Keep the states of those that have drafts in the step that is about to run; ``fed`` are all that run."""
+        self._open.clear()
+        for kept, draft in enumerate(drafts):
+            sequence = draft.sequence
+            copy_state(self._kept[kept], self._pool.states[sequence.slot])
+            self._open[sequence] = _Open(draft, sequence.fed, kept)
+            self.drafted += len(draft.tokens)
+        if self._behind:
+            self._behind.difference_update(fed)
+            self._behind = {sequence for sequence in self._behind if sequence.slot >= 0}
+
+    def undone(self, sequence: Sequence, token: int, *, ended: bool) -> bool:
+        """Check the token that was drawn for ``sequence``. Whether its state had to be put back."""
+        check = self._open.get(sequence)
+        if check is None:
+            return False
+        guesses = check.draft.tokens
+        if not ended and check.taken < len(guesses) and token == guesses[check.taken]:
+            check.taken += 1
+            return False
+        del self._open[sequence]
+        self.accepted += check.taken
+        if check.taken == len(guesses):
+            return False
+        copy_state(self._pool.states[sequence.slot], self._kept[check.kept])
+        sequence.fed = check.fed
+        self._behind.add(sequence)
+        return True
+
+    def agreed(self) -> tuple[list[Sequence], list[int]]:
+        """The sequences whose guesses have all come true so far, and the logits that say what comes next."""
+        gone = [sequence for sequence in self._open if sequence.slot < 0]  # they could not be sampled
+        for sequence in gone:
+            del self._open[sequence]
+        return list(self._open), [check.draft.first + check.taken - 1 for check in self._open.values()]
+
+
+def best_length(chances: list[float], behind: int, rate: float) -> int:
+    """How many guesses to check, given the ``chances`` that all up to each of them come true.
+
+    ``rate``: tokens that a step brings forward in the time of a row without them. ``behind``: rows that must be fed
+    again, beside the guesses that came true, if not all do.
+    """
+    best, most, expected = 0, 0.0, 0.0
+    for length, chance in enumerate(chances, 1):
+        expected += chance
+        cost = COPY + length + (1 - chance) * (COPY + behind + expected + 1)
+        gain = expected - rate * cost
+        if gain > most:
+            best, most = length, gain
+    return best
+
+
+def _guess(sequence: Sequence, most: int, least: float) -> tuple[list[int], list[float]]:
+    """What may come next, see ``Drafter.guess``; nothing where there is no memory to find out."""
+    try:
+        if sequence.drafter is None:
+            sequence.drafter = Drafter(sequence.prompt, sequence.expected)
+        sequence.drafter.see(sequence.sampled[sequence.drafter.seen :])
+        return sequence.drafter.guess(most, least)
+    except MemoryError:
+        sequence.drafter, sequence.speculates = None, False
+        return [], []
