@@ -173,7 +173,9 @@ inline void integer_tile(const Tile& t, int panel) {
       }
     }
     for (int p = 0; p < P; ++p) {
-      F16 scale = load_bf16(t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes);
+      const std::uint16_t* scales = t.scales + (std::size_t)(panel + p) * t.scale_stride + (std::size_t)block * kLanes;
+      if (t.fresh && block % 2 == 0) __builtin_prefetch(scales + 4 * t.scale_stride);
+      F16 scale = load_bf16(scales);
       for (int r = 0; r < R; ++r) {
         float* o = out + r * kBlock + p * kLanes;
         F16 sums = to_float(Fmt::finish(acc[r][p], t.act_offsets[halves * r * t.blocks + block]));
