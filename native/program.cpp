@@ -37,6 +37,12 @@ std::size_t scratch_floats(const OpBody& op) {
                     op);
 }
 
+// Of a panel.
+std::size_t scale_bytes(const PackedWeight& w) {
+  int block = w.format == Format::kInt4 ? kInt4Block : kBlock;
+  return w.scales ? (std::size_t)(w.k_padded / block) * kLanes * sizeof(std::uint16_t) : 0;
+}
+
 void commit_shift(const CommitShiftOp& op, const Step& step, int unit) {
   int end = std::min(step.sequences, (unit + 1) * kCommitSequences);
   for (int b = unit * kCommitSequences; b < end; ++b)
@@ -223,23 +229,55 @@ void Program::run_unit(const OpBody& op, int unit, int thread) {
              op);
 }
 
+// Of what each thread reads first, for steps whose matrices are read once: longer ones do not wait for the memory.
+void Program::plan_fetches() {
+  bool once = step_.rows <= kLinearRows && step_.wanted <= kLinearRows;
+  int kind = !once ? 0 : (step_.rows == 1 ? 1 : 2) + (step_.wanted ? 2 : 0);
+  if (kind == planned_) return;
+  planned_ = kind;
+  plan_ = nullptr;
+  if (!once) return;
+  auto plan = std::make_shared<FetchPlan>(stages_.size(), pool_.threads());
+  for (std::size_t s = 0; s < stages_.size(); ++s)
+    for (int t = 0; t < pool_.threads(); ++t) plan_share(*plan, s, t);
+  plan->finish();
+  plan_ = std::move(plan);
+}
+
+void Program::plan_share(FetchPlan& plan, std::size_t stage, int thread) const {
+  int unit = ThreadPool::share_begin(stage_units_[stage], thread, pool_.threads());
+  int end = ThreadPool::share_begin(stage_units_[stage], thread + 1, pool_.threads());
+  bool room = true;
+  for (; room && unit < end; ++unit) {
+    int block = unit;
+    const LinearOp* op = std::get_if<LinearOp>(&stages_[stage][find_op((int)stage, block)]);
+    if (!op) continue;
+    const PackedWeight& w = *op->weight;
+    std::size_t panel = 4 * (std::size_t)block, scales = scale_bytes(w);
+    if (scales) room = plan.add(stage, thread, {(const std::uint8_t*)w.scales + panel * scales, 4 * scales});
+    // Which lines of a weight kept by K a single row reads is not known yet.
+    if (!w.by_k || step_.rows > 1) room = plan.add(stage, thread, {w.data + panel * w.panel_bytes, 4 * w.panel_bytes});
+  }
+}
+
 // The choice is made once a run: a unit that nobody profiles does not pay for it.
 void Program::run_stages(bool profiled) {
   if (!profiled) {
-    pool_.run(stage_units_, [this](int stage, int unit, int thread) {
+    auto work = [this](int stage, int unit, int thread) {
       std::size_t op = find_op(stage, unit);
       run_unit(stages_[(std::size_t)stage][op], unit, thread);
-    });
-    return;
+    };
+    return pool_.run(stage_units_, work, plan_);
   }
   std::vector<std::size_t> ops;
   for (const std::vector<OpBody>& stage : stages_) ops.push_back(stage.size());
   Profile& profile = profile_.emplace(pool_.threads(), ops);
   profile.start();
-  pool_.run(stage_units_, [&](int stage, int unit, int thread) {
+  auto work = [&](int stage, int unit, int thread) {
     std::size_t op = find_op(stage, unit);
     profile.time(stage, op, thread, [&] { run_unit(stages_[(std::size_t)stage][op], unit, thread); });
-  });
+  };
+  pool_.run(stage_units_, work, plan_);
   profile.finish();
 }
 
@@ -284,6 +322,7 @@ Program::Result Program::run(Step step, std::size_t pool_slots, std::size_t slot
     for (std::size_t i = 0; i < stages_[s].size(); ++i)
       stage_units_[s] += op_units_[s][i] = units(stages_[s][i], step_);
   }
+  plan_fetches();
   run_stages(profiled);
   return {*buffer(logits_), storage_[(std::size_t)logits_]};
 }

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "fetch_plan.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "packing.hpp"
@@ -26,11 +27,6 @@ struct BufferSpec {
   int width;
   Rows rows;
   bool f32, bf16, int8, int4, mask;  // the forms its readers want
-};
-
-struct Blob {
-  const std::uint8_t* data;
-  std::size_t bytes;
 };
 
 using OpBody =
@@ -81,6 +77,8 @@ class Program {
   void check(const Step& step, std::size_t pool_slots);
   void reserve(const Step& step);
   int units(const OpBody& op, const Step& step) const;
+  void plan_fetches();
+  void plan_share(FetchPlan& plan, std::size_t stage, int thread) const;
   void run_stages(bool profiled);
   std::size_t find_op(int stage, int& unit) const;
   void run_unit(const OpBody& op, int unit, int thread);
@@ -109,6 +107,8 @@ class Program {
   std::vector<int> stage_units_;
   std::vector<std::vector<int>> op_units_;
   std::vector<std::uint8_t> slot_seen_;
+  std::shared_ptr<const FetchPlan> plan_;
+  int planned_ = 0;  // the kind of step that the plan is for
   std::optional<Profile> profile_;  // of the last run that was profiled
 };
 

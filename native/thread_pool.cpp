@@ -76,7 +76,7 @@ ThreadPool::Run& ThreadPool::free_run(std::size_t stages) {
   }
 }
 
-void ThreadPool::run(const std::vector<int>& units, const Work& work) {
+void ThreadPool::run(const std::vector<int>& units, const Work& work, std::shared_ptr<const FetchPlan> plan) {
   std::scoped_lock lock(running_);
   FloatMode mode;
   if (threads_ == 1) {
@@ -91,11 +91,12 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work) {
     stage.done.store(0, std::memory_order_relaxed);
     stage.units = s < units.size() ? units[s] : 0;
     for (int t = 0; t < threads_; ++t) {
-      stage.shares[t].next.store((int)((long)stage.units * t / threads_), std::memory_order_relaxed);
-      stage.shares[t].end = (int)((long)stage.units * (t + 1) / threads_);
+      stage.shares[t].next.store(share_begin(stage.units, t, threads_), std::memory_order_relaxed);
+      stage.shares[t].end = share_begin(stage.units, t + 1, threads_);
     }
   }
   run.work = &work;
+  run.plan = std::move(plan);
   run.open.store(true);
   current_.store(&run);
   epoch_.fetch_add(1);
@@ -114,14 +115,16 @@ int ThreadPool::run_units(Run& run, int stage, int thread) noexcept {
 }
 
 void ThreadPool::take_part(Run& run, int thread) noexcept {
+  Fetcher fetcher(run.plan.get(), thread);
   for (std::size_t s = 0; s < run.stages.size(); ++s) {
     Stage& stage = run.stages[s];
     int units = stage.units, mine = run_units(run, (int)s, thread);
     int done = stage.done.fetch_add(mine, std::memory_order_acq_rel) + mine;
     if (mine && done == units) stage.done.notify_all();
     for (int spins = 0; done < units; ++spins) {
-      if (spins < kSpins) relax();
-      else stage.done.wait(done, std::memory_order_acquire);
+      if (spins < kSpins) {
+        if (!fetcher.next((int)s)) relax();
+      } else stage.done.wait(done, std::memory_order_acquire);
       done = stage.done.load(std::memory_order_acquire);
     }
   }

@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "fetch_plan.hpp"
+
 namespace wingbeat {
 
 class ThreadPool {
@@ -26,9 +28,13 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
+  // The first unit of a thread's share of `units`.
+  static int share_begin(int units, int thread, int threads) { return (int)((long)units * thread / threads); }
+
   // Runs all units of stage 0, then of stage 1, ...; returns when the last is done. The caller takes part.
   // One call at a time: others wait.
-  void run(const std::vector<int>& units, const Work& work);
+  // While a thread waits for the last units of others it fetches what `plan` says.
+  void run(const std::vector<int>& units, const Work& work, std::shared_ptr<const FetchPlan> plan = nullptr);
 
  private:
   struct Share {  // on a cache line of its own: a claim must not disturb others
@@ -45,6 +51,7 @@ class ThreadPool {
   struct Run {
     std::vector<Stage> stages;
     const Work* work = nullptr;
+    std::shared_ptr<const FetchPlan> plan;
     std::atomic<int> inside{0};
     std::atomic<bool> open{false};
   };
