@@ -531,7 +531,8 @@ def to_message(message: Mapping[str, str]) -> Message:
     for field, value in message.items():
         if not (isinstance(value, str) or (value is None and field in ("name", "reasoning_content"))):
             raise ValueError(f"a message's {field} is a text, not {value!r:.100}")
-    return Message(**message)
+    name, reasoning = message.get("name"), message.get("reasoning_content")
+    return Message(message["role"], message["content"], name, reasoning)
 
 
 def _append(completion: Completion, output: RowOutput) -> None:

@@ -291,11 +291,6 @@ async def test_errors_are_those_of_the_client_library(aclient: AsyncOpenAI) -> N
     assert bad.value.param == "temperature"
     with pytest.raises(openai.NotFoundError):
         await aclient.chat.completions.create(model="gpt-4", messages=HELLO)
-    with pytest.raises(openai.BadRequestError) as tools:
-        await aclient.chat.completions.create(
-            model="tiny", messages=HELLO, tools=[{"type": "function", "function": {"name": "f"}}]
-        )
-    assert "not supported yet" in str(tools.value)
 
 
 # --- the OpenAPI document tells the truth

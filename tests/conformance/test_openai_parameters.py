@@ -67,8 +67,8 @@ COMPLETIONS = {
 CHAT = {
     **BOTH,
     "audio": refused([{"voice": "alloy", "format": "wav"}, True]),
-    "function_call": refused(["required", {"name": "f"}, 5], good=["none", "auto"]),
-    "functions": refused([[{"name": "f"}], "f"], good=[[]]),
+    "function_call": honoured(["none", "auto"], ["required", {"name": "f"}, 5]),
+    "functions": honoured([[], [{"name": "f"}]], ["f", [{"name": "a b"}], [{}]]),
     "logprobs": honoured([True, False], [3, "yes"]),
     "max_completion_tokens": honoured([1, 3], [0, "3"]),
     "messages": honoured(
@@ -81,21 +81,25 @@ CHAT = {
     ),
     "modalities": refused([["audio"], ["text", "audio"], "text", ["video"]], good=[["text"]]),
     "moderation": refused([{"model": "omni-moderation-latest"}]),
-    "parallel_tool_calls": ignored([True, False], ["yes"]),
+    "parallel_tool_calls": honoured([True, False], ["yes"]),
     "prediction": ignored([{"type": "content", "content": "x"}], ["x", {"type": "content"}, {"content": "x"}]),
     "prompt_cache_key": ignored(["k"], [5]),
     "prompt_cache_options": ignored([{"mode": "implicit", "ttl": "30m"}, {}], ["30m", {"mode": "never"}]),
     "prompt_cache_retention": ignored(["24h", "in_memory"], ["1h", 24]),
     "reasoning_effort": honoured(["none", "minimal", "low", "medium", "high", "xhigh", "max"], ["hard", 5]),
-    "response_format": refused(
-        [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}, "text"],
-        good=[{"type": "text"}],
+    "response_format": honoured(
+        [
+            {"type": "text"},
+            {"type": "json_object"},
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}, "strict": True}},
+        ],
+        ["text", {"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "a b"}}],
     ),
     "safety_identifier": ignored(["a"], [5]),
     "service_tier": ignored(["auto", "default", "flex", "scale", "priority", "fast"], ["best", 5]),
     "store": ignored([True, False], ["yes"]),
-    "tool_choice": refused(["required", {"type": "function", "function": {"name": "f"}}, 5], good=["none", "auto"]),
-    "tools": refused([[TOOL], "f"], good=[[]]),
+    "tool_choice": honoured(["none", "auto"], ["required", {"type": "function", "function": {"name": "f"}}, 5]),
+    "tools": honoured([[], [TOOL]], ["f", [{**TOOL, "type": "custom"}], [{"type": "function"}], [TOOL] * 2]),
     "top_logprobs": honoured([], [21, "1", 2]),  # without logprobs
     "verbosity": ignored(["low", "medium", "high"], ["loud"]),
     "web_search_options": refused([{}, {"search_context_size": "low"}]),
@@ -104,7 +108,7 @@ CHAT = {
 RESPONSES = {
     **{name: BOTH[name] for name in ("model", "stream", "temperature", "top_p")},
     **{name: CHAT[name] for name in ("metadata", "moderation", "parallel_tool_calls", "prompt_cache_key")},
-    **{name: CHAT[name] for name in ("prompt_cache_retention", "safety_identifier", "store", "tool_choice", "tools")},
+    **{name: CHAT[name] for name in ("prompt_cache_retention", "safety_identifier", "store", "tool_choice")},
     "access_programs": ignored([{"cyber": "standard"}], []),
     "background": refused([True, "yes"], good=[False]),
     "background_options": ignored([{"completion_window": "soonest"}], []),
@@ -128,10 +132,11 @@ RESPONSES = {
     ),
     "service_tier": ignored(["auto", "flex"], [5]),
     "stream_options": ignored([], [True, {"include_obfuscation": 5}, {"include_obfuscation": True}]),  # see above
-    "text": refused(
-        [{"format": {"type": "json_object"}}, {"verbosity": "loud"}, "text"],
-        good=[{"format": {"type": "text"}, "verbosity": "low"}],
+    "text": honoured(
+        [{"format": {"type": "text"}, "verbosity": "low"}, {"format": {"type": "json_object"}}],
+        [{"verbosity": "loud"}, "text", {"format": {"type": "json_schema"}}],
     ),
+    "tools": honoured([[], [{"type": "function", "name": "f"}]], ["f", [{"type": "web_search"}], [TOOL]]),
     "top_logprobs": honoured([0, 20], [21, "1"]),
     "truncation": ignored(["auto", "disabled"], ["some"]),
     "user": BOTH["user"],
@@ -212,7 +217,7 @@ def test_parts_of_other_types_are_refused_by_their_name(client: OpenAI, kind: st
 
 @pytest.mark.parametrize("field", ["tool_calls", "function_call", "audio"])
 def test_earlier_turns_that_cannot_be_told_are_refused(client: OpenAI, field: str) -> None:
-    given = {"tool_calls": [TOOL], "function_call": {"name": "f", "arguments": "{}"}, "audio": {"id": "a"}}[field]
+    given = {"tool_calls": [TOOL], "function_call": {"name": "f"}, "audio": {"id": "a"}}[field]
     messages = [*HELLO, {"role": "assistant", "content": None, field: given}]
     with pytest.raises(openai.BadRequestError) as caught:
         send(client, "chat", messages=messages)

@@ -64,7 +64,7 @@ def test_reasoning(prompt_end: str, ids: list[int], reasoning: str, content: str
         text = "".join(row.text for row in rows)
         rows = [RowOutput(1, 0, text=text, token_ids=ids, finish_reason="length")]
     pieces = [choice.push(row) for row in rows]
-    deltas = [choice.chunk(piece)["delta"] for piece in pieces]
+    deltas = [chunk["delta"] for piece in pieces for chunk in choice.chunks(piece)]
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == reasoning
     assert "".join(delta.get("content", "") for delta in deltas) == content
     message = choice.whole(pieces)["message"]

@@ -129,6 +129,10 @@ class Turn:
         follow = profile.render if self._closed else profile.follow_up
         return follow(messages, thinking=thinking)
 
+    def holds(self, text: str) -> bool:
+        """Whether a prompt of the session so far has this text in it."""
+        return any(text in self._text(turn.read) for turn in self._earlier)
+
     def _after_history(self, segments: list[str], param: str) -> list[str]:
         """The segments that follow the session's text. Raises ApiError (400) when it is not the beginning of them."""
         recalled = self._model.profile.chat_template().recalled

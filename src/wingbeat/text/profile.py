@@ -54,9 +54,9 @@ class ModelProfile:
             )
         return self.template
 
-    def splitter(self, segments: Sequence[str]) -> ReasoningSplitter:
-        """A fresh splitter for the reply to a prompt that `render` made."""
-        return ReasoningSplitter(segments[-1] if segments else "", thinking=self.thinking != "none")
+    def splitter(self, segments: Sequence[str], *, exact: bool = False) -> ReasoningSplitter:
+        """A fresh splitter for the reply to a prompt that `render` made. `exact`: see `ReasoningSplitter`."""
+        return ReasoningSplitter(segments[-1] if segments else "", thinking=self.thinking != "none", exact=exact)
 
 
 # The models' authors chat at top_p 0.3 with presence and frequency penalties of 0.5 that fade by 0.4 % a token. These

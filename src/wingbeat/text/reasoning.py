@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wingbeat.text.stream import Trimmer
+from wingbeat.text.stream import Trimmer, overlap
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -15,18 +15,20 @@ class ReasoningSplitter:
     "<think>" of its own accord. The text of a continued message keeps its leading white space.
     """
 
-    def __init__(self, last_segment: str = "", *, thinking: bool = True) -> None:
+    def __init__(self, last_segment: str = "", *, thinking: bool = True, exact: bool = False) -> None:
         """`last_segment` is the end of the prompt as `ChatTemplate.render` gave it; `thinking=False` for models whose
-        replies are answers only."""
+        replies are answers only. An `exact` answer follows a grammar: it opens no reasoning, and white space at its end
+        belongs to it."""
+        self.exact = exact
         opening = last_segment.strip()
         continues = last_segment.startswith(" ")  # contents begin with a space, role labels do not
         opened = thinking and opening.startswith("<think")
         self._reasoning = opened and "</think" not in opening
-        self._undecided = thinking and not continues
+        self._undecided = thinking and not continues and not exact
         self._tag_open = opened and opening.endswith("think")
         answer_starts = not continues or (opened and (self._reasoning or opening.endswith(("</think", _CLOSE))))
         self._reasoning_trimmer = Trimmer()
-        self._answer_trimmer = Trimmer(leading=answer_starts)
+        self._answer_trimmer = Trimmer(leading=answer_starts, trailing=not exact)
         self._held = ""
 
     @property
@@ -38,6 +40,13 @@ class ReasoningSplitter:
     def reasoning(self) -> bool:
         """Whether what comes next is part of the reasoning."""
         return self._reasoning
+
+    @property
+    def before_answer(self) -> str:
+        """The text after which the answer begins; empty where it may begin at once."""
+        if self._reasoning:
+            return _CLOSE
+        return ">" if self._tag_open else ""
 
     @property
     def opening(self) -> str:
@@ -65,7 +74,7 @@ class ReasoningSplitter:
         if closed:
             self._reasoning = False
             return self._reasoning_trimmer.push(reasoning), self._answer_trimmer.push(answer)
-        border = len(text) - _overlap(text, _CLOSE)
+        border = len(text) - overlap(text, _CLOSE)
         self._held = text[border:]
         return self._reasoning_trimmer.push(text[:border]), ""
 
@@ -87,8 +96,3 @@ class ReasoningSplitter:
             return ""
         self._undecided = False
         return text
-
-
-def _overlap(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `tag`."""
-    return next((n for n in range(min(len(text), len(tag) - 1), 0, -1) if tag.startswith(text[-n:])), 0)

@@ -138,16 +138,17 @@ def _automaton(stops: tuple[str, ...]) -> _StopAutomaton:
 class Trimmer:
     """Drops white space at the ends of a text that arrives in pieces, and keeps it inside."""
 
-    def __init__(self, *, leading: bool = True) -> None:
-        """`leading=False` keeps white space at the beginning."""
+    def __init__(self, *, leading: bool = True, trailing: bool = True) -> None:
+        """`leading=False` keeps white space at the beginning, `trailing=False` that at the end."""
         self._at_start = leading
+        self._keeps_end = not trailing
         self._held: list[str] = []
 
     def push(self, text: str) -> str:
         """The part of the text that is certain to stay; trailing white space waits for something to follow it."""
         if self._at_start:
             text = text.lstrip()
-        kept = text.rstrip()
+        kept = text if self._keeps_end else text.rstrip()
         if not kept:
             self._held.append(text)
             return ""
@@ -155,3 +156,8 @@ class Trimmer:
         out = "".join([*self._held, kept])
         self._held = [text[len(kept) :]]
         return out
+
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `mark`."""
+    return next((size for size in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-size:])), 0)

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from wingbeat.text.tools import Tool, ToolCall, tool_list, written_calls
+
 SEPARATOR = "\n\n"
 _SPEAKERS = {
     "system": "system",
@@ -23,6 +25,8 @@ _SPEAKERS = {
     "function": "user",
 }
 _TOOL_RESULT = "Function output:\n"
+TOOLS = "{tools}"
+"""In a tool prompt, the place of the tools' list."""
 _REASONING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -40,6 +44,8 @@ class Message:
     hint: str = ""
     """What follows the content, in a segment of its own: it is said to the model this once, and not when the message
     has become a part of the conversation."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the assistant called, after the content."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,22 @@ class ChatTemplate:
     assistant: str = "Assistant"
     system: str = "System"
     """The labels; an empty one stands for a text without label."""
+    tool_prompt: str = (
+        f"Tools:\n{TOOLS}\nWhen a tool is needed, reply only with a JSON function call in this form:\n"
+        '```json\n{"name": "tool", "arguments": {}}\n```\nWhen no tool is needed, reply with a text.'
+    )
+    """What the system says of tools; `{tools}` in it stands for their JSON list."""
+
+    def with_tools(self, messages: Sequence[Message], told: str) -> list[Message]:
+        """The conversation in which the system says what was `told_of` tools, after what it says at the beginning."""
+        if messages and _SPEAKERS.get(messages[0].role.lower()) == "system":
+            first = messages[0]
+            return [replace(first, content=f"{first.content}\n{told}"), *messages[1:]]
+        return [Message("system", told), *messages]
+
+    def told_of(self, tools: Sequence[Tool], tool_prompt: str | None = None) -> str:
+        """What the system says of these tools, as it stands in a prompt; by `tool_prompt` instead of the template's."""
+        return sanitise((tool_prompt or self.tool_prompt).replace(TOOLS, tool_list(tools)))
 
     @property
     def can_think(self) -> bool:
@@ -113,7 +135,7 @@ class ChatTemplate:
     def _content(self, message: Message) -> str:
         match message.role.lower():
             case "assistant":
-                return self._answer(message.content)
+                return self._answer(_with_calls(message))
             case "tool" | "function":
                 return _TOOL_RESULT + sanitise(message.content)
             case _:
@@ -148,12 +170,27 @@ class ChatTemplate:
         """What comes after the last label, and is no part of the conversation as the next prompt has it."""
         return "" if self.reply_openings is None or thinking is None else self.reply_openings[thinking]
 
+    def closed(self, segments: Sequence[str]) -> list[str]:
+        """A prompt of `render` whose answer begins with the next token: an empty reasoning, whose end is left to the
+        model, ends here."""
+        opening = self.opening(thinking=False)
+        if not opening or segments[-1] != opening:
+            return list(segments)
+        return [*segments[:-1], f"{opening}>\n"]
+
     def _partial(self, message: Message) -> str:
         content = normalise_line_ends(message.content).strip() if self.can_think else sanitise(message.content)
         if self.can_think and message.reasoning_content:
             reasoning = f"<think>\n{normalise_line_ends(message.reasoning_content).strip()}"
             content = f"{reasoning}\n</think>\n{content}" if content else reasoning
         return f" {content}" if content else ""
+
+
+def _with_calls(message: Message) -> str:
+    if not message.tool_calls:
+        return message.content
+    calls = written_calls(message.tool_calls)
+    return f"{message.content.rstrip()}\n{calls}" if message.content.strip() else calls
 
 
 def normalise_line_ends(text: str) -> str:
@@ -176,5 +213,6 @@ G1 = ChatTemplate(
         "xhigh": " (think a lot)",
         "max": " (think a lot)",
     },
+    tool_prompt=f"Tools:\n{TOOLS}\nWhen a tool is needed, return only a JSON function call.",
 )
 RAVEN = ChatTemplate(user="Bob", assistant="Alice", system="")

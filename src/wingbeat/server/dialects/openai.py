@@ -17,6 +17,7 @@ from wingbeat.server.dialects.openai_completions import (
     completion_prompts,
 )
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
+from wingbeat.server.dialects.openai_constraints import constrained
 from wingbeat.server.dialects.openai_echo import ScoreGate, echoed_prompts
 from wingbeat.server.dialects.openai_ranking import best_rows
 from wingbeat.server.dialects.openai_replies import (
@@ -78,6 +79,7 @@ def openai_router(
         model = ready_model(registry, body)
         scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
         sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
+        sampling = await constrained(sampling, model, body.form)
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompts = await completion_prompts(body, model, start, turn)
@@ -120,16 +122,14 @@ def openai_router(
         body.refuse_unsupported()
         model = ready_model(registry, body)
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, body.sampled_logprobs)
-        count = body.rows_per_prompt
+        count, form = body.rows_per_prompt, body.form
         texts = TokenTexts(model.token_bytes, model.end_of_text)
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
-            prompt = await chat_prompt(body, model, start, turn)
+            prompt = await chat_prompt(body, model, start, turn, form)
             sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
-            choices = [
-                ChatChoice(model.profile.splitter(prompt.segments), texts, logprobs=bool(body.logprobs))
-                for _ in range(count)
-            ]
+            sampling = await form.constrain(sampling, model, prompt.splitter().before_answer)
+            choices = [ChatChoice(prompt.splitter(), texts, form, logprobs=bool(body.logprobs)) for _ in range(count)]
             states = await returned_states(body, store, model, body.n or 1)
             answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
             generation = begin(body, model, prompt.prompts, sampling, start, turn, choices=count)

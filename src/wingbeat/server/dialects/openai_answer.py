@@ -12,6 +12,7 @@ import msgspec
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_logprobs import Columns
 from wingbeat.server.dialects.openai_states import ReturnedStates
+from wingbeat.server.dialects.openai_tool_calls import CallDelta
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
 from wingbeat.server.step_writer import TextEvents
@@ -30,6 +31,7 @@ class Piece(msgspec.Struct, gc=False):
     reasoning: str = ""
     logprobs: Columns = ()
     finish_reason: str | None = None
+    calls: Sequence[CallDelta] = ()
 
 
 class Choice(Protocol):
@@ -54,8 +56,8 @@ class Choice(Protocol):
         """What a stream says before the first token."""
         ...
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        """A piece as it is streamed."""
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        """A piece as it is streamed: one chunk, or several in order."""
         ...
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -168,10 +170,7 @@ class Answer:
         if self._states is None:
             return b""
         await self._states.give()
-        return b"".join(
-            self._event(row, {**self._choices[row].chunk(piece), **self._states.field(row)})
-            for row, piece in self._waiting
-        )
+        return b"".join(self._events(row, piece, self._states.field(row)) for row, piece in self._waiting)
 
     def end(self) -> bytes:
         self._check_complete()
@@ -226,12 +225,17 @@ class Answer:
 
     def _any_event(self, row: RowOutput) -> bytes:
         piece, choice = self._piece(row), self._choices[row.row]
-        shows = piece.text or piece.reasoning or piece.logprobs or piece.finish_reason
-        event = self._event(row.row, choice.chunk(piece)) if shows else b""
+        shows = piece.text or piece.reasoning or piece.logprobs or piece.finish_reason or piece.calls
+        events = self._events(row.row, piece) if shows else b""
         if (shown := choice.shown) is not None:
-            before, _, after = self._event(row.row, choice.chunk(Piece(_ANY_TEXT))).partition(encode(_ANY_TEXT))
+            before, _, after = self._events(row.row, Piece(_ANY_TEXT)).partition(encode(_ANY_TEXT))
             self._text_events[row.row] = TextEvents(shown, before, after)
-        return event
+        return events
+
+    def _events(self, row: int, piece: Piece, more: Mapping[str, Any] | None = None) -> bytes:
+        """The chunks of a piece, the last of them with the fields in `more`."""
+        *chunks, last = self._choices[row].chunks(piece)
+        return b"".join(self._event(row, chunk) for chunk in [*chunks, {**last, **(more or {})}])
 
     def _event(self, index: int, fields: dict[str, Any]) -> bytes:
         return b"data: " + self._head + b',"choices":[' + encode({"index": index, **fields}) + b"]" + self._tail

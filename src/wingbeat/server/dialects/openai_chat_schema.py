@@ -8,9 +8,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 
+from wingbeat.server.dialects.openai_constraints import ResponseFormat
 from wingbeat.server.dialects.openai_ranking import RankingBody
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, Ignored, example, whole_numbers
+from wingbeat.server.dialects.openai_tools import AnswerForm, offered_tools
+from wingbeat.server.dialects.openai_tools_schema import (
+    MAX_TOOLS,
+    EarlierCall,
+    EarlierCalls,
+    FunctionBody,
+    FunctionCallField,
+    ToolBody,
+    ToolChoiceField,
+)
 from wingbeat.server.errors import bad_request, not_supported, unsupported
+from wingbeat.text.templates import TOOLS
+from wingbeat.text.tools import MAX_CALLS, ToolCall
 
 
 def _content(value: Any, info: ValidationInfo) -> Any:
@@ -61,8 +74,8 @@ class ChatMessage(BaseModel):
     reasoning_content: str | None = Field(None, description="An assistant's earlier reasoning.")
     refusal: str | None = Field(None, description="An assistant's earlier refusal; stands for absent content.")
     tool_call_id: str | None = Field(None, description="Of a tool's message. " + Ignored)
-    tool_calls: list[dict[str, Any]] | None = Field(None, description="Refused when not empty: not supported yet.")
-    function_call: Any = Refused
+    tool_calls: EarlierCalls = Field(None, description="What an assistant called, as it stood in an answer.")
+    function_call: EarlierCall = Field(None, description="The same in the older form, of one call.")
     audio: Any = Refused
 
     @field_validator("content")
@@ -77,12 +90,13 @@ class ChatMessage(BaseModel):
         """What was said."""
         return self.content or self.refusal or ""
 
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """What was called after it was said."""
+        return (*(self.tool_calls or ()), *((self.function_call,) if self.function_call else ()))
+
     def refuse_unsupported(self, path: str) -> None:
         """Raises ApiError for what is well formed but cannot be done; `path` is that of this message."""
-        if self.tool_calls:
-            raise unsupported("An earlier tool call", f"{path}.tool_calls")
-        if self.function_call is not None:
-            raise unsupported("An earlier function call", f"{path}.function_call")
         if self.audio is not None:
             raise unsupported("Audio", f"{path}.audio")
 
@@ -100,10 +114,6 @@ def check_messages(messages: Sequence[ChatMessage], goes_on: bool | None, begins
     if goes_on and not (messages and messages[-1].role == "assistant"):
         problem = "continue_final_message: the last message must be the assistant's."
         raise bad_request(problem, "continue_final_message")
-
-
-class ResponseFormat(BaseModel):
-    type: str = Field(description="Only `text` is supported yet.", json_schema_extra={"const": "text"})
 
 
 class Prediction(BaseModel):
@@ -126,6 +136,16 @@ class TemplateSettings(BaseModel):
     model_config = ConfigDict(strict=True)
 
     enable_thinking: bool | None = None
+    tool_prompt: str | None = Field(
+        None, description="What the model is told of tools, in other words; `{tools}` stands for their JSON list."
+    )
+
+    @field_validator("tool_prompt")
+    @classmethod
+    def _has_place(cls, value: str | None) -> str | None:
+        if value and TOOLS not in value:
+            raise ValueError(f"{TOOLS} is wanted in it, the place of the tools")
+        return value or None
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -164,15 +184,6 @@ Metadata = Annotated[
 ]
 
 
-def _tool_choice(value: Any) -> Any:
-    if value is None or isinstance(value, dict) or value in ("none", "auto", "required"):
-        return value
-    raise ValueError("'none', 'auto', 'required' or an object is wanted")
-
-
-ToolChoice = Annotated[Any, PlainValidator(_tool_choice), WithJsonSchema({"enum": ["none", "auto", None]})]
-
-
 class ChatBody(RankingBody):
     """Answer a conversation."""
 
@@ -187,11 +198,24 @@ class ChatBody(RankingBody):
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="The newer name of `max_tokens`.")
     logprobs: bool | None = Field(None, description="Give the log-probability of each token.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="With `logprobs`: so many alternatives each.")
-    response_format: ResponseFormat | None = None
-    tools: list[Any] | None = Field(None, description="Refused when not empty, unless `tool_choice` is `none`.")
-    tool_choice: ToolChoice = Field(None, description="`none` or `auto`; others need tools.")
-    functions: list[Any] | None = Field(None, description="Refused when not empty, unless `function_call` is `none`.")
-    function_call: ToolChoice = Field(None, description="`none` or `auto`; others need functions.")
+    response_format: ResponseFormat | None = Field(None, description="The form of the answer.")
+    tools: list[ToolBody] | None = Field(
+        None, max_length=MAX_TOOLS, description="Functions that the model may call. Only `function` is a type here."
+    )
+    tool_choice: ToolChoiceField = Field(
+        None,
+        description="`auto` (default with tools): the model chooses; `none`: no call; `required`: at least one; a "
+        "function: just that; `allowed_tools`: some of the tools.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description=f"Default true: up to {MAX_CALLS} calls in one answer. False: one."
+    )
+    functions: list[FunctionBody] | None = Field(
+        None, max_length=MAX_TOOLS, description="The older way to say `tools`. An answer has one call at most."
+    )
+    function_call: FunctionCallField = Field(
+        None, description="With `functions`: `auto` (default), `none`, or an object with the name of one."
+    )
     modalities: list[Literal["text", "audio"]] | None = Field(None, max_length=2, description="`audio` is refused.")
     audio: Any = Refused
     moderation: Any = Refused
@@ -208,7 +232,6 @@ class ChatBody(RankingBody):
     prompt_cache_options: PromptCacheOptions | None = Field(None, description=Ignored)
     prediction: Prediction | None = Field(None, description=Ignored)
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
-    parallel_tool_calls: bool | None = Field(None, description=Ignored)
 
     reasoning_effort: Effort | None = Field(
         None, description="`none` and `minimal`: no reasoning; others: reasoning, with models that can."
@@ -255,9 +278,6 @@ class ChatBody(RankingBody):
         super().refuse_unsupported()
         self.refuse_contradictions(self.token_limit)
         self._check_messages()
-        if self.response_format and self.response_format.type != "text":
-            raise unsupported(f"response_format of type {self.response_format.type[:40]!r}", "response_format")
-        self._refuse_tools()
         for name, what in (("audio", "Audio"), ("moderation", "Moderation"), ("web_search_options", "Web search")):
             if getattr(self, name) is not None:
                 raise unsupported(what, name)
@@ -277,14 +297,22 @@ class ChatBody(RankingBody):
             raise bad_request(f"messages: {problem}.", "messages", code)
         check_messages(self.messages, self.continue_final_message, self.add_generation_prompt)
 
-    def _refuse_tools(self) -> None:
-        for field, choice_field, what in (
-            ("tools", "tool_choice", "tools"),
-            ("functions", "function_call", "functions"),
-        ):
-            choice = getattr(self, choice_field)
-            if getattr(self, field):
-                if choice != "none":
-                    raise unsupported(f"Calling {what}", field)
-            elif choice not in (None, "none", "auto"):
-                raise bad_request(f"{choice_field}: there are no {what} to choose from.", choice_field)
+    @property
+    def form(self) -> AnswerForm:
+        """What an answer may be. Raises ApiError (400) for tools and forms that make no sense."""
+        text = self.asked_form(self.response_format and self.response_format.asked())
+        if not self.functions:
+            if self.function_call is not None and self.function_call.mode == "required":
+                raise bad_request("function_call: there are no functions to choose from.", "function_call")
+            tools = None if self.tools is None else [tool.function for tool in self.tools]
+            offered = offered_tools(tools, self.tool_choice, self.parallel_tool_calls, prompt=self.tool_prompt)
+            return AnswerForm(offered, text)
+        if self.tools:
+            raise bad_request("functions and tools exclude each other; tools is the newer field.", "functions")
+        fields = ("functions", "function_call")
+        offered = offered_tools(self.functions, self.function_call, False, fields, ".parameters", self.tool_prompt)
+        return AnswerForm(offered, text)
+
+    @property
+    def tool_prompt(self) -> str | None:
+        return self.chat_template_kwargs.tool_prompt if self.chat_template_kwargs else None

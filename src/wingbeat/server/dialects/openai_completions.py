@@ -73,13 +73,13 @@ class CompletionChoice:
         self._begun = True
         return {"text": self._echo.text, "logprobs": None, "finish_reason": None} if self._echo.text else None
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
         text, columns = piece.text, [piece.logprobs]
         if self._echo is not None and not self._begun:
             self._begun = True
             text, columns = self._echo.text + text, [self._echo_columns(), *columns]
         logprobs = self._logprobs.join(columns) if self._logprobs and any(columns) else None
-        return {"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        return [{"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}]
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         columns = [self._echo_columns(), *(piece.logprobs for piece in pieces)]

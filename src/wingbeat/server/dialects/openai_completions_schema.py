@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
+from wingbeat.server.dialects.openai_constraints import Asked, ResponseFormat
 from wingbeat.server.dialects.openai_ranking import RankingBody
 from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, example, whole_numbers
 from wingbeat.server.errors import bad_request
@@ -76,6 +77,7 @@ class CompletionBody(RankingBody):
         json_schema_extra=_or_false,
     )
     echo: bool | None = Field(None, description="Begin the answer with the prompt, in `logprobs` too.")
+    response_format: ResponseFormat | None = Field(None, description="Beyond OpenAI here. The form of the answer.")
     suffix: str | None = Field(None, description="Refused: the models do not fill in the middle.")
 
     @field_validator("logprobs", mode="before")
@@ -88,6 +90,11 @@ class CompletionBody(RankingBody):
         if self.max_tokens is None:
             return DEFAULT_MAX_TOKENS
         return None if self.max_tokens == -1 else self.max_tokens
+
+    @property
+    def form(self) -> Asked | None:
+        """The form of the answers. Raises ApiError (400) for several."""
+        return self.asked_form(self.response_format and self.response_format.asked())
 
     @property
     def sampled_logprobs(self) -> int | None:

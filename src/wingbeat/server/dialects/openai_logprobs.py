@@ -32,11 +32,13 @@ class ChatLogprobs:
     """`logprobs` of a chat choice: the tokens of its content, in the same words.
 
     The content is the row's text without the reasoning before it and without white space at its ends. So tokens of
-    these have no entry, and one that is only partly said has an entry for that part.
+    these have no entry, and one that is only partly said has an entry for that part. An `exact` answer keeps the white
+    space at its end.
     """
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, *, exact: bool = False) -> None:
         self._texts = texts
+        self._exact = exact
         self._tokens = TokenQueue(texts.token_bytes)
         self._read = 0  # characters of the row's text so far
         self._end = 0  # where its last word so far ends
@@ -46,7 +48,7 @@ class ChatLogprobs:
     def push(self, row: RowOutput, content: str) -> Columns:
         """The tokens that this output, which adds `content` to the content, completes."""
         self._tokens.add(row.logprobs or ())
-        word = len(row.text.rstrip())
+        word = len(row.text if self._exact else row.text.rstrip())
         if word:
             self._end = self._read + word
         self._read += len(row.text)

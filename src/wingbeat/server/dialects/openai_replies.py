@@ -100,18 +100,36 @@ class ChatLogprobs(Exact):
     refusal: None
 
 
+class CalledFunction(Exact):
+    name: str
+    arguments: str
+    """JSON, valid for the schema of the function's parameters unless the answer was cut off."""
+
+
+class ToolCall(Exact):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(Exact):
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    """What is said, before any calls. Null only where there are calls and nothing else."""
     refusal: None
     reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: CalledFunction | None = None
+
+
+ChatFinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class ChatChoice(Exact):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     state: str | None = None
     """With `return_state`."""
     state_error: str | None = None
@@ -125,17 +143,33 @@ class ChatReply(Reply):
     session: SessionReport | None = None
 
 
+class FunctionDelta(Exact):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(Exact):
+    """The beginning of a call, with its id and name, or a piece of its arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class ChatDelta(Exact):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    function_call: FunctionDelta | None = None
 
 
 class ChatChunkChoice(Exact):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     state: str | None = None
     """With `return_state`, on the choice's last chunk."""
     state_error: str | None = None

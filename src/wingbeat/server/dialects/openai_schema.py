@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
+from wingbeat.server.dialects.openai_constraints import ConstraintFields
 from wingbeat.server.dialects.openai_sampling_schema import MAX_COUNT, SamplingFields, whole_numbers
 from wingbeat.server.errors import bad_request, unsupported
 
@@ -20,10 +21,7 @@ __all__ = ["MAX_COUNT", "GenerationBody", "example", "whole_numbers"]
 MAX_STOPS = 16
 MAX_BIASES = 2**16
 
-NOT_YET = (
-    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema"),
-    "prompt_logprobs",
-)
+NOT_YET = ("prompt_logprobs",)
 """Fields of other servers that change the answer: ignoring them would be a silent fault."""
 
 
@@ -107,7 +105,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = Field(None, description="Without effect: nothing is added to hide lengths.")
 
 
-class GenerationBody(SamplingFields):
+class GenerationBody(SamplingFields, ConstraintFields):
     """The fields that chat and plain completions share."""
 
     model: str | None = Field(None, description="The loaded model's id, `model` or any name that starts with `rwkv`.")
@@ -138,13 +136,6 @@ class GenerationBody(SamplingFields):
     )
     no_cache: bool | None = Field(None, description="Beyond OpenAI. Neither use nor keep cached states of the prompt.")
 
-    guided_json: Any = NotYet
-    guided_regex: Any = NotYet
-    guided_choice: Any = NotYet
-    guided_grammar: Any = NotYet
-    structured_outputs: Any = NotYet
-    grammar: Any = NotYet
-    json_schema: Any = NotYet
     prompt_logprobs: Any = NotYet
 
     @field_validator("n", "seed", "max_tokens", mode="before", check_fields=False)

@@ -49,8 +49,9 @@ def responses_router(
             start = await start_of(body, starts, model, turn)
             prompt = await _prompt(body, model, start, turn)
             sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
+            sampling = await body.form.constrain(sampling, model, prompt.splitter().before_answer)
             states = await returned_states(body, store, model, 1)
-            answer = ResponseAnswer(model, body, model.profile.splitter(prompt.segments), states)
+            answer = ResponseAnswer(model, body, prompt.splitter(), states)
             generation = begin(body, model, prompt.prompts, sampling, start, turn)
         if body.stream:
             return EventStream(generation, answer, settling(answer, turn))
@@ -102,4 +103,5 @@ async def _prompt(body: ResponsesBody, model: ServedModel, start: Start, turn: T
         continue_final=goes_on,
         follows=start.state is not None,
         turn=turn,
+        form=body.form,
     )

@@ -12,9 +12,12 @@ from wingbeat.server.dialects.openai_answer import check_row, encode, ended_earl
 from wingbeat.server.dialects.openai_chat import ChatChoice
 from wingbeat.server.dialects.openai_states import ReturnedStates
 from wingbeat.server.dialects.openai_tokens import TokenTexts
+from wingbeat.server.dialects.openai_tool_calls import WrittenCall
 from wingbeat.server.dialects.responses_output import (
+    CALL,
     MESSAGE,
     REASONING,
+    CallItem,
     EventWriter,
     ItemKind,
     OutputItem,
@@ -33,6 +36,8 @@ class _Addition(NamedTuple):
     kind: ItemKind
     text: str
     logprobs: bytes = b""
+    call: WrittenCall | None = None
+    """The call that the text belongs to, for a call's item."""
 
 
 class ResponseAnswer:
@@ -48,7 +53,7 @@ class ResponseAnswer:
         texts = TokenTexts(model.token_bytes, model.end_of_text)
         self._model = model
         self._states = states
-        self._choice = ChatChoice(splitter, texts, logprobs=body.alternatives is not None)
+        self._choice = ChatChoice(splitter, texts, body.form, logprobs=body.alternatives is not None)
         self._identity = {"id": "resp_" + secrets.token_hex(24), "object": "response", "created_at": int(time.time())}
         self._settings = _settings(model, body)
         self._events = EventWriter()
@@ -133,9 +138,11 @@ class ResponseAnswer:
         if self._states is not None and row.finish_reason is not None:
             self._states.take(row, self._choice.rest_opening)
         additions = [_Addition(REASONING, piece.reasoning)] if piece.reasoning else []
-        if piece.text or self._answering or (self._last and not self._items and not additions):
+        nothing = not (self._items or additions or piece.calls)
+        if piece.text or self._answering or (self._last and nothing):
             logprobs = b"".join(piece.logprobs)
             additions.append(_Addition(MESSAGE, piece.text, logprobs))
+        additions += [_Addition(CALL, call.arguments, call=self._choice.calls[call.place]) for call in piece.calls]
         return additions
 
     @property
@@ -143,11 +150,14 @@ class ResponseAnswer:
         return bool(self._items) and self._items[-1].kind is MESSAGE
 
     def _goes_on(self, addition: _Addition) -> bool:
-        return bool(self._items) and self._items[-1].kind is addition.kind
+        last = self._items[-1] if self._items else None
+        return last is not None and last.kind is addition.kind and last.call is addition.call
 
     def _new_item(self, addition: _Addition) -> OutputItem:
-        self._items.append(OutputItem(addition.kind, len(self._items)))
-        return self._items[-1]
+        place = len(self._items)
+        item = OutputItem(addition.kind, place) if addition.call is None else CallItem(addition.call, place)
+        self._items.append(item)
+        return item
 
     def _ending(self) -> Ending:
         if self._last is None:
@@ -188,6 +198,7 @@ class ResponseAnswer:
 def _settings(model: ServedModel, body: ResponsesBody) -> dict[str, Any]:
     """What was asked for, given back: values in effect where they differ, such as for absent fields."""
     reasoning, text = body.reasoning, body.text
+    form = text.format.given if text and text.format else {"type": "text"}
     return {
         "model": model.name,
         "instructions": body.instructions,
@@ -197,10 +208,10 @@ def _settings(model: ServedModel, body: ResponsesBody) -> dict[str, Any]:
         "presence_penalty": body.presence_penalty or 0.0,
         "frequency_penalty": body.frequency_penalty or 0.0,
         "top_logprobs": body.top_logprobs or 0,
-        "text": {"format": {"type": "text"}, "verbosity": (text and text.verbosity) or "medium"},
+        "text": {"format": form, "verbosity": (text and text.verbosity) or "medium"},
         "reasoning": {"effort": body.effort, "summary": reasoning.summary if reasoning else None},
-        "tools": body.tools or [],
-        "tool_choice": body.tool_choice or "auto",
+        "tools": [tool.given for tool in body.tools or ()],
+        "tool_choice": body.tool_choice.given if body.tool_choice else "auto",
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "max_tool_calls": body.max_tool_calls,
         "truncation": body.truncation or "disabled",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -10,10 +11,13 @@ from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.errors import not_supported
 from wingbeat.text.templates import Message
+from wingbeat.text.tools import ToolCall
 
 _PARTS = {
     "message": {"input_text": "text", "output_text": "text", "refusal": "refusal"},
     "reasoning": {"reasoning_text": "text"},
+    "function_call": {},
+    "function_call_output": {"input_text": "text"},
 }
 """The parts that an item's content may have, with the field that holds their text."""
 
@@ -50,17 +54,41 @@ _REASONING = {
     },
     "required": ["type"],
 }
-_ITEMS = {"type": "array", "items": {"anyOf": [_MESSAGE, _REASONING]}, "contains": _MESSAGE}
+_CALL = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function_call"},
+        "call_id": {"type": "string"},
+        "name": {"type": "string"},
+        "arguments": {"type": "string"},
+    },
+    "required": ["type", "name", "arguments"],
+}
+_OUTPUT = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function_call_output"},
+        "call_id": {"type": "string"},
+        "output": {"anyOf": [{"type": "string"}, _parts_schema("function_call_output")]},
+    },
+    "required": ["type", "output"],
+}
+_SAID = {"anyOf": [_MESSAGE, _CALL, _OUTPUT]}
+_ITEMS = {"type": "array", "items": {"anyOf": [_MESSAGE, _REASONING, _CALL, _OUTPUT]}, "contains": _SAID}
 
 
 class InputItem(BaseModel):
-    """A message of a conversation, or what the model thought before the message that follows; `content` is joined."""
+    """A message of a conversation, what the model thought before the next one, a function that it called, or what came
+    of that. `content` and `output` are joined."""
 
     model_config = ConfigDict(strict=True)
 
     type: str = "message"
     role: Role | None = Field(None, validate_default=True)
     content: str | None = Field(None, validate_default=True)
+    name: str | None = Field(None, validate_default=True)
+    arguments: str | None = Field(None, validate_default=True)
+    output: str | None = Field(None, validate_default=True)
 
     @field_validator("type", mode="before")
     @classmethod
@@ -70,7 +98,7 @@ class InputItem(BaseModel):
         if value == "item_reference":
             raise not_supported("there are no stored items to refer to; send the item itself")
         if isinstance(value, str) and value not in _PARTS:
-            raise not_supported(f"items of type {value[:40]!r} are not supported, only 'message' and 'reasoning'")
+            raise not_supported(f"items of type {value[:40]!r} are not supported, only {', '.join(map(repr, _PARTS))}")
         return value
 
     @field_validator("role")
@@ -84,11 +112,29 @@ class InputItem(BaseModel):
     @classmethod
     def _joined(cls, value: Any, info: ValidationInfo) -> str | None:
         kind = info.data.get("type")
-        if kind is None:  # refused already
+        if kind in (None, "function_call", "function_call_output"):  # refused already, or of other fields
             return None
         if isinstance(value, list):
             return "".join(_part(index, part, _PARTS[kind]) for index, part in enumerate(value))
         if isinstance(value, str) or (value is None and kind == "reasoning"):
+            return value
+        raise ValueError("a text or a list of parts is wanted")
+
+    @field_validator("name", "arguments")
+    @classmethod
+    def _called(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value and info.data.get("type") == "function_call" and (value is None or info.field_name == "name"):
+            raise ValueError("a function_call has a name and arguments, which are a JSON text")
+        return value
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _resulted(cls, value: Any, info: ValidationInfo) -> str | None:
+        if info.data.get("type") != "function_call_output":
+            return None
+        if isinstance(value, list):
+            return "".join(_part(index, part, _PARTS["function_call_output"]) for index, part in enumerate(value))
+        if isinstance(value, str):
             return value
         raise ValueError("a text or a list of parts is wanted")
 
@@ -127,14 +173,22 @@ def conversation(instructions: str | None, items: Sequence[InputItem], *, contin
     """
     messages = [Message("system", instructions)] if instructions else []
     reasoning: str | None = None
+    answers = False  # whether the last message is of the answer that the item belongs to
     for item in items:
-        if item.type == "reasoning":
-            reasoning = (reasoning or "") + (item.content or "")
-            continue
-        assert item.role is not None
-        assert item.content is not None
-        messages.append(Message(item.role, item.content, reasoning_content=reasoning))
-        reasoning = None
+        match item.type:
+            case "reasoning":
+                reasoning = (reasoning or "") + (item.content or "")
+                continue
+            case "function_call":
+                call = ToolCall(item.name or "", item.arguments or "")
+                answer = messages.pop() if answers else Message("assistant", "", reasoning_content=reasoning)
+                messages.append(replace(answer, tool_calls=(*answer.tool_calls, call)))
+            case "function_call_output":
+                messages.append(Message("tool", item.output or ""))
+            case _:
+                assert item.role is not None
+                messages.append(Message(item.role, item.content or "", reasoning_content=reasoning))
+        reasoning, answers = None, messages[-1].role == "assistant"
     if reasoning is not None and continue_final:
         messages.append(Message("assistant", "", reasoning_content=reasoning))
     return messages

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from wingbeat.server.dialects.openai_answer import encode
+from wingbeat.server.dialects.openai_tool_calls import WrittenCall
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -61,17 +62,31 @@ MESSAGE = ItemKind(
 )
 
 
+CALL = ItemKind(
+    prefix="fc_",
+    event="response.function_call_arguments",
+    item={"type": "function_call"},
+    part={},
+    has_logprobs=False,
+)
+
+
 class OutputItem:
     """One item, whose text grows. Log-probabilities are given and kept as they stand inside a JSON array."""
+
+    call: WrittenCall | None = None
 
     def __init__(self, kind: ItemKind, index: int) -> None:
         self.kind = kind
         self._id = kind.prefix + secrets.token_hex(24)
         self._index = index
-        self._place = {"item_id": self._id, "output_index": index, "content_index": 0}
+        self._place = self._where(index)
         self._delta = begin_event(f"{kind.event}.delta", **self._place) + b',"delta":'
         self._texts: list[str] = []
         self._logprobs: list[bytes] = []
+
+    def _where(self, index: int) -> dict[str, Any]:
+        return {"item_id": self._id, "output_index": index, "content_index": 0}
 
     def add(self, text: str, logprobs: bytes) -> None:
         self._texts.append(text)
@@ -117,3 +132,32 @@ class OutputItem:
         if not self.kind.has_logprobs:
             return {"text": text}
         return {"text": text, "logprobs": msgspec.Raw(b"[" + b",".join(logprobs) + b"]")}
+
+
+class CallItem(OutputItem):
+    """One call, whose arguments grow. It has no parts."""
+
+    def __init__(self, call: WrittenCall, index: int) -> None:
+        super().__init__(CALL, index)
+        self.call = self._call = call
+
+    def _where(self, index: int) -> dict[str, Any]:
+        return {"item_id": self._id, "output_index": index}
+
+    def whole(self, status: ItemStatus) -> dict[str, Any]:
+        return self._called(status, "".join(self._texts))
+
+    def opened(self, events: EventWriter) -> bytes:
+        item = self._called("in_progress", "")
+        return events.event("response.output_item.added", output_index=self._index, item=item)
+
+    def closed(self, events: EventWriter, status: ItemStatus) -> bytes:
+        item = self.whole(status)
+        done = {"name": self._call.name, "arguments": item["arguments"]}
+        return events.event(f"{CALL.event}.done", **self._place, **done) + events.event(
+            "response.output_item.done", output_index=self._index, item=item
+        )
+
+    def _called(self, status: ItemStatus, arguments: str) -> dict[str, Any]:
+        called = {"call_id": self._call.id, "name": self._call.name, "arguments": arguments}
+        return {"id": self._id, **CALL.item, "status": status, **called}

@@ -45,7 +45,18 @@ class OutputMessage(Exact):
     content: list[OutputText]
 
 
-Item = Annotated[Reasoning | OutputMessage, Field(discriminator="type")]
+class FunctionCall(Exact):
+    """A call of a function. Its `call_id` goes with the result, in an item `function_call_output` of the next input."""
+
+    id: str
+    type: Literal["function_call"]
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+
+
+Item = Annotated[Reasoning | OutputMessage | FunctionCall, Field(discriminator="type")]
 Part = Annotated[ReasoningText | OutputText, Field(discriminator="type")]
 
 
@@ -76,11 +87,19 @@ class IncompleteDetails(Exact):
 
 
 class PlainText(Exact):
-    type: Literal["text"]
+    type: Literal["text", "json_object"]
+
+
+class SchemaText(Exact):
+    type: Literal["json_schema"]
+    name: str
+    description: str | None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool
 
 
 class TextInEffect(Exact):
-    format: PlainText
+    format: PlainText | SchemaText
     verbosity: Literal["low", "medium", "high"]
 
 
@@ -113,7 +132,7 @@ class ResponseReply(Exact):
     text: TextInEffect
     reasoning: ReasoningInEffect
     tools: list[Any]
-    tool_choice: Literal["auto", "none"]
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any]
     parallel_tool_calls: bool
     max_tool_calls: int | None
     truncation: Literal["auto", "disabled"]
@@ -192,6 +211,22 @@ class ReasoningTextDone(PlacedEvent):
     text: str
 
 
+class CallEvent(Event):
+    item_id: str
+    output_index: int
+
+
+class ArgumentsDelta(CallEvent):
+    type: Literal["response.function_call_arguments.delta"]
+    delta: str
+
+
+class ArgumentsDone(CallEvent):
+    type: Literal["response.function_call_arguments.done"]
+    name: str
+    arguments: str
+
+
 class ErrorEvent(Event):
     """Why the response failed, after `response.failed`."""
 
@@ -212,6 +247,8 @@ class ResponseEvent(
             | OutputTextDone
             | ReasoningTextDelta
             | ReasoningTextDone
+            | ArgumentsDelta
+            | ArgumentsDone
             | ErrorEvent,
             Field(discriminator="type"),
         ]

@@ -10,14 +10,16 @@ from wingbeat.server.dialects.openai_chat_schema import (
     Effort,
     Metadata,
     PromptCacheOptions,
-    ResponseFormat,
     TemplateSettings,
-    ToolChoice,
     wants_thinking,
 )
+from wingbeat.server.dialects.openai_constraints import TextFormat
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, example, whole_numbers
+from wingbeat.server.dialects.openai_tools import AnswerForm, offered_tools
+from wingbeat.server.dialects.openai_tools_schema import MAX_TOOLS, ResponseTool, ToolChoiceField
 from wingbeat.server.dialects.responses_input import InputItem, InputItems
 from wingbeat.server.errors import ApiError, bad_request, unsupported
+from wingbeat.text.tools import MAX_CALLS
 
 LOGPROBS = "message.output_text.logprobs"
 INCLUDABLE = (
@@ -53,7 +55,7 @@ GivenBack = "Given back, without effect."
 class TextSettings(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    format: ResponseFormat | None = None
+    format: TextFormat | None = Field(None, description="The form of the answer.")
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
 
 
@@ -109,14 +111,22 @@ class ResponsesBody(GenerationBody):
     service_tier: str | None = Field(None, description="Without effect: it is always `default`.")
     store: bool | None = Field(None, description="Without effect: responses are not stored.")
     truncation: Literal["auto", "disabled"] | None = Field(None, description="Given back. Nothing is ever truncated.")
-    parallel_tool_calls: bool | None = Field(None, description=GivenBack)
+    parallel_tool_calls: bool | None = Field(
+        None, description=f"Default true: up to {MAX_CALLS} calls in one answer. False: one."
+    )
     max_tool_calls: int | None = Field(None, ge=0, le=MAX_COUNT, description=GivenBack)
     background: bool | None = Field(
         None, description="Refused when true: not supported yet.", json_schema_extra={"enum": [False, None]}
     )
 
-    tools: list[Any] | None = Field(None, description="Refused when not empty, unless `tool_choice` is `none`.")
-    tool_choice: ToolChoice = Field(None, description="`none` or `auto`; others need tools.")
+    tools: list[ResponseTool] | None = Field(
+        None, max_length=MAX_TOOLS, description="Functions that the model may call. Only `function` is a type here."
+    )
+    tool_choice: ToolChoiceField = Field(
+        None,
+        description="`auto` (default with tools): the model chooses; `none`: no call; `required`: at least one; a "
+        "function: just that; `allowed_tools`: some of the tools.",
+    )
     previous_response_id: Any = NotStored
     conversation: Any = NotStored
     prompt: Any = NotStored
@@ -183,6 +193,14 @@ class ResponsesBody(GenerationBody):
         wanted = bool(self.top_logprobs) or LOGPROBS in (self.include or ())
         return (self.top_logprobs or 0) if wanted else None
 
+    @property
+    def form(self) -> AnswerForm:
+        """What an answer may be. Raises ApiError (400) for tools and forms that make no sense."""
+        text = self.asked_form(self.text and self.text.format and self.text.format.asked("text.format"))
+        prompt = self.chat_template_kwargs.tool_prompt if self.chat_template_kwargs else None
+        tools = offered_tools(self.tools, self.tool_choice, self.parallel_tool_calls, path=".parameters", prompt=prompt)
+        return AnswerForm(tools, text)
+
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
         self.refuse_contradictions(self.max_output_tokens)
@@ -208,12 +226,6 @@ class ResponsesBody(GenerationBody):
     def _refuse_settings(self) -> None:
         if self.background:
             raise unsupported("background: true", "background")
-        if self.text and self.text.format and self.text.format.type != "text":
-            raise unsupported(f"text.format of type {self.text.format.type[:40]!r}", "text.format")
-        if self.tools and self.tool_choice != "none":
-            raise unsupported("Calling tools", "tools")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise bad_request("tool_choice: there are no tools to choose from.", "tool_choice")
         if self.reasoning and self.reasoning.context == "all_turns":
             raise unsupported("reasoning.context: 'all_turns'", "reasoning.context")
         if self.reasoning and self.reasoning.mode not in (None, "standard"):
