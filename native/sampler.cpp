@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "sampler_params.hpp"
 #include "sampler_row.hpp"
 #include "thread_pool.hpp"
 
@@ -22,11 +23,6 @@ template <class T, int Dimensions>
 using Array = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Rows = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;  // rows may be wider than the vocabulary
-
-template <class T>
-T field(nb::handle params, const char* name) {
-    return nb::cast<T>(params.attr(name));
-}
 
 // While it lives, this thread computes as the NumPy twin does: the kernels' threads flush denormals.
 class PlainFloats {
@@ -50,8 +46,9 @@ const Passes& passes_named(const std::string& name) {
 class Sampler {
    public:
     // `pool`: wingbeat._kernels.ThreadPool, or None for a thread of its own.
-    Sampler(size_t slots, size_t valid_vocab, nb::object pool, const std::string& level)
+    Sampler(size_t slots, size_t valid_vocab, nb::object pool, const std::string& level, int32_t end_of_text)
         : vocab_(valid_vocab),
+          end_of_text_(end_of_text),
           sequences_(slots),
           kept_(std::move(pool)),
           own_(kept_.is_none() ? std::make_unique<ThreadPool>(1) : nullptr),
@@ -59,22 +56,11 @@ class Sampler {
           workers_(static_cast<size_t>(pool_.threads()), RowSampler(passes_named(level), valid_vocab)) {}
 
     void start(size_t slot, nb::handle params, Array<const int32_t, 1> prompt, uint64_t seed, uint32_t choice,
-               Array<const int32_t, 1> generated) {
-        auto sequence = std::make_unique<Sequence>();
-        sequence->temperature = field<double>(params, "temperature");
-        sequence->top_p = field<double>(params, "top_p");
-        sequence->top_k = field<int64_t>(params, "top_k");
-        sequence->min_p = field<double>(params, "min_p");
-        sequence->presence = field<double>(params, "presence_penalty");
-        sequence->frequency = field<double>(params, "frequency_penalty");
-        sequence->repetition = field<double>(params, "repetition_penalty");
+               Array<const int32_t, 1> generated, nb::handle memory) {
+        auto sequence = sequence_from(params, memory, vocab_, end_of_text_);
         sequence->seed = seed;
         sequence->choice = choice;
-        if (!params.attr("logprobs").is_none()) sequence->logprobs = field<int64_t>(params, "logprobs");
-        for (auto [token, bias] : field<nb::dict>(params, "logit_bias"))
-            if (const auto id = nb::cast<int64_t>(token); id >= 0 && id < static_cast<int64_t>(vocab_))
-                sequence->bias.push_back({nb::cast<int32_t>(token), nb::cast<double>(bias)});
-        sequence->remember_prompt(prompt.data(), prompt.size(), static_cast<int32_t>(vocab_));
+        begin_penalties(*sequence, params, memory, {prompt.data(), prompt.data() + prompt.size()}, vocab_);
         for (size_t i = 0; i < generated.size(); ++i) sequence->remember(generated.data()[i]);
         std::lock_guard lock(mutex_);
         sequences_.at(slot) = std::move(sequence);
@@ -88,7 +74,8 @@ class Sampler {
     // Throws before anything is changed when the slots are not those of different sequences.
     void sample(Rows<float> logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
                 Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
-                Array<float, 2> top_logprobs, Array<const uint32_t, 2> mask_bits, Array<const int32_t, 1> mask_rows) {
+                Array<float, 2> top_logprobs, Array<double, 1> mu, Array<const uint32_t, 2> mask_bits,
+                Array<const int32_t, 1> mask_rows) {
         std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
         ++steps_;
@@ -99,8 +86,11 @@ class Sampler {
             const float* next = row + 1 < rows ? start + logits.stride(0) : nullptr;
             const int32_t mask = mask_rows.shape(0) ? mask_rows.data()[row] : -1;
             const uint32_t* allowed = mask < 0 ? nullptr : mask_bits.data() + static_cast<size_t>(mask) * mask_bits.shape(1);
-            tokens.data()[row] = worker.sample(start, next, vocab_, allowed, *sequences_[slots.data()[row]],
-                                               static_cast<uint64_t>(positions.data()[row]), report);
+            Sequence& sequence = *sequences_[static_cast<size_t>(slots.data()[row])];
+            const int32_t token = worker.sample(start, next, vocab_, allowed, sequence,
+                                                static_cast<uint64_t>(positions.data()[row]), report);
+            tokens.data()[row] = token;
+            if (token >= 0 && sequence.surprises()) mu.data()[row] = sequence.mu;
         });
     }
 
@@ -151,6 +141,7 @@ class Sampler {
     }
 
     const size_t vocab_;
+    const int32_t end_of_text_;
     std::mutex mutex_;  // `sample` and `score` run without Python's lock
     uint64_t steps_ = 0;
     std::vector<std::unique_ptr<Sequence>> sequences_;
@@ -167,13 +158,13 @@ NB_MODULE(_sampler, module) {
     using wingbeat::sampler::Sampler;
     module.doc() = "Sampling in C++; use wingbeat.sampling.samplers.Sampler, which checks the arguments.";
     nb::class_<Sampler>(module, "Sampler")
-        .def(nb::init<size_t, size_t, nb::object, const std::string&>(), nb::arg("slots"), nb::arg("valid_vocab"),
-             nb::arg("pool").none(), nb::arg("level"))
+        .def(nb::init<size_t, size_t, nb::object, const std::string&, int32_t>(), nb::arg("slots"), nb::arg("valid_vocab"),
+             nb::arg("pool").none(), nb::arg("level"), nb::arg("end_of_text"))
         .def("start", &Sampler::start)
         .def("finish", &Sampler::finish)
         // Never converted: results would go into a copy.
         .def("sample", &Sampler::sample, nb::arg().noconvert(), nb::arg(), nb::arg(), nb::arg().noconvert(),
-             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg(),
+             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg(),
              nb::call_guard<nb::gil_scoped_release>())
         .def("score", &Sampler::score, nb::call_guard<nb::gil_scoped_release>());
     module.def("levels", [] {

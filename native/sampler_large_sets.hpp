@@ -10,18 +10,28 @@
 
 namespace wingbeat::sampler {
 
+// The mass that a set must reach to have `top_p` of `total`, or (`exceed`) more than that as far as there is more.
+inline double goal_of(double top_p, double total, bool exceed) {
+    const double target = top_p * total;
+    return exceed ? std::min(std::nextafter(target, std::numeric_limits<double>::infinity()), total) : target;
+}
+
 class LargeSets {
    public:
-    // A token of the smallest set of most likely tokens whose mass reaches `top_p` of all; `random` is in [0, 1).
+    // The last token of the smallest set of most likely tokens whose mass reaches `top_p` of all (`exceed`: is more).
     // The row has no NaN and a finite peak.
-    int32_t draw(const Passes& passes, const Row& row, const Scale& scale, double top_p, double random) {
+    Border find(const Passes& passes, const Row& row, const Scale& scale, double top_p, bool exceed) {
         passes_ = &passes;
         scale_ = scale;
         sums_.resize(row.peaks.size());
         part_sums_.resize(stretch / block);
-        split_row(row, guess_in_row(row, top_p), top_p);
-        const Border border = find_border();
-        passes.drop_beyond(inside_.list.logits, inside_.list.ids, inside_.list.size, border, inside_.weights);
+        split_row(row, guess_in_row(row, top_p), top_p, exceed);
+        return find_border();
+    }
+
+    // A token of the set up to `border`, which `find` has just found or is as likely; `random` is in [0, 1).
+    int32_t draw(const Row& row, Border border, double random) {
+        passes_->drop_beyond(inside_.list.logits, inside_.list.ids, inside_.list.size, border, inside_.weights);
         return draw_kept(row, border, random);
     }
 
@@ -131,7 +141,7 @@ class LargeSets {
     }
 
     // Lists the tokens within a bracket that holds the border, and sums the masses above it.
-    void split_row(const Row& row, Bracket bracket, double top_p) {
+    void split_row(const Row& row, Bracket bracket, double top_p, bool exceed) {
         for (;;) {
             inside_.clear(row.size);
             begins_.assign(1, 0);
@@ -146,7 +156,7 @@ class LargeSets {
                 begins_.push_back(inside_.list.size);
                 totals_.push_back(part.above);
             }
-            missing_ = top_p * all.total - all.above;
+            missing_ = goal_of(top_p, all.total, exceed) - all.above;
             within_ = bracket;
             if (missing_ <= 0 && bracket.upper < scale_.peak) {
                 bracket = {bracket.upper, scale_.peak};

@@ -48,6 +48,12 @@ struct Passes {
     double (*sum_masses)(const float* logits, size_t size, const float* peaks, const Scale& scale, const float* ahead,
                          double* sums);
 
+    // The sum of mass times depth. Exact as masses are: each product is rounded to the grain.
+    double (*sum_depths)(const float* logits, size_t size, const float* peaks, const Scale& scale);
+
+    // How near each token's depth is to `mean`: minus the distance, in whole blocks; -infinity where there is no mass.
+    void (*near)(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out);
+
     // Of at most a stretch whose first id is `id`: the mass of each block above the bracket, and the tokens inside,
     // appended to the list. `peaks` may be null.
     Split (*split)(const float* logits, size_t size, const float* peaks, const Scale& scale, Bracket bracket, int32_t id,

@@ -72,14 +72,19 @@ WINGBEAT_INLINE float largest(Floats v) {
 #endif
 }
 
-WINGBEAT_INLINE Floats weight_of(Floats logits, const Scale& scale) {
-    const Floats depth = larger((logits - scale.peak) * scale.sharpness, set(cutoff));
+WINGBEAT_INLINE Floats depth_of(Floats logits, const Scale& scale) {
+    return larger((logits - scale.peak) * scale.sharpness, set(cutoff));
+}
+
+WINGBEAT_INLINE Floats weight_of_depth(Floats depth) {
     const Floats shifted = depth + to_integer;
     const Floats r = depth - (shifted - to_integer);
     Floats power = set(power_of_two[0]);
     for (int i = 1; i < 7; ++i) power = power * r + power_of_two[i];
     return (Floats)((Ints)power + ((Ints)shifted << 23));
 }
+
+WINGBEAT_INLINE Floats weight_of(Floats logits, const Scale& scale) { return weight_of_depth(depth_of(logits, scale)); }
 
 // Masses in two parts whose sums are exact in float32 for up to 64 of them: a multiple of 2^-18, and what remains,
 // rounded to the grain. Together they are what `rounded` gives: 2^-18 is an even multiple of the grain.
@@ -233,6 +238,46 @@ double sum_masses(const float* logits, size_t size, const float* peaks, const Sc
     return total;
 }
 
+double sum_depths(const float* logits, size_t size, const float* peaks, const Scale& scale) {
+    constexpr size_t half = lanes / 2;
+    typedef float Half __attribute__((vector_size(4 * half), aligned(4), may_alias));
+    typedef double Doubles __attribute__((vector_size(8 * half)));
+    const auto doubles = [](const float* p) { return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Doubles); };
+    const auto round = [&](Doubles v) { return (v + scale.rounder) - scale.rounder; };
+    float room[block], depths[lanes], weights[lanes];
+    Doubles sums{};
+    for (size_t b = 0; b < block_count(size); ++b) {
+        if (depth_of(peaks[b], scale) == cutoff) continue;
+        const float* p = whole_block(logits, size, b, no_logit, room);
+        for (size_t i = 0; i < block; i += lanes) {
+            const Floats depth = depth_of(load(p + i), scale);
+            store(depths, depth);
+            store(weights, weight_of_depth(depth));
+            for (size_t k = 0; k < lanes; k += half) sums += round(round(doubles(weights + k)) * doubles(depths + k));
+        }
+    }
+    double total = 0;
+    for (size_t i = 0; i < half; ++i) total += sums[i];
+    return total;
+}
+
+void near(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out) {
+    const float least = static_cast<float>(scale.rounder / 1.5 * 0x1p-53);  // half a grain rounds to no mass
+    float room[block];
+    for (size_t b = 0; b < block_count(size); ++b) {
+        const bool mass = depth_of(peaks[b], scale) > cutoff;
+        const float* p = whole_block(logits, size, b, no_logit, room);
+        for (size_t i = 0; i < block; i += lanes) {
+            Floats nearness = set(no_logit);
+            if (mass) {
+                const Floats depth = depth_of(load(p + i), scale), distance = depth - mean;
+                nearness = weight_of_depth(depth) > least ? (distance > 0 ? -distance : distance) : nearness;
+            }
+            store(out + b * block + i, nearness);
+        }
+    }
+}
+
 WINGBEAT_INLINE void append(List& list, Floats logits, Mask wanted, int32_t first) {
 #if defined(__AVX512F__)
     const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -375,8 +420,8 @@ double sum_weights(const float* weights, size_t size, double rounder, double* su
 }  // namespace
 
 const Passes WINGBEAT_PASSES{
-    WINGBEAT_LEVEL, find_peaks, mask,        find_largest, sum_masses, split,           list_from,
-    count_from,     weigh,      sum_squares, weight_above, drop_beyond, drop_below,     mass_of_weights,
+    WINGBEAT_LEVEL, find_peaks, mask,       find_largest, sum_masses,   sum_depths,  near,       split,
+    list_from,      count_from, weigh,      sum_squares,  weight_above, drop_beyond, drop_below, mass_of_weights,
     sum_weights,
 };
 

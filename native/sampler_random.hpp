@@ -21,13 +21,22 @@ inline Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
     return counter;
 }
 
-// In [0, 1), 53 bits.
+// In [0, 1), 53 bits. `stream`: what it is for.
+inline double random_number(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stream) {
+    const Words words =
+        philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), choice, stream},
+                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    return static_cast<double>((uint64_t{words[0]} << 32 | words[1]) >> 11) * 0x1p-53;
+}
+
 inline double uniform(uint64_t seed, uint32_t choice, uint64_t position) {
     constexpr uint32_t sampling_stream = 0x77696E67;
-    const Words words = philox4x32(
-        {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), choice, sampling_stream},
-        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-    return static_cast<double>((uint64_t{words[0]} << 32 | words[1]) >> 11) * 0x1p-53;
+    return random_number(seed, choice, position, sampling_stream);
+}
+
+inline double noise(uint64_t seed, uint32_t choice, uint64_t position, uint32_t token) {
+    constexpr uint32_t noise_stream = 0x6E000000;
+    return random_number(seed, choice, position, noise_stream + token);
 }
 
 }  // namespace wingbeat::sampler

@@ -43,9 +43,11 @@ struct Row {
         }
     }
 
+    float largest(const Passes& passes) const { return passes.find_largest(peaks.data(), peaks.size()); }
+
     // Finds the largest logit. Where it is infinite, all that are share everything equally.
     void find_peak(const Passes& passes) {
-        peak = passes.find_largest(peaks.data(), peaks.size());
+        peak = largest(passes);
         if (peak != infinity) return;
         shared_.resize(size);
         for (size_t i = 0; i < size; ++i) shared_[i] = logits[i] == infinity ? 0.f : -infinity;
@@ -81,9 +83,8 @@ inline float threshold_of(const Passes& passes, const Row& row, size_t count) {
     return low;
 }
 
-// Lists tokens that certainly hold the `count` most likely with a finite logit, and as few others as is easily done.
-inline void list_most_likely(const Passes& passes, const Row& row, size_t count, WeighedList& blocks, WeighedList& out) {
-    const float least = threshold_of(passes, row, count);
+// Lists the tokens with a logit of `least` or more, which is finite.
+inline void list_blocks_from(const Passes& passes, const Row& row, float least, WeighedList& blocks, WeighedList& out) {
     blocks.clear(row.peaks.size());
     passes.list_from(row.peaks.data(), row.peaks.size(), least, 0, blocks.list);
     out.clear(blocks.list.size * block);
@@ -91,6 +92,11 @@ inline void list_most_likely(const Passes& passes, const Row& row, size_t count,
         const size_t first = static_cast<size_t>(blocks.list.ids[i]) * block;
         passes.list_from(row.logits + first, std::min(block, row.size - first), least, static_cast<int32_t>(first), out.list);
     }
+}
+
+// Lists tokens that certainly hold the `count` most likely with a finite logit, and as few others as is easily done.
+inline void list_most_likely(const Passes& passes, const Row& row, size_t count, WeighedList& blocks, WeighedList& out) {
+    list_blocks_from(passes, row, threshold_of(passes, row, count), blocks, out);
 }
 
 }  // namespace wingbeat::sampler

@@ -2,11 +2,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.penalties import Memory
 
 def levels() -> list[str]: ...
 
 class Sampler:
-    def __init__(self, slots: int, valid_vocab: int, pool: object, level: str) -> None: ...
+    def __init__(self, slots: int, valid_vocab: int, pool: object, level: str, end_of_text: int) -> None: ...
     def start(
         self,
         slot: int,
@@ -15,6 +16,7 @@ class Sampler:
         seed: int,
         choice: int,
         generated: NDArray[np.int32],
+        memory: Memory,
         /,
     ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
@@ -27,6 +29,7 @@ class Sampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mu: NDArray[np.float64],
         mask_bits: NDArray[np.uint32],
         mask_rows: NDArray[np.int32],
         /,

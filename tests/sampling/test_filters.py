@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.sampling.oracle import IMPLEMENTATIONS, chi_square_limit, distribution, draw
+from wingbeat.sampling.masses import exp2_f32, mass_rounder, masses
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.reference import exp2_f32, mass_rounder, masses
 from wingbeat.sampling.rng import uniform
 from wingbeat.sampling.samplers import Sampler
 

@@ -8,22 +8,37 @@ from hypothesis import strategies as st
 from tests.sampling.oracle import EVERY_LEVEL, IMPLEMENTATIONS
 from wingbeat.ops.cpu import thread_pool
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.samplers import Sampler, SampleResult
+from wingbeat.sampling.samplers import Masks, Sampler, SampleResult
 
 NOTHING = np.array([], np.int32)
 
 
 def params_strategy() -> st.SearchStrategy[SamplingParams]:
     tokens = st.integers(0, 100)
+    some = st.lists(tokens, max_size=6).map(tuple)
     return st.builds(
         SamplingParams,
+        sampler=st.sampled_from(["nucleus", "nucleus", "typical", "mirostat", "mirostat_full", "noise"]),
+        order=st.sampled_from(["standard", "rwkv", "ai00", "joint"]),
         temperature=st.sampled_from([0.0, 0.05, 0.7, 1.0, 1.0, 1.3, 10.0]),
         top_p=st.sampled_from([1.0, 1.0, 0.0, 0.3, 0.85, 0.999]),
         top_k=st.sampled_from([0, 0, -1, 1, 7, 50, 300, 2000]),
-        min_p=st.sampled_from([0.0, 0.0, 0.001, 0.1]),
+        min_p=st.sampled_from([0.0, 0.0, 0.001, 0.1, 1.0]),
+        tau=st.sampled_from([None, 0.0, 0.2, 0.9, 2.0, 5.0, 40.0]),
+        rate=st.sampled_from([0.1, 0.9, 5.0]),
+        noise=st.sampled_from([0.0, 0.5, 3.0, 100.0]),
         presence_penalty=st.sampled_from([0.0, 0.5]),
-        frequency_penalty=st.sampled_from([0.0, 0.3]),
+        frequency_penalty=st.sampled_from([0.0, 0.3, -0.2]),
+        penalty_decay=st.sampled_from([1.0, 0.996, 0.5]),
+        penalties=st.sampled_from(["counts", "counts_decay_first", "values"]),
+        penalty_free=some,
+        penalty_history=some,
         repetition_penalty=st.sampled_from([1.0, 1.3]),
+        repetition_over=st.sampled_from(["all", "answer"]),
+        no_repeat=some,
+        min_tokens=st.integers(0, 3),
+        stop_token_ids=some,
+        ignore_eos=st.booleans(),
         logit_bias=st.dictionaries(tokens, st.floats(-5, 5), max_size=3),
         logprobs=st.sampled_from([None, 0, 5, 100]),
     )
@@ -44,13 +59,20 @@ def make_logits(kind: str, rows: int, vocab: int, seed: int) -> np.ndarray:
     return logits
 
 
+def make_masks(rows: int, vocab: int, seed: int) -> Masks:
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**32, (2, (vocab + 31) // 32)) & rng.integers(0, 2**32, (2, 1))
+    return Masks(bits.astype(np.uint32), rng.integers(-1, 2, rows))
+
+
 def assert_equal(one: SampleResult, other: SampleResult) -> None:
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_array_equal(one.logprobs, other.logprobs)
+    np.testing.assert_array_equal(one.mu, other.mu)
     assert one.top == other.top
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     vocab=st.sampled_from([1, 2, 63, 64, 65, 200, 5003]),
     params=st.lists(params_strategy(), min_size=1, max_size=4),
@@ -58,25 +80,51 @@ def assert_equal(one: SampleResult, other: SampleResult) -> None:
     padding=st.integers(0, 3),
     seed=st.integers(0, 2**64 - 1),
     choice=st.integers(0, 2**32 - 1),
+    masked=st.booleans(),
     position=st.integers(0, 2**63 - 10),
 )
-def test_native_and_twin_agree_exactly(vocab, params, kind, padding, seed, choice, position):
+def test_native_and_twin_agree_exactly(vocab, params, kind, padding, seed, choice, masked, position):
     rows, valid = len(params), max(1, vocab - padding)
-    every = [Sampler(rows, vocab, valid_vocab=valid, **kind) for kind in EVERY_LEVEL]
+    every = [Sampler(rows, vocab, valid_vocab=valid, end_of_text=1, **kind) for kind in EVERY_LEVEL]
     for slot, row_params in enumerate(params):
         for sampler in every:
             sampler.start(slot, row_params, np.arange(0, 90, 7, dtype=np.int32), seed, choice)
     slots = np.arange(rows, dtype=np.int32)
     for step in range(4):  # later steps see the penalties of earlier tokens
         logits = make_logits(kind, rows, vocab, seed % 1000 + step)
-        results = [sampler.sample(logits, slots, np.full(rows, position + step)) for sampler in every]
+        masks = make_masks(rows, vocab, seed % 1000 + step) if masked else None
+        results = [sampler.sample(logits, slots, np.full(rows, position + step), masks) for sampler in every]
         for result in results[1:]:
             assert_equal(results[0], result)
         assert (results[0].tokens < valid).all()
 
 
 def test_native_and_twin_agree_at_full_size():
-    filters = [{}, {"top_p": 0.85}, {"top_k": 50}, {"top_k": 30000, "top_p": 0.5}, {"min_p": 0.02}, {"temperature": 0}]
+    filters = [
+        *(
+            {"order": order, "top_p": top_p, "top_k": top_k, "temperature": temperature, "min_p": min_p}
+            for order in ("standard", "rwkv", "ai00", "joint")
+            for top_p, top_k in ((1, 0), (0.3, 0), (0.85, 0), (0.85, 5000), (0.7, 100), (1, 3000))
+            for temperature, min_p in ((1, 0), (1.5, 0), (0.8, 0.01))
+        ),
+        *(
+            {"sampler": "typical", "tau": tau, "top_k": top_k, "temperature": 1.2}
+            for tau in (0.3, 0.95, 5)
+            for top_k in (0, 128, 4000)
+        ),
+        *(
+            {"sampler": sampler, "tau": tau, "temperature": 1.3}
+            for sampler in ("mirostat", "mirostat_full")
+            for tau in (1, 3, 6, 8, 30)
+        ),
+        *({"sampler": "noise", "noise": noise} for noise in (0, 1.5, 1000)),
+        {},
+        {"top_p": 0.85},
+        {"top_k": 50},
+        {"top_k": 30000, "top_p": 0.5},
+        {"min_p": 0.02},
+        {"temperature": 0},
+    ]
     for kind in ("normal", "peaked"):
         logits = make_logits(kind, len(filters), 65536, 5)
         results = []
@@ -174,7 +222,9 @@ def test_a_row_never_depends_on_its_neighbours(native, threads):
         whole = together.sample(logits[step], np.arange(count), positions)
         for part in np.array_split(rng.permutation(count), 3 if step % 2 else count):
             found = alone.sample(logits[step, part], places[part], positions[part])
-            wanted = SampleResult(whole.tokens[part], whole.logprobs[part], [whole.top[i] for i in part])
+            wanted = SampleResult(
+                whole.tokens[part], whole.logprobs[part], [whole.top[i] for i in part], whole.mu[part]
+            )
             assert_equal(found, wanted)
 
 

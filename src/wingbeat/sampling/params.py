@@ -160,23 +160,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             ValueError: names the field, the value and what is accepted. A ConstraintError for a constraint that cannot
                 be right; what only compiling it finds is found later.
         """
-        for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+        self._check_choices()
         _check_number("temperature", self.temperature, low=0.0)
         _check_number("top_p", self.top_p, low=0.0, high=1.0)
         _check_number("min_p", self.min_p, low=0.0, high=1.0)
-        if self.tau is not None:
-            _check_number("tau", self.tau, low=0.0)
-        _check_number("rate", self.rate, low=0.0)
-        _check_number("noise", self.noise, low=0.0)
-        _check_number("presence_penalty", self.presence_penalty)
-        _check_number("frequency_penalty", self.frequency_penalty)
-        _check_number("penalty_decay", self.penalty_decay, low=0.0, high=1.0)
-        _check_number("repetition_penalty", self.repetition_penalty)
-        for name in ("penalty_decay", "repetition_penalty"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
+        self._check_penalties()
         _check_integer("top_k", self.top_k, low=-1)
         if self.seed is not None:
             _check_integer("seed", self.seed, low=-(2**63), high=2**64 - 1)
@@ -192,6 +180,24 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         self._check_bad_words()
         if self.constraint is not None:
             self.constraint.check()
+
+    def _check_choices(self) -> None:
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+        if self.tau is not None:
+            _check_number("tau", self.tau, low=0.0, high=1000.0)
+        _check_number("rate", self.rate, low=0.0, high=100.0)
+        _check_number("noise", self.noise, low=0.0)
+
+    def _check_penalties(self) -> None:
+        _check_number("presence_penalty", self.presence_penalty)
+        _check_number("frequency_penalty", self.frequency_penalty)
+        _check_number("penalty_decay", self.penalty_decay, low=0.0, high=1.0)
+        _check_number("repetition_penalty", self.repetition_penalty)
+        for name in ("penalty_decay", "repetition_penalty"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
 
     def _check_stops(self) -> None:
         if isinstance(self.stop, str):

@@ -1,97 +1,61 @@
 """The sampler in NumPy: the readable truth that `native/sampler.cpp` repeats bit for bit.
 
-How two implementations can choose the same token always: a token's *mass* is its probability relative to the most
-likely token, `2^((logit - max) * log2(e) / temperature)`, computed in float32 by the fixed sequence of IEEE
-operations of `exp2_f32` and then rounded to a multiple of a grain so coarse (2^-36) that every sum of masses is exact
-in float64. Exact sums have no order, so vectors, blocks and threads cannot change them.
+`masses.py` says how that is possible, `penalties.py` and `kept.py` what happens to a row of logits.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.rng import uniform
+from wingbeat.sampling import kept
+from wingbeat.sampling.masses import depths, mass_rounder, masses, share_infinities
+from wingbeat.sampling.params import DEFAULT_TAU, SamplingParams
+from wingbeat.sampling.penalties import Memory, Penalties
+from wingbeat.sampling.rng import noise, uniform
 
 GREEDY_BELOW = 1e-6
 """Lower temperatures take the most likely token."""
 
-CUTOFF = np.float32(-37.5)
-"""Tokens less likely than 2^-37.5 (5e-12) of the most likely one have no mass."""
-
-_LOG2_E = 1.4426950408889634
-_TO_INTEGER = np.float32(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-_POLYNOMIAL = (
-    0.00015353361959569156,
-    0.0013398873852565885,
-    0.00961843691766262,
-    0.055503323674201965,
-    0.24022647738456726,
-    0.6931471824645996,
-    1.0,
-)
+_IMPOSSIBLE = np.float32(-np.inf)
 
 
-def exp2_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """2^x for -100 < x <= 0, within 1.2 ulp of float32; 2^0 is exactly 1.
-
-    x = n + r with |r| <= 1/2; 2^r is a polynomial of degree 6, minimax in the relative error. No step is fused.
-    """
-    shifted = x + _TO_INTEGER
-    r = x - (shifted - _TO_INTEGER)
-    power = np.full_like(r, _POLYNOMIAL[0])
-    for coefficient in _POLYNOMIAL[1:]:
-        power = power * r + np.float32(coefficient)
-    return (power.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))).view(np.float32)
-
-
-def mass_rounder(vocab: int) -> float:
-    """Adding and subtracting this rounds a number in [0, 1] so that sums of `vocab` such numbers are exact.
-
-    The grain is 2^-36, or coarser for more than 2^17 - 1 tokens; a mass at the cutoff becomes 0.
-    """
-    return 1.5 * 2.0 ** (max(vocab.bit_length(), 17) - 1)
-
-
-def masses(logits: NDArray[np.float32], temperature: float, rounder: float) -> NDArray[np.float64]:
-    """Probabilities relative to the largest: float64 [N] in [0, 1]. The logits hold no NaN and not only -inf.
-
-    Infinite logits share all of it equally, the limit of ever larger ones.
-    """
-    peak = logits.max()
-    if peak == np.inf:
-        logits, peak = np.where(logits == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        depth = (logits - peak) * np.float32(_LOG2_E / temperature)
-    mass = exp2_f32(np.where(depth > CUTOFF, depth, CUTOFF)).astype(np.float64)
-    return (mass + rounder) - rounder
-
-
-@dataclass
 class _Sequence:
     """What the sampler keeps of one running sequence."""
 
-    params: SamplingParams
-    seed: int
-    choice: int
-    seen: dict[int, int] = field(default_factory=dict)  # token of prompt or answer -> times generated
+    def __init__(self, params: SamplingParams, seed: int, choice: int, memory: Memory, vocab_size: int) -> None:
+        self.params, self.seed, self.choice = params, seed, choice
+        self.penalties = Penalties(params, memory, vocab_size)
+        self.length = sum(memory.counts.values())  # of the answer
+        self.last = memory.last
+        self.tau = DEFAULT_TAU.get(params.sampler, 0.0) if params.tau is None else params.tau
+        self.mu = 2 * self.tau if memory.mu is None else memory.mu
 
     def remember(self, token: int) -> None:
+        self.penalties.remember(token)
+        self.length += 1
+        self.last = token
+
+    def banned(self, end_of_text: int) -> list[int]:
+        """Tokens that must not come now."""
         params = self.params
-        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            self.seen[token] = self.seen.get(token, 0) + 1
+        banned = [self.last] if self.last in params.no_repeat else []
+        if self.length < params.min_tokens:
+            banned += params.stop_token_ids
+            if not params.ignore_eos and end_of_text >= 0:
+                banned.append(end_of_text)
+        return banned
 
 
 class ReferenceSampler:
     """Same interface as `wingbeat._sampler.Sampler`; `samplers.Sampler` has checked the arguments."""
 
-    def __init__(self, slots: int, valid_vocab: int) -> None:
+    def __init__(self, slots: int, valid_vocab: int, end_of_text: int) -> None:
         self._sequences: list[_Sequence | None] = [None] * slots
         self._valid = valid_vocab
+        self._end_of_text = end_of_text
         self._rounder = mass_rounder(valid_vocab)
 
     def start(
@@ -102,10 +66,11 @@ class ReferenceSampler:
         seed: int,
         choice: int,
         generated: NDArray[np.int32],
+        memory: Memory,
     ) -> None:
-        sequence = _Sequence(params, seed, choice)
-        if params.repetition_penalty != 1.0:
-            sequence.seen = {int(token): 0 for token in np.unique(prompt) if 0 <= token < self._valid}
+        sequence = _Sequence(params, seed, choice, memory, self._valid)
+        if params.repetition_over == "all":
+            sequence.penalties.repeat(np.unique(prompt).tolist())
         for token in generated.tolist():
             sequence.remember(token)
         self._sequences[slot] = sequence
@@ -122,11 +87,12 @@ class ReferenceSampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mu: NDArray[np.float64],
         mask_bits: NDArray[np.uint32],
         mask_rows: NDArray[np.int32],
     ) -> None:
         """Fill `tokens` [R] (-1: the row cannot be sampled), `logprobs` [R] and `top_*` [R, K] (unused places keep
-        what they held). `mask_rows` is empty where there are no masks.
+        what they held), `mu` [R] of rows with mirostat. `mask_rows` is empty where there are no masks.
 
         Raises:
             IndexError: a slot that does not exist.
@@ -137,6 +103,8 @@ class ReferenceSampler:
             mask = mask_rows[row] if len(mask_rows) else -1
             allowed = None if mask < 0 else self._allowed(mask_bits[mask])
             tokens[row] = self._choose(raw, sequence, int(positions[row]), allowed)
+            if tokens[row] >= 0 and sequence.params.sampler.startswith("mirostat"):
+                mu[row] = sequence.mu
             if tokens[row] >= 0 and sequence.params.logprobs is not None:
                 best, logprob = self._report(raw, sequence.params.logprobs)
                 logprobs[row] = logprob[tokens[row]]
@@ -182,64 +150,79 @@ class ReferenceSampler:
     ) -> int:
         if np.isnan(raw).any():
             return -1
-        params = sequence.params
-        logits = self._edit(raw if allowed is None else np.where(allowed, raw, np.float32(-np.inf)), sequence)
+        logits = raw.copy() if allowed is None else np.where(allowed, raw, _IMPOSSIBLE)
+        self._ban(logits, sequence)
+        self._edit(logits, sequence)
         if logits.max() == -np.inf:
             return -1
-        if params.temperature < GREEDY_BELOW:
+        if sequence.params.temperature < GREEDY_BELOW:
             token = int(logits.argmax())
         else:
-            mass = self._filtered(logits, params)
-            cumulative = np.cumsum(mass)
-            draw = uniform(sequence.seed, sequence.choice, position) * cumulative[-1]
-            token = int(np.searchsorted(cumulative, draw, side="right"))
+            token = self._draw(share_infinities(logits), sequence, position)
         sequence.remember(token)
         return token
 
-    def _edit(self, raw: NDArray[np.float32], sequence: _Sequence) -> NDArray[np.float32]:
+    def _ban(self, logits: NDArray[np.float32], sequence: _Sequence) -> None:
+        """A ban that leaves nothing is none."""
+        banned = [token for token in sequence.banned(self._end_of_text) if token < self._valid]
+        before = logits[banned]
+        logits[banned] = _IMPOSSIBLE
+        if logits.max() == -np.inf:
+            logits[banned] = before
+
+    def _edit(self, logits: NDArray[np.float32], sequence: _Sequence) -> None:
         """Logit bias, then penalties; each in float64, rounded to float32 once."""
-        params, logits = sequence.params, raw.copy()
         with np.errstate(over="ignore"):
-            for token, bias in params.logit_bias.items():
+            for token, bias in sequence.params.logit_bias.items():
                 if token < self._valid:
                     logits[token] = np.float64(logits[token]) + bias
-            for token, generated in sequence.seen.items():
-                logit = np.float64(logits[token])
-                logit = logit / params.repetition_penalty if logit > 0 else logit * params.repetition_penalty
-                if generated:
-                    logit -= params.presence_penalty + params.frequency_penalty * generated
-                logits[token] = logit
-        return logits
+            sequence.penalties.apply(logits)
 
-    def _filtered(self, logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
-        """Masses with those of filtered tokens set to 0."""
-        mass = masses(logits, params.temperature, self._rounder)
-        if params.top_k > 0 or params.top_p < 1.0:
-            order = _descending(logits)
-            if params.top_k > 0:
-                mass[order[params.top_k :]] = 0.0
-            if params.top_p < 1.0:
-                cumulative = np.cumsum(mass[order])
-                kept = int(np.searchsorted(cumulative, params.top_p * cumulative[-1], side="left")) + 1
-                mass[order[kept:]] = 0.0
-        mass[mass < params.min_p] = 0.0
-        return mass
+    def _draw(self, logits: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
+        params, rounder = sequence.params, self._rounder
+        if params.sampler == "noise":
+            return self._loudest(logits, sequence, position)
+        random = uniform(sequence.seed, sequence.choice, position)
+        if params.sampler == "typical":
+            return kept.draw(kept.typical(logits, params, sequence.tau, rounder), random)
+        if params.sampler != "nucleus":
+            return self._surprise(logits, sequence, random)
+        if params.order == "standard":
+            return kept.draw(kept.standard(logits, params, rounder), random)
+        if params.order == "joint":
+            return kept.draw_joint(logits, params, rounder, random)
+        return kept.draw(kept.truncated(logits, params, rounder), random)
+
+    def _surprise(self, logits: NDArray[np.float32], sequence: _Sequence, random: float) -> int:
+        """Mirostat: a token, and how surprising it was, in bits, of those kept or (full) of all."""
+        params, mu = sequence.params, sequence.mu
+        mass = masses(logits, 1.0, self._rounder)
+        if params.sampler == "mirostat":
+            mass = weights = kept.mirostat(logits, mu, self._rounder)
+        else:
+            weights = kept.mirostat_full(logits, params, mu, self._rounder)
+        token = kept.draw(weights, random)
+        surprise = math.log2(mass.sum()) - float(depths(logits)[token])
+        mu -= params.rate * (surprise - sequence.tau)
+        sequence.mu = min(mu, 4 * sequence.tau) if params.sampler == "mirostat" else mu
+        return token
+
+    def _loudest(self, logits: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
+        """The largest logit after noise. Only tokens within its reach of the largest before can be that."""
+        params = sequence.params
+        scaled = logits.astype(np.float64) / params.temperature
+        within = np.flatnonzero(scaled + params.noise >= scaled.max()).tolist()
+        loud = [scaled[i] + params.noise * noise(sequence.seed, sequence.choice, position, i) for i in within]
+        return within[int(np.argmax(loud))]
 
     def _report(self, raw: NDArray[np.float32], top: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """The ids of the `top` most likely tokens that are possible, and the log-softmax of the row."""
         logprob = self._log_softmax(raw)
-        best = _descending(raw)[:top]
+        best = kept.descending(raw)[:top]
         return best[logprob[best] > -np.inf], logprob
 
     def _log_softmax(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        raw = share_infinities(raw)
         total = masses(raw, 1.0, self._rounder).sum()
-        peak = raw.max()
-        if peak == np.inf:
-            raw, peak = np.where(raw == np.inf, np.float32(0), np.float32(-np.inf)), np.float32(0)
         with np.errstate(over="ignore"):
-            return ((raw.astype(np.float64) - np.float64(peak)) - math.log(total)).astype(np.float32)
-
-
-def _descending(logits: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Token ids from the most to the least likely, ties by lower id."""
-    return np.argsort(-logits, kind="stable")
+            return ((raw.astype(np.float64) - np.float64(raw.max())) - math.log(total)).astype(np.float32)

@@ -6,6 +6,7 @@ what it is for, so a sequence that is resumed, forked or batched with others dra
 
     key      seed, low and high 32 bits
     counter  position (low, high 32 bits), choice, SAMPLING_STREAM
+             of noise: position, choice, NOISE_STREAM + token
     uniform  53 bits of the first two output words, (word0 << 32 | word1) >> 11, times 2^-53: in [0, 1)
 
 `native/sampler_random.hpp` computes the same numbers.
@@ -15,6 +16,9 @@ from __future__ import annotations
 
 SAMPLING_STREAM = 0x77696E67
 """Last counter word of token draws ("wing" in ASCII); another use of the same seed takes another constant."""
+
+NOISE_STREAM = 0x6E000000
+"""The same for noise ("n" in ASCII), of up to 2^24 tokens."""
 
 _MASK32 = 0xFFFFFFFF
 _ROUNDS = 10
@@ -40,6 +44,15 @@ def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tupl
 
 def uniform(seed: int, choice: int, position: int) -> float:
     """The random number in [0, 1) of one token draw: 64-bit seed, 32-bit choice, 64-bit position."""
-    counter = (position & _MASK32, position >> 32 & _MASK32, choice & _MASK32, SAMPLING_STREAM)
+    return _number(seed, choice, position, SAMPLING_STREAM)
+
+
+def noise(seed: int, choice: int, position: int, token: int) -> float:
+    """The random number in [0, 1) of one token's noise at one position."""
+    return _number(seed, choice, position, NOISE_STREAM + token)
+
+
+def _number(seed: int, choice: int, position: int, stream: int) -> float:
+    counter = (position & _MASK32, position >> 32 & _MASK32, choice & _MASK32, stream & _MASK32)
     word0, word1, _, _ = philox4x32(counter, (seed & _MASK32, seed >> 32 & _MASK32))
     return ((word0 << 32 | word1) >> 11) * 2.0**-53

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.penalties import Memory
 from wingbeat.sampling.reference import ReferenceSampler
 
 try:
@@ -45,6 +46,9 @@ class SampleResult(NamedTuple):
     """[R]: (token, log-probability) of the most likely tokens, best first; None where not asked for or not sampled.
     Tokens of probability 0 are left out, so a list may be shorter than asked for."""
 
+    mu: NDArray[np.float64]
+    """[R]: mirostat's value after the token, which goes into `Memory`; NaN for other samplers and where not sampled."""
+
 
 class ScoreResult(NamedTuple):
     """What `Sampler.score` found for R rows."""
@@ -69,6 +73,7 @@ class _Core(Protocol):
         seed: int,
         choice: int,
         generated: NDArray[np.int32],
+        memory: Memory,
         /,
     ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
@@ -81,6 +86,7 @@ class _Core(Protocol):
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        mu: NDArray[np.float64],
         mask_bits: NDArray[np.uint32],
         mask_rows: NDArray[np.int32],
         /,
@@ -116,10 +122,12 @@ class Sampler:
         native: bool | None = None,
         pool: object = None,
         level: str = "",
+        end_of_text: int = -1,
     ) -> None:
         """`native`: None takes the C++ implementation where it is installed, False the NumPy twin. `pool`: a
         `wingbeat._kernels.ThreadPool` (as `CpuExecutable.pool`) whose threads share the rows of a step in C++; None:
-        the caller's thread alone. `level`: one of `levels()`; "" is the best."""
+        the caller's thread alone. `level`: one of `levels()`; "" is the best. `end_of_text`: the token that `min_tokens`
+        holds back beside the stop tokens; -1: none."""
         valid = vocab_size if valid_vocab is None else valid_vocab
         if slots < 1 or not 1 <= valid <= vocab_size:
             raise ValueError(
@@ -133,9 +141,9 @@ class Sampler:
         self.native = _sampler is not None and native is not False
         self._core: _Core
         if _sampler is not None and native is not False:
-            self._core = _sampler.Sampler(slots, valid, pool, level)
+            self._core = _sampler.Sampler(slots, valid, pool, level, end_of_text)
         else:
-            self._core = ReferenceSampler(slots, valid)
+            self._core = ReferenceSampler(slots, valid, end_of_text)
         self._slots = slots
         self._logprobs: dict[int, int | None] = {}  # of the running sequences, by slot: what their params say
 
@@ -147,6 +155,7 @@ class Sampler:
         seed: int,
         choice: int,
         generated: Sequence[int] = (),
+        memory: Memory | None = None,
     ) -> None:
         """A sequence begins in `slot`, replacing what was there.
 
@@ -156,11 +165,12 @@ class Sampler:
             seed: 64 bits (a negative one is taken modulo 2^64); `params.seed` is the engine's business.
             choice: which of a request's `n` answers this is, 0 <= choice < 2^32.
             generated: the tokens that were drawn for it already, for a sequence that goes on.
+            memory: what came before those, and mirostat's value after them. None: nothing but the prompt.
 
         Raises:
             IndexError: no such slot.
-            ValueError: `prompt` is not one-dimensional, a generated token is outside the vocabulary, or `choice` is
-                out of range.
+            ValueError: `prompt` is not one-dimensional, a token generated or remembered is outside the vocabulary, or
+                `choice` is out of range.
         """
         self._check_slot(slot)
         prompt = np.ascontiguousarray(prompt, dtype=np.int32)
@@ -170,7 +180,10 @@ class Sampler:
             raise ValueError(f"choice must be from 0 to 2^32 - 1, not {choice}")
         drawn = np.array(generated, np.int32)
         self._check_tokens("generated", drawn, self._valid)
-        self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn)
+        if memory is None:
+            memory = Memory(last=int(prompt[-1]) if len(prompt) else -1)
+        self._check_tokens("memory", np.array([*memory.counts, *memory.weights], np.int32), self._valid)
+        self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn, memory)
         self._logprobs[slot] = params.logprobs
 
     def finish(self, slot: int) -> None:
@@ -217,14 +230,15 @@ class Sampler:
         logprobs = np.full(rows, np.nan, np.float32)
         top_tokens = np.full((rows, max((k or 0 for k in wanted), default=0)), -1, np.int32)
         top_logprobs = np.empty(top_tokens.shape, np.float32)
-        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs, bits, masked)
+        mu = np.full(rows, np.nan)
+        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs, mu, bits, masked)
         if wanted.count(None) == rows:
-            return SampleResult(tokens, logprobs, [None] * rows)
+            return SampleResult(tokens, logprobs, [None] * rows, mu)
         top = [
             None if k is None or token < 0 else _pairs(top_tokens[row, :k], top_logprobs[row, :k])
             for row, (k, token) in enumerate(zip(wanted, tokens.tolist(), strict=True))
         ]
-        return SampleResult(tokens, logprobs, top)
+        return SampleResult(tokens, logprobs, top, mu)
 
     def score(self, logits: NDArray[np.float32], targets: NDArray[np.int32], top: int) -> ScoreResult:
         """The log-probabilities that `sample` would report had it drawn these tokens. Needs no sequence.
