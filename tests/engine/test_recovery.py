@@ -48,13 +48,25 @@ def prompt(seed: int, length: int) -> list[int]:
 def submit_all(engine: Engine) -> list[RowOutput]:
     """Requests of every kind, so that soon some read, some follow, some generate and some wait.
 
-    Some begin from a state that is no fresh one.
+    Some begin from a state that is no fresh one. Samplers and penalties differ.
     """
+    ways: list[dict[str, Any]] = [
+        {},
+        {"sampler": "mirostat", "rate": 0.5},
+        {"sampler": "mirostat_full", "rate": 0.5, "penalty_decay": 0.9},
+        {"penalties": "values", "penalty_decay": 0.8, "penalty_history": (5, 6, 5)},
+        {"sampler": "noise", "noise": 3.0, "no_repeat": tuple(range(40))},
+    ]
     shapes = {name: field.shape for name, field in engine.model.executable.layout.fields.items()}
     arrays = {name: np.full(shape, 0.25, np.float32) for name, shape in shapes.items()}
     for i in range(9):
         sampling = SamplingParams(
-            seed=i, max_tokens=3 + 4 * i, ignore_eos=True, logprobs=2, presence_penalty=0.5, repetition_penalty=1.2
+            seed=i,
+            max_tokens=3 + 4 * i,
+            ignore_eos=True,
+            logprobs=2,
+            presence_penalty=0.5,
+            **{"frequency_penalty": 0.2, "repetition_penalty": 1.2, **ways[i % len(ways)]},
         )
         wanted = request(engine, i, [prompt(i, 1 + 13 * i)] * (1 + i % 3), sampling)
         wanted.prompt_logprobs = 3 if i % 2 else None

@@ -118,7 +118,9 @@ def test_changed_values_are_found(snapshot: StateSnapshot, tmp_path: Path, array
 
 
 def test_all_that_going_on_needs_is_kept(snapshot: StateSnapshot, tmp_path: Path) -> None:
-    continuation = Continuation(seed=2**62, choice=3, generated={7: 2, 1: 1}, read=[5, 9], undecoded=b"\xe4\xbd")
+    continuation = Continuation(
+        *(2**62, 3, {7: 2, 1: 1}, [5, 9], b"\xe4\xbd"), last=7, weights={7: (0.1, 3), 1: (1 / 3, 0)}, mu=0.7 - 0.1
+    )
     logits = np.array([0.5, -1.0, 3.0], np.float32)
     whole = StateSnapshot.from_arrays("fp", 12, snapshot.to_arrays(), logits, continuation)
     whole.save(tmp_path / "state")
@@ -130,14 +132,23 @@ def test_all_that_going_on_needs_is_kept(snapshot: StateSnapshot, tmp_path: Path
 
 def test_files_of_the_first_version_are_read(snapshot: StateSnapshot, tmp_path: Path) -> None:
     snapshot.save(tmp_path / "new", EXTRA)
-    checksum = snapshot_module._checksum(snapshot, EXTRA, "1")
+    checksum = snapshot_module._checksum(snapshot, EXTRA, "1", None)
     assert StateSnapshot.load(rewrite(tmp_path / "new", state="1", checksum=checksum)) == (snapshot, EXTRA)
+
+
+def test_files_of_the_second_version_are_read(snapshot: StateSnapshot, tmp_path: Path) -> None:
+    said = '{"seed":1,"choice":0,"generated":{"3":2},"read":[5],"undecoded":""}'
+    whole = StateSnapshot.from_arrays("fp", 12, snapshot.to_arrays(), None, Continuation(1, 0, {3: 2}, [5]))
+    whole.save(tmp_path / "new", EXTRA)
+    checksum = snapshot_module._checksum(whole, EXTRA, "2", said)
+    old = rewrite(tmp_path / "new", state="2", checksum=checksum, continuation=said)
+    assert StateSnapshot.load(old) == (whole, EXTRA)
 
 
 def test_another_version_is_named(snapshot: StateSnapshot, tmp_path: Path) -> None:
     snapshot.save(tmp_path / "chat")
-    with pytest.raises(ValueError, match=r"version '3' .* reads up to '2'"):
-        StateSnapshot.load(rewrite(tmp_path / "chat", state="3"))
+    with pytest.raises(ValueError, match=r"version '4' .* reads up to '3'"):
+        StateSnapshot.load(rewrite(tmp_path / "chat", state="4"))
 
 
 def test_other_files_are_no_states(tmp_path: Path) -> None:

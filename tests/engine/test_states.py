@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,55 @@ def test_going_on_equals_never_having_stopped(
     assert said.token_ids + answers(outputs)[1, 0].token_ids == whole.token_ids
     assert (said.logprobs or []) + (answers(outputs)[1, 0].logprobs or []) == whole.logprobs
     assert said.text + answers(outputs)[1, 0].text == whole.text
+
+
+DECAYING = {**PENALTIES, "penalty_decay": 0.9, "penalty_history": (7, 9, 7), "penalty_free": (9, 40)}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sampler": "mirostat", "tau": 2.0, "rate": 0.5},
+        {"sampler": "mirostat_full", "rate": 0.5, "repetition_penalty": 1.4, "repetition_over": "answer"},
+        {"sampler": "typical", "penalties": "values", **DECAYING},
+        {"sampler": "noise", "noise": 2.0, "penalties": "counts_decay_first", **DECAYING},
+        {"order": "ai00", "penalties": "values", "penalty_decay": 1.0, "frequency_penalty": 0.3},
+        {"order": "rwkv", "top_p": 0.8, **DECAYING},
+        {
+            "order": "joint",
+            "top_k": 20,
+            "min_tokens": 14,
+            "stop_token_ids": (*range(99),),
+            "no_repeat": (*range(99, 266),),
+            **PENALTIES,
+        },
+    ],
+    ids=lambda more: more.get("sampler") or more.get("order"),
+)
+def test_every_sampler_goes_on_as_if_it_had_never_stopped(
+    model: Model, tokenizer: WorldTokenizer, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Twice, from files; the second time after more tokens of the same answer."""
+    if model.info.backend == "reference":
+        pytest.skip("the sampler and the engine are the same")
+    params = sampling(30, **more)
+    whole = complete(make(model, tokenizer), PROMPT, params)
+    state, said = None, []
+    for tokens in (5, 9, 16):
+        engine = make(model, tokenizer)
+        part = msgspec.structs.replace(params, max_tokens=tokens)
+        wanted = keeping(engine, [PROMPT if state is None else []], part, "end")
+        wanted.state = state
+        outputs = run(engine, wanted)
+        said += answers(outputs)[1, 0].token_ids
+        if answers(outputs)[1, 0].finish_reason == "stop":
+            break
+        kept = extras(outputs).state
+        assert kept is not None
+        kept.save(tmp_path / "state")
+        state, _ = StateSnapshot.load(tmp_path / "state")
+    assert said == whole.token_ids
+    assert len(said) > 5
 
 
 def test_the_state_after_a_prompt_stands_for_its_tokens(model: Model, tokenizer: WorldTokenizer) -> None:
@@ -253,6 +303,11 @@ def test_a_continuation_that_cannot_be_is_refused(tokenizer: WorldTokenizer, mod
         {"choice": -1},
         {"seed": 2**64},
         {"undecoded": b"1234"},
+        {"last": VOCAB},
+        {"weights": {VOCAB: (1.0, 0)}},
+        {"weights": {3: (math.inf, 0)}},
+        {"weights": {3: (1.0, -1)}},
+        {"mu": math.nan},
     ]:
         bad = changed(state, continuation=msgspec.structs.replace(state.continuation, **changes))
         (output,) = run(engine, going_on(engine, bad, [[]], sampling(2)))

@@ -76,13 +76,14 @@ class Engine:
         self._speculation = Speculation(self._pool, config.speculative_tokens if exact else 0)
         self._scheduler = Scheduler(self._pool, config.token_budget, self._beginnings, self._speculation)
         self._arrivals = Arrivals(self._cache, self._scheduler)
+        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
         self._sampler = Sampler(
             slots,
             executable.vocab_size,
             valid_vocab=min(tokenizer.vocab_size, executable.vocab_size) if tokenizer else None,
             pool=executable.pool if isinstance(executable, CpuExecutable) else None,
+            end_of_text=self._end_of_text,
         )
-        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
         self._guards = Guards(tokenizer, executable.vocab_size)
         self._guarded: set[Sequence] = set()
         self._extras = Extras(self._pool, model.info.fingerprint)
@@ -399,15 +400,15 @@ class Engine:
         positions = np.array([s.next_draw for s in sequences], np.int64)
         masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
         result = self._sampler.sample(logits, slots, positions, masks)
-        tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
-        for row, (sequence, token, logprob, top) in enumerate(
-            zip(sequences, tokens, logprobs, result.top, strict=True)
+        tokens, logprobs, mu = result.tokens.tolist(), result.logprobs.tolist(), result.mu.tolist()
+        for row, (sequence, token, logprob, top, sequence_mu) in enumerate(
+            zip(sequences, tokens, logprobs, result.top, mu, strict=True)
         ):
             if token < 0:
                 self._end([sequence], _why_none(sequence, logits[row]))
                 continue
             try:
-                output = sequence.accept(token, logprob, top)
+                output = sequence.accept(token, logprob, top, sequence_mu)
                 ended = output.finish_reason is not None
                 undone = self._speculation.undone(sequence, token, ended=ended)
                 if ended and not (sequence.settled and not (undone and sequence.wanted.state)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from wingbeat.engine.thinking import ThinkingLimit
 from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.penalties import Memory, Penalties, Weights, counts_suffice
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
@@ -66,11 +69,11 @@ class Sequence:
     """
 
     __slots__ = (
-        *("_choice", "_continued", "_end_of_text", "_max_tokens", "_path", "_reply", "_seed", "_stop_ids"),
+        *("_choice", "_continued", "_end_of_text", "_max_tokens", "_mu", "_path", "_reply", "_seed", "_stop_ids"),
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
         *("request", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot", "speculates", "strikes"),
-        *("to_read", "wanted"),
+        *("to_read", "wanted", "_earlier", "_vocab_size"),
     )
 
     def __init__(
@@ -123,10 +126,13 @@ class Sequence:
         self.hidden_sum: NDArray[np.float64] | None = None  # [D], of the prompt's hidden vectors so far
         continued = None if len(prompt) else origin.continuation
         self._continued = continued or Continuation(sampling.seed or 0, 0)
+        self._earlier = sum(self._continued.generated.values())  # tokens of the answer
+        self._mu: list[float] = []  # mirostat's value after each sampled token
         self._seed = self._continued.seed
         self._choice = self._continued.choice + request.rows[row].choice
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
+        self._vocab_size = 2**31 if tokenizer is None else tokenizer.vocab_size
         self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
         self._token_bytes = None if tokenizer is None else tokenizer.token_bytes
         self._transcript = Transcript(
@@ -236,13 +242,18 @@ class Sequence:
     def continuation(self) -> Continuation:
         """What goes into a snapshot for the answer to go on from it."""
         seen = self.fed - len(self.prompt)
+        reply = self.reply[:seen]
         generated = Counter(self._continued.generated)
-        generated.update(self.reply[:seen])
+        generated.update(reply)
         read = set(self._continued.read).union(np.unique(self.prompt).tolist())
         undecoded = self._transcript.undecoded if self._reply is None else b""
         if not seen:
             undecoded = self._continued.undecoded
-        return Continuation(self._seed, self._choice, dict(generated), sorted(read), undecoded)
+        last = reply[-1] if reply else self._memory.last
+        return Continuation(
+            *(self._seed, self._choice, dict(generated), sorted(read), undecoded, last, self._weights_after(reply)),
+            self._mu[: len(reply)][-1] if self._mu and reply else self._continued.mu,
+        )
 
     @property
     def over(self) -> bool:
@@ -262,8 +273,26 @@ class Sequence:
         before, prompt = self._continued, self.prompt
         if before.read:
             prompt = np.array(before.read, np.int32)
-        generated = [*Counter(before.generated).elements(), *self.sampled]
-        sampler.start(self.slot, self.sampling, prompt, self._seed, self._choice, generated)
+        memory = self._memory
+        if self._mu:
+            memory = msgspec.structs.replace(memory, mu=self._mu[-1])
+        sampler.start(self.slot, self.sampling, prompt, self._seed, self._choice, self.sampled, memory)
+
+    @property
+    def _memory(self) -> Memory:
+        """What came before what this sequence samples."""
+        before = self._continued
+        last = int(self.prompt[-1]) if len(self.prompt) else before.last
+        return Memory(before.generated, before.weights, last, before.mu)
+
+    def _weights_after(self, reply: list[int]) -> Weights:
+        """Those of the penalties, where counting the tokens would not tell."""
+        if counts_suffice(self.sampling) or not (reply or self._continued.weights):
+            return {}
+        penalties = Penalties(self.sampling, self._memory, self._vocab_size)
+        for token in reply:
+            penalties.remember(token)
+        return penalties.weights()
 
     def begin_at(self, fed: int, predicted: FloatArray | None = None) -> None:
         """Begin from a state that has seen ``fed`` tokens of what is to be read; ``predicted`` [V]: the logits after
@@ -294,11 +323,16 @@ class Sequence:
         for row in rows:  # one by one: a sum in another order, as of another chunk, would differ in the last bits
             self.hidden_sum += row
 
-    def accept(self, token: int, logprob: float, top: list[tuple[int, float]] | None) -> RowOutput:
-        """Take the token sampled for this sequence; the output says whether it was the last one."""
+    def accept(
+        self, token: int, logprob: float, top: list[tuple[int, float]] | None, mu: float = math.nan
+    ) -> RowOutput:
+        """Take the token sampled for this sequence; the output says whether it was the last one. ``mu``: mirostat's
+        value after it, NaN with other samplers."""
         if self._max_tokens == 0:
             return self.end("length")
         self.sampled.append(token)
+        if not math.isnan(mu):
+            self._mu.append(mu)
         if self._thinking is not None:
             self._thinking.push(token, self._bytes(token))
         self.leader = self.predicted = None  # from the first token on there is nothing to follow
@@ -309,7 +343,8 @@ class Sequence:
         if finish is not None:
             self._reply = self.sampled[:-1]
         else:
-            output.text, matched = self._transcript.push(token)
+            early = self._earlier + len(self.sampled) <= self.sampling.min_tokens
+            output.text, matched = self._transcript.push(token, stops=not early)
             if matched is not None:
                 self._reply = self._transcript.before(self.sampled, matched)
                 return self._close(output, Finish("stop", matched))

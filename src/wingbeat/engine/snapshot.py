@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from math import prod
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from wingbeat.formats.lazy import Checkpoint
 from wingbeat.formats.safetensors import open_safetensors, save_safetensors
 
-FILE_VERSION = "2"
-READ_VERSIONS = ("1", FILE_VERSION)
-"""Files of version 1 have neither logits nor a continuation."""
+FILE_VERSION = "3"
+READ_VERSIONS = ("1", "2", FILE_VERSION)
+"""Files of version 1 have neither logits nor a continuation; those of version 2 have nothing of mirostat and of
+penalties that decay."""
 
 MOST_GENERATED = 2**24
 """Tokens of an answer that goes on from a state."""
@@ -61,7 +63,8 @@ class Continuation(msgspec.Struct, frozen=True, gc=False):
 
     ``seed`` and ``choice`` make its random numbers, together with the state's position. ``generated`` counts the tokens
     of the answer for the penalties, ``read`` are the different ones of its prompt, ``undecoded`` the bytes of a
-    character that is not complete yet.
+    character that is not complete yet. ``last`` is the token that the state has seen last (-1: not known), ``weights``
+    are those of the penalties where ``generated`` does not say them, ``mu`` is mirostat's value.
     """
 
     seed: int
@@ -69,18 +72,24 @@ class Continuation(msgspec.Struct, frozen=True, gc=False):
     generated: dict[int, int] = {}
     read: list[int] = []
     undecoded: bytes = b""
+    last: int = -1
+    weights: dict[int, tuple[float, int]] = {}
+    mu: float | None = None
 
     def possible(self, vocab_size: int) -> bool:
         """Whether a sampler may be told of this: a file may come from anywhere, and its checksum proves nothing."""
         counts = self.generated.values()
         return (
-            all(0 <= token < vocab_size for token in (*self.generated, *self.read))
+            all(0 <= token < vocab_size for token in (*self.generated, *self.read, *self.weights))
             and all(count > 0 for count in counts)
             and sum(counts) <= MOST_GENERATED
             and len(self.read) <= vocab_size
             and -(2**63) <= self.seed < 2**64
             and 0 <= self.choice < 2**31
             and len(self.undecoded) <= MOST_UNDECODED
+            and -1 <= self.last < vocab_size
+            and all(math.isfinite(weight) and 0 <= age < MOST_GENERATED for weight, age in self.weights.values())
+            and (self.mu is None or math.isfinite(self.mu))
         )
 
 
@@ -131,10 +140,10 @@ class StateSnapshot(msgspec.Struct, frozen=True, gc=False):
             _VERSION: FILE_VERSION,
             _FINGERPRINT: self.fingerprint,
             _POSITION: str(self.position),
-            _CHECKSUM: _checksum(self, extra, FILE_VERSION),
         }
         if self.continuation is not None:
             ours[_CONTINUATION] = msgspec.json.encode(self.continuation).decode()
+        ours[_CHECKSUM] = _checksum(self, extra, FILE_VERSION, ours.get(_CONTINUATION))
         arrays = self.to_arrays()
         if self.logits is not None:
             arrays[_LOGITS] = self.logits.to_array("logits")
@@ -158,7 +167,9 @@ class StateSnapshot(msgspec.Struct, frozen=True, gc=False):
             )
         extra = {name: text for name, text in file.metadata.items() if not name.startswith(_OURS)}
         snapshot = _read(file)
-        if snapshot is None or file.metadata.get(_CHECKSUM) != _checksum(snapshot, extra, version):
+        if snapshot is None or file.metadata.get(_CHECKSUM) != _checksum(
+            snapshot, extra, version, file.metadata.get(_CONTINUATION)
+        ):
             raise ValueError(f"{path} was altered or damaged since it was saved: use another copy, or save it again")
         return snapshot, extra
 
@@ -178,8 +189,8 @@ def _read(file: Checkpoint) -> StateSnapshot | None:
     return StateSnapshot.from_arrays(file.metadata.get(_FINGERPRINT, ""), int(position), arrays, logits, continuation)
 
 
-def _checksum(snapshot: StateSnapshot, extra: Mapping[str, str], version: str) -> str:
-    """SHA-256, in hexadecimal, of everything that the file says."""
+def _checksum(snapshot: StateSnapshot, extra: Mapping[str, str], version: str, continuation: str | None) -> str:
+    """SHA-256, in hexadecimal, of everything that the file says, the continuation in its own words."""
     shapes = [[name, array.shape] for name, array in snapshot.arrays.items()]
     said = [version, snapshot.fingerprint, snapshot.position, shapes, sorted(extra.items())]
     digest = hashlib.sha256(json.dumps(said).encode())
@@ -187,6 +198,6 @@ def _checksum(snapshot: StateSnapshot, extra: Mapping[str, str], version: str) -
         digest.update(array.data)
     if snapshot.logits is not None:
         digest.update(b"logits" + snapshot.logits.data)
-    if snapshot.continuation is not None:
-        digest.update(msgspec.json.encode(snapshot.continuation))
+    if continuation is not None:
+        digest.update(continuation.encode())
     return digest.hexdigest()

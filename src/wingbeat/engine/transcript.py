@@ -30,12 +30,13 @@ class Transcript:
         """The bytes of a character that is not complete yet."""
         return self._decoder.pending
 
-    def push(self, token: int) -> tuple[str, str | None]:
-        """The text that ``token`` brings to light, and the stop string that it completes."""
+    def push(self, token: int, *, stops: bool = True) -> tuple[str, str | None]:
+        """The text that ``token`` brings to light, and the stop string that it completes. ``stops`` False: text that
+        is no part of one."""
         if self._tokenizer is None:
             return "", None
         text = self._decoder.push(self._bytes(token))
-        return (text, None) if self._stops is None else self._stops.push(text)
+        return self._stops.push(text) if stops and self._stops is not None else (text, None)
 
     def without_stops(self) -> str:
         """Look for stops no longer. Returns the text that was held back for one."""

@@ -126,8 +126,8 @@ class Sampler:
     ) -> None:
         """`native`: None takes the C++ implementation where it is installed, False the NumPy twin. `pool`: a
         `wingbeat._kernels.ThreadPool` (as `CpuExecutable.pool`) whose threads share the rows of a step in C++; None:
-        the caller's thread alone. `level`: one of `levels()`; "" is the best. `end_of_text`: the token that `min_tokens`
-        holds back beside the stop tokens; -1: none."""
+        the caller's thread alone. `level`: one of `levels()`; "" is the best. `end_of_text`: the token that
+        `min_tokens` holds back beside the stop tokens; -1: none."""
         valid = vocab_size if valid_vocab is None else valid_vocab
         if slots < 1 or not 1 <= valid <= vocab_size:
             raise ValueError(
