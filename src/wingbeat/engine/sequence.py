@@ -287,7 +287,7 @@ class Sequence:
 
     def _weights_after(self, reply: list[int]) -> Weights:
         """Those of the penalties, where counting the tokens would not tell."""
-        if counts_suffice(self.sampling) or not (reply or self._continued.weights):
+        if counts_suffice(self.sampling):
             return {}
         penalties = Penalties(self.sampling, self._memory, self._vocab_size)
         for token in reply:

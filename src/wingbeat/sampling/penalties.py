@@ -45,7 +45,8 @@ def has_weights(params: SamplingParams) -> bool:
 
 def counts_suffice(params: SamplingParams) -> bool:
     """Whether the weights follow from how often each token was generated, in whatever order."""
-    return not has_weights(params) or (params.penalty_decay == 1.0 and params.penalties == "counts")
+    plain = params.penalty_decay == 1.0 and params.penalties == "counts" and not params.penalty_history
+    return plain or not has_weights(params)
 
 
 class Penalties:
