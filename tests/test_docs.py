@@ -85,7 +85,7 @@ def test_curl(block: Block, server: LiveServer) -> None:
     assert path.startswith("/v1/")
     reply = server.http.post(path, content=command.d.encode(), headers=headers)
     assert reply.status_code == 200, reply.text
-    assert reply.text.endswith("data: [DONE]\n\n") if command.N else {"choices", "tokens"} & set(reply.json())
+    assert reply.text.endswith("data: [DONE]\n\n") if command.N else {"choices", "tokens", "data"} & set(reply.json())
 
 
 @pytest.mark.parametrize("document", PYTHON, ids=lambda document: str(document.relative_to(ROOT)))
