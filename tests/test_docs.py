@@ -116,6 +116,7 @@ def test_what_the_page_of_the_api_offers_to_send(server: LiveServer) -> None:
         name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         reply = server.http.post(path, json=schemas[name]["examples"][0])
         expected = {"/models/load": 403, "/v1/states": 404, "/v1/states/load": 404}  # not allowed; no such state
+        expected |= {"/v1/embeds": 400, "/api/oai/embeds": 400}  # no embedding model
         assert reply.status_code == expected.get(path, 200), reply.text
 
 

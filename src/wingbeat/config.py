@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     session_days: float = Field(30, ge=0, allow_inf_nan=False)
     max_sessions_per_key: int = Field(1000, ge=1)
 
+    embed_model: str | None = None
+    embed_threads: int = Field(1, ge=1, le=1024)
+
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Words = []

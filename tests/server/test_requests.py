@@ -320,7 +320,6 @@ def test_a_base_url_without_its_end_is_noticed(server: LiveServer, path: str, hi
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("embeddings", "embeddings"),
         ("images/generations", "images"),
         ("audio/speech", "audio"),
         ("moderations", "moderation"),

@@ -60,6 +60,18 @@ def serve(
     tokenizer: Tokenizer = None,
     profile: Profile = None,
     models_dir: ModelsDir = None,
+    embed_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A text-embedding model in ONNX to offer too: a folder, owner/repository of the hub, or `default` for "
+            "multilingual-e5-small. Needs wingbeat[embed].",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    embed_threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of the embedding model. Default: 1.", rich_help_panel=MODEL),
+    ] = None,
     max_batch: Annotated[
         int | None,
         typer.Option(help="Sequences generated at the same time. Default: by memory.", rich_help_panel=MODEL),
@@ -259,6 +271,8 @@ def serve(
     flags = {
         "model": model,
         "models_dir": models_dir,
+        "embed_model": embed_model,
+        "embed_threads": embed_threads,
         "dtype": dtype,
         "quant": quant,
         "quant_layers": quant_layers,

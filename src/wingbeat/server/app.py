@@ -15,7 +15,7 @@ from wingbeat.config import Settings, version
 from wingbeat.server import states
 from wingbeat.server.auth import ApiKeyGate, Key, digest
 from wingbeat.server.cors import Origins
-from wingbeat.server.dialects import ai00, openai, openai_tokenize, responses
+from wingbeat.server.dialects import ai00, ai00_embeds, openai, openai_embeddings, openai_tokenize, responses
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.figures import SAMPLE_SECONDS
@@ -34,6 +34,7 @@ from wingbeat.server.starts import Starts
 from wingbeat.server.states import states_router
 from wingbeat.server.states_loading import states_loading_router
 from wingbeat.server.tracking import RequestTracker, Traffic
+from wingbeat.services.embedder import Embedder
 from wingbeat.services.sessions import SessionStore
 from wingbeat.services.states import StateStore
 
@@ -75,16 +76,21 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     starts = Starts(store, hot)
     replacement = Replacement(registry, settings.shutdown_seconds)
     sessions = _session_store(settings, registry)
+    embedder = _embedder(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await store.open()
         await registry.start()
+        if embedder is not None:
+            embedder.start()
         try:
             async with _beside(_keep_sampling(registry)), _beside(sessions.keep_sweeping()):
                 yield
         finally:
             await replacement.close()
+            if embedder is not None:
+                await embedder.close()
             await registry.close()
             await store.close()
             await sessions.close()
@@ -112,6 +118,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for router in (
         openai.openai_router(registry, store, starts, sessions, max_body),
         responses.responses_router(registry, store, starts, sessions, max_body),
+        openai_embeddings.embeddings_router(registry, starts, embedder, max_body),
         states_loading_router(registry, store, hot, settings, max_body),
         states_router(store, SessionStates(registry, sessions, starts), max_body),
         sessions_router(sessions),
@@ -124,10 +131,26 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for prefix in (*openai.PREFIXES, *ai00.PREFIXES):
         chooses = ai00.chooses_router(registry, starts, max_body, any_model=prefix in ai00.PREFIXES)
         app.include_router(chooses, prefix=prefix, include_in_schema=prefix in (openai.PREFIXES[0], ai00.PREFIXES[0]))
+    for prefix in ("/v1", *ai00.PREFIXES):
+        embeds = ai00_embeds.embeds_router(embedder, max_body)
+        app.include_router(embeds, prefix=prefix, include_in_schema=prefix in ("/v1", ai00.PREFIXES[0]))
     serve_docs(app)
-    schemas = (*openai.SCHEMAS, *responses.SCHEMAS, *openai_tokenize.SCHEMAS, *states.SCHEMAS, *ai00.SCHEMAS, LoadBody)
-    describe(app, schemas, needs_key=settings.needs_key)
+    homes = (openai, openai_embeddings, responses, openai_tokenize, states, ai00, ai00_embeds)
+    schemas = [schema for home in homes for schema in home.SCHEMAS]
+    describe(app, (*schemas, LoadBody), needs_key=settings.needs_key)
     return app
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    if settings.embed_model is None:
+        return None
+    return Embedder(
+        settings.embed_model,
+        store=settings.models_folder,
+        hub=settings.hub_address,
+        version=version(),
+        threads=settings.embed_threads,
+    )
 
 
 def _session_store(settings: Settings, registry: ModelRegistry) -> SessionStore:

@@ -155,7 +155,6 @@ _NOT_OFFERED = {
     **dict.fromkeys(("images", "edits"), "images or edits"),
     **dict.fromkeys(("rerank", "score"), "ranking"),
     "batches": "batches",
-    "embeddings": "embeddings",
     "evals": "evaluations",
     "messages": "Anthropic's API",
     "moderations": "moderation",

@@ -17,7 +17,7 @@ MAX_CHOICES = 4096
 DEFAULT_MAX_TOKENS = 16
 
 
-def _prompts(value: Any) -> list[str | list[int]]:
+def prompts_in(value: Any) -> list[str | list[int]]:
     """A text, texts, token ids or lists of token ids, as a list of prompts. Null is the start of a document."""
     if value is None:
         return [""]
@@ -49,7 +49,7 @@ _LISTS = {"type": "array", "items": _some(IDS)}
 
 Prompts = Annotated[
     list[str | list[int]],
-    PlainValidator(_prompts),  # checking a million ids once is enough
+    PlainValidator(prompts_in),  # checking a million ids once is enough
     WithJsonSchema({"anyOf": [{"type": "string"}, _some(TEXTS), _some(IDS), _some(_LISTS), {"type": "null"}]}),
 ]
 
