@@ -5,6 +5,7 @@ is unsure could write digits or members for ever, so where the schema is silent:
 
 - whole numbers lie within +-(2^53 - 1), which every reader of JSON takes;
 - other numbers lie within +-1e15 and have six digits behind the point, or more where their bounds are narrow;
+- times have up to six digits behind the second, and dates are those of the years 1000 to 9999;
 - an object with ``properties`` has no others. Not in schemas that combine objects (``allOf`` and others beside
   ``properties``), where that would contradict.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from wingbeat.sampling.constraint import ConstraintError
@@ -23,6 +25,11 @@ from wingbeat.sampling.constraint import ConstraintError
 LARGEST_INTEGER = 2**53 - 1
 LARGEST_NUMBER = 10**15
 DIGITS = 6  # behind the point
+
+_DATE = "[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}"
+_TIME = "[0-9]{2}:[0-9]{2}:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+"""Beside the formats themselves: what every reader of them takes, without leap seconds."""
 
 Schema = dict[str, Any]
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -80,12 +87,36 @@ def _bound(schema: Schema) -> None:
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if schema.keys() & {"enum", "const"}:
         return
+    pattern = PATTERNS.get(str(schema.get("format")))
+    if pattern is not None:
+        schema.setdefault("pattern", pattern)
     if "number" in kinds:
         _bound_numbers(schema, LARGEST_NUMBER)
         if "multipleOf" not in schema:
             schema["multipleOf"] = _step(schema)
     elif "integer" in kinds:
         _bound_numbers(schema, LARGEST_INTEGER)
+    _include_bounds(schema, schema.get("multipleOf", 1 if "integer" in kinds else None))
+
+
+def _include_bounds(schema: Schema, step: object) -> None:
+    """Put bounds that are possible themselves in place of exclusive ones, which do not go with ``multipleOf``."""
+    if not _is_number(step) or not step:
+        return
+    each = Decimal(str(step))
+    lowest, highest = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if _is_number(lowest):
+        del schema["exclusiveMinimum"]
+        bound = _plain((Decimal(str(lowest)) / each).to_integral_value("ROUND_FLOOR") * each + each)
+        schema["minimum"] = max(bound, schema.get("minimum", bound))
+    if _is_number(highest):
+        del schema["exclusiveMaximum"]
+        bound = _plain((Decimal(str(highest)) / each).to_integral_value("ROUND_CEILING") * each - each)
+        schema["maximum"] = min(bound, schema.get("maximum", bound))
+
+
+def _plain(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
 
 
 def _bound_numbers(schema: Schema, largest: int) -> None:
