@@ -369,7 +369,7 @@ async def test_a_start_that_fails_leaves_no_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("wingbeat.engine.private_socket.SOCKET_NAME", "no/such/folder")
+    monkeypatch.setattr("wingbeat.engine.frame_socket.SOCKET_NAME", "no/such/folder")
     client = make_client(config)
     with pytest.raises(zmq.ZMQError):
         await client.start()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Callable
 
 import zmq
 
-from wingbeat.engine.private_socket import bind_privately, remove_folder
+from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
+
+IPC_PATH_MAX_LEN = 107  # bytes of a socket's path, where zmq does not tell
 
 
 class FrameSocket:
@@ -28,7 +32,7 @@ class FrameSocket:
         try:
             self._socket.set_hwm(0)
             self._socket.setsockopt(zmq.LINGER, 0)
-            self.address, self.folder = bind_privately(self._socket)
+            self.address = self._bind()
             self._loop.add_reader(self._socket.fileno(), self._read_soon)
         except BaseException:
             self._destroy()
@@ -44,6 +48,17 @@ class FrameSocket:
         if not self._socket.closed:
             self._loop.remove_reader(self._socket.fileno())
         self._destroy()
+
+    def _bind(self) -> str:
+        """The address: a socket file in a private folder, or a loopback port where there can be none."""
+        if os.name == "posix" and zmq.has("ipc"):
+            self.folder = make_folder()
+            path = f"{self.folder}/{SOCKET_NAME}"
+            if len(os.fsencode(path)) <= getattr(zmq, "IPC_PATH_MAX_LEN", IPC_PATH_MAX_LEN):
+                self._socket.bind(f"ipc://{path}")
+                return f"ipc://{path}"
+            self._remove_folder()
+        return f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
 
     def _read_soon(self) -> None:
         if not self._reading:
@@ -68,5 +83,9 @@ class FrameSocket:
 
     def _destroy(self) -> None:
         self._context.destroy(linger=0)
-        remove_folder(self.folder)
-        self.folder = None
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None

@@ -25,6 +25,8 @@ LIMITS = llguidance.LLParserLimits(
 )
 _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
 _EXCERPT = re.compile(r"\n +\d+ \|.*", re.DOTALL)
+_CERTAIN = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
+_POSSIBLE = {"d": r"\p{N}", "w": r"\p{L}\p{M}\p{N}\p{Pc}\p{Cf}", "s": r"\s\x1c-\x1f"}
 _KEYS = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
@@ -102,13 +104,40 @@ def _grammar(constraint: Constraint) -> str:
         case "json_object":
             return llguidance.LLMatcher.grammar_from_json_schema('{"type":"object"}', overrides=COMPACT)
         case "regex":
-            return from_lark(f"start: /{llguidance.regex_to_lark(text, 'dws')}/")
+            return from_lark(f"start: /{llguidance.regex_to_lark(_with_certain_classes(text), '')}/")
         case "choice":
             return from_lark("start: " + " | ".join(map(json.dumps, choices(text))))
         case "gbnf":
             return from_lark(_from_gbnf(text))
         case _:
             return from_lark(text)
+
+
+def _with_certain_classes(expression: str) -> str:
+    """``\\d``, ``\\w``, ``\\s`` as what every reader takes for such: libraries disagree beyond ASCII.
+
+    Where they are excluded, it is all that any reader takes for such.
+    """
+    written, in_class, negated, at = "", False, False, 0
+    while at < len(expression):
+        piece = expression[at : at + 2] if expression[at] == "\\" else expression[at]
+        at += len(piece)
+        letter = piece[1:].lower()
+        if len(piece) == 2 and letter in _CERTAIN:
+            excluded = piece[1].isupper() or (in_class and negated)
+            content = (_POSSIBLE if excluded and not (negated and piece[1].isupper()) else _CERTAIN)[letter]
+            open_class = "[^" if piece[1].isupper() else "["
+            written += content if in_class and piece[1].islower() else f"{open_class}{content}]"
+            continue
+        if piece == "[" and not in_class:
+            in_class, negated = True, expression[at : at + 1] == "^"
+            rest = expression[at + negated :]
+            if rest.startswith("]"):  # the first one is a member
+                piece, at = expression[at - 1 : at + negated + 1], at + negated + 1
+        elif piece == "]":
+            in_class = negated = False
+        written += piece
+    return written
 
 
 def _from_gbnf(text: str) -> str:

@@ -12,19 +12,14 @@ Library = Literal["llguidance", "kbnf"]
 
 
 class GrammarBootstrap(msgspec.Struct):
-    """On standard input: where to connect, as whom, and which library to use."""
+    """On standard input: the number of the open socket to the engine, and which library to use."""
 
-    address: str
-    token: bytes
+    socket: int
     library: Library
 
 
-class Hello(msgspec.Struct, tag=True):
-    """The process is there and wants the vocabulary."""
-
-
 class Vocabulary(msgspec.Struct, tag=True):
-    """The bytes of each token, empty where it has none; masks have so many ``words`` of 32 bits."""
+    """The first command: the bytes of each token, empty where it has none; masks have so many ``words`` of 32 bits."""
 
     tokens: list[bytes]
     end_of_text: int
@@ -81,7 +76,7 @@ class Verdicts(msgspec.Struct, tag=True, gc=False):
 
 
 Command = Vocabulary | Check | Open | Accept | Close
-Event = Hello | Alive | Checked | Verdicts
+Event = Alive | Checked | Verdicts
 
 
 def library_of(constraint: Constraint) -> Library:

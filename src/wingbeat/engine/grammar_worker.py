@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import OrderedDict
@@ -19,9 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, NoReturn, Protocol
 
 import msgspec
-import zmq
 
 from wingbeat.engine.bootstrap import read_frame
+from wingbeat.engine.frame_pipe import FramePipe
 from wingbeat.engine.grammar_messages import (
     Accept,
     Alive,
@@ -31,7 +32,6 @@ from wingbeat.engine.grammar_messages import (
     Command,
     Event,
     GrammarBootstrap,
-    Hello,
     Library,
     Open,
     Verdict,
@@ -45,7 +45,7 @@ log = logging.getLogger("wingbeat.engine.grammar_worker")
 COMPILERS = 2  # constraints that are compiled at once
 MOST_KEPT = 256
 MOST_KEPT_BYTES = 512 << 20
-POLL_MS = 2  # between looks at what is being compiled
+POLL_SECONDS = 0.002  # between looks at what is being compiled
 ALIVE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001  # masks that are ready do not wait longer for those of others
 
@@ -258,31 +258,28 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     bootstrap = read_frame(GrammarBootstrap)
     threading.Thread(target=_die_with_owner, daemon=True).start()
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.set_hwm(0)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.IDENTITY, bootstrap.token)
-    socket.connect(bootstrap.address)
+    pipe = FramePipe(socket.socket(fileno=bootstrap.socket))
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Command)
-
-    def send(event: Event) -> None:
-        socket.send(encoder.encode(event), zmq.NOBLOCK)
-
-    send(Hello())
-    vocabulary = decoder.decode(socket.recv())
-    assert isinstance(vocabulary, Vocabulary)
-    grammars = Grammars(make_compiler(bootstrap.library, vocabulary), send)
+    grammars: Grammars | None = None
     alive = time.monotonic()
-    while True:
-        if socket.poll(POLL_MS if grammars.compiling else None):
-            _obey(grammars, decoder.decode(socket.recv()))
+    while not pipe.closed:
+        pipe.wait(POLL_SECONDS if grammars is not None and grammars.compiling else None)
+        for frame in pipe.receive():
+            command = decoder.decode(frame)
+            if isinstance(command, Vocabulary):
+                compiler = make_compiler(bootstrap.library, command)
+                grammars = Grammars(compiler, lambda event: pipe.send(encoder.encode(event)))
+            elif grammars is not None:
+                _obey(grammars, command)
+        if grammars is None:
+            continue
         grammars.settle()
         if grammars.compiling and time.monotonic() - alive > ALIVE_SECONDS:
             alive = time.monotonic()
-            send(Alive())
+            pipe.send(encoder.encode(Alive()))
 
 
-def _obey(grammars: Grammars, command: Command) -> None:
+def _obey(grammars: Grammars, command: Accept | Open | Close | Check) -> None:
     match command:
         case Accept():
             grammars.accept(command.tokens)
@@ -292,8 +289,6 @@ def _obey(grammars: Grammars, command: Command) -> None:
             grammars.close(command.rows)
         case Check():
             grammars.check(command)
-        case _:
-            raise ValueError(f"{type(command).__name__} comes once")
 
 
 def _die_with_owner() -> NoReturn:

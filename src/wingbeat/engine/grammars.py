@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
 
 from wingbeat.engine.grammar_messages import (
@@ -174,7 +173,7 @@ class Grammars:
     def _send(self, lane: Lane, command: Check | Open | Accept | Close) -> None:
         try:
             lane.process.send(command)
-        except (OSError, zmq.ZMQError) as error:
+        except OSError as error:
             self._lose(lane, f"the grammar process cannot be started: {error}")
 
     def _take(self, lane: Lane, event: Event) -> None:
