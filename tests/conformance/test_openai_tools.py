@@ -225,6 +225,18 @@ def test_a_thinking_model_calls_after_its_reasoning(
     assert bool(choice["message"].get("reasoning_content")) == (effort == "high")
 
 
+def test_what_is_thought_is_no_call(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.registry.models[0], "_profile", PROFILES["g1"])
+    for module in (openai_tools, openai_tool_calls):
+        monkeypatch.setattr(module, "FENCE", "`")
+    body = {"messages": ASK, "tools": TOOLS, "reasoning_effort": "high", "thinking_budget": 40, "max_tokens": 2000}
+    reply = server.http.post("/v1/chat/completions", json={**body, "seed": 2, "logit_bias": {BACKTICK: 6}})
+    (choice,) = reply.json()["choices"]
+    assert "`" in choice["message"]["reasoning_content"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"]
+
+
 # --- what is refused
 
 

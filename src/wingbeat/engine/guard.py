@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.engine.grammar_messages import Vocabulary
 from wingbeat.engine.grammars import Grammar, Grammars
-from wingbeat.sampling.constraint import Constraint
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.token_index import WORD, TokenIndex
 from wingbeat.sampling.word_filter import MarkFilter, WordFilter
@@ -28,14 +28,16 @@ class Guard:
     A row that goes on from a state of an answer begins anew: what was said before is like a prompt.
     """
 
-    __slots__ = ("_free", "_grammars", "_mark", "_mark_state", "_words", "_words_state", "grammar", "holds", "spent")
+    __slots__ = ("_free", "_grammars", "_mark_state", "_marks", "_words", "_words_state", "grammar", "holds", "spent")
 
-    def __init__(self, grammars: Grammars, grammar: Grammar | None, words: WordFilter | None, mark: MarkFilter | None):
+    def __init__(
+        self, grammars: Grammars, grammar: Grammar | None, words: WordFilter | None, marks: Sequence[MarkFilter] = ()
+    ):
         self._grammars, self.grammar = grammars, grammar
-        self._words, self._mark = words, mark
+        self._words, self._marks = words, marks  # those that the grammar still waits for
         self._words_state = self._mark_state = 0
         self._free: list[Bits] = []  # tokens that are white space, while so many characters of it may come
-        self.holds = grammar is not None and mark is None
+        self.holds = grammar is not None and not marks
         self.spent = False  # all tokens are drawn that were asked for; only the grammar's word is missing
 
     def let_white(self, masks: list[Bits]) -> None:
@@ -59,8 +61,8 @@ class Guard:
     def mask(self, end_of_text: int | None) -> Bits:
         """The tokens that may come next, as bits; not to be changed. Without ``end_of_text``, if that is given."""
         bits: Bits | None = None
-        if self._mark is not None and not self.holds:
-            bits = self._mark.mask(self._mark_state)
+        if self._marks:
+            bits = self._marks[0].mask(self._mark_state)
         elif self.grammar is not None and self.holds:
             assert self.grammar.bits is not None
             bits = self.grammar.bits
@@ -81,8 +83,11 @@ class Guard:
             self._words_state = self._words.advance(self._words_state, data)
         if self.grammar is None:
             return
-        if self._mark is not None and not self.holds:
-            self._mark_state, self.holds = self._mark.advance(self._mark_state, data)
+        if self._marks:
+            self._mark_state, full = self._marks[0].advance(self._mark_state, data)
+            if full:
+                self._marks, self._mark_state = self._marks[1:], 0
+                self.holds = not self._marks
         elif self._free and not self._allowed(token):
             self._free = self._free[: len(self._free) - len(data)]
         else:
@@ -117,9 +122,9 @@ class Guards:
             return None
         word_filter = self._word_filter(words) if words else None
         if constraint is None:
-            return Guard(self.grammars, None, word_filter, None)
-        mark = self._mark_filter(constraint) if constraint.begins else None
-        guard = Guard(self.grammars, self.grammars.open(constraint), word_filter, mark)
+            return Guard(self.grammars, None, word_filter)
+        marks = [self._mark_filter(mark) for mark in (constraint.after, constraint.begins) if mark]
+        guard = Guard(self.grammars, self.grammars.open(constraint), word_filter, marks)
         if constraint.leading_white:
             guard.let_white(self._white_masks())
         return guard
@@ -131,11 +136,11 @@ class Guards:
             self._remember(words, found)
         return found
 
-    def _mark_filter(self, constraint: Constraint) -> MarkFilter:
-        found = self._filters.get(constraint.begins)
+    def _mark_filter(self, mark: str) -> MarkFilter:
+        found = self._filters.get(mark)
         if not isinstance(found, MarkFilter):
-            found = MarkFilter(self._tokens(), constraint.begins)
-            self._remember(constraint.begins, found)
+            found = MarkFilter(self._tokens(), mark)
+            self._remember(mark, found)
         return found
 
     def _remember(self, key: tuple[str, ...] | str, made: WordFilter | MarkFilter) -> None:

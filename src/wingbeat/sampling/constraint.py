@@ -38,6 +38,9 @@ class Constraint(msgspec.Struct, frozen=True):
     leading_white: bool = False
     """Up to two white-space characters may come before the grammar's text."""
 
+    after: str = ""
+    """``begins`` is looked for from the end of this text on, which ends the reasoning, say. "": from the first token on."""
+
     def check(self) -> None:
         """Look at what can be seen without compiling.
 
@@ -46,15 +49,16 @@ class Constraint(msgspec.Struct, frozen=True):
         """
         if self.kind not in KINDS:
             raise ConstraintError(f"constraint kind must be one of {', '.join(KINDS)}, not {self.kind!r:.100}")
-        for name, value in (("grammar", self.grammar), ("begins", self.begins)):
+        for name, value in (("grammar", self.grammar), ("begins", self.begins), ("after", self.after)):
             if not isinstance(value, str):
                 raise ConstraintError(f"a constraint's {name} must be a text, not {value!r:.100}")
         if len(self.grammar) > MAX_GRAMMAR_LENGTH:
             raise ConstraintError(
                 f"the {_word(self.kind)} has {len(self.grammar)} characters; at most {MAX_GRAMMAR_LENGTH} are taken"
             )
-        if len(self.begins) > MAX_BEGINS_LENGTH:
-            raise ConstraintError(f"begins must have at most {MAX_BEGINS_LENGTH} characters, not {len(self.begins)}")
+        for name, value in (("begins", self.begins), ("after", self.after)):
+            if len(value) > MAX_BEGINS_LENGTH:
+                raise ConstraintError(f"{name} must have at most {MAX_BEGINS_LENGTH} characters, not {len(value)}")
         if self.kind == "json_schema":
             _check_schema(self.grammar)
         elif self.kind == "choice":

@@ -104,7 +104,7 @@ class AnswerForm(NamedTuple):
         schemas = {tool.name: _prepared(json_text(tool.schema), tools.param(tool)) for tool in tools.may}
         if not self.constrains:
             grammar = calls_grammar(schemas, tools.most, fenced=False)
-            return Asked(Constraint("lark", grammar, begins=FENCE), tools.field)
+            return Asked(Constraint("lark", grammar, begins=FENCE, after=before), tools.field)
         text = None if self.text is None or tools.required else _schema(self.text, tools)
         return in_chat(Asked(Constraint("lark", calls_grammar(schemas, tools.most, answer=text)), tools.field), before)
 
