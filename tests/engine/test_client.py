@@ -32,6 +32,7 @@ from wingbeat.engine.process import end_process, start_process
 from wingbeat.engine.socket_folder import SOCKET_NAME, make_folder
 from wingbeat.models import load_model
 from wingbeat.ops import cpu
+from wingbeat.sampling.constraint import Constraint, ConstraintError
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
 
@@ -444,3 +445,19 @@ def is_zombie(pid: int) -> bool:
     """Dead, but not yet collected by whoever inherited it (the first process of a container may never do that)."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+async def test_a_constraint_is_compiled_once_and_a_bad_one_is_refused(client: EngineClient) -> None:
+    good = Constraint("choice", '["wing", "beat"]')
+    await client.compile(good)
+    sent: list[bytes] = []
+    client._send = sent.append  # type: ignore[method-assign]
+    await client.compile(good)
+    assert not sent
+    del client._send
+    with pytest.raises(ConstraintError, match="unclosed group"):
+        await client.compile(Constraint("regex", "("))
+    generation = submit(client, 1, SamplingParams(constraint=good))
+    texts = [output.text async for outputs in generation for output in outputs]
+    assert "".join(texts) in ("wing", "beat")
+    assert generation.finish_reason == "stop"
