@@ -82,7 +82,7 @@ CHAT = {
     "modalities": refused([["audio"], ["text", "audio"], "text", ["video"]], good=[["text"]]),
     "moderation": refused([{"model": "omni-moderation-latest"}]),
     "parallel_tool_calls": honoured([True, False], ["yes"]),
-    "prediction": ignored([{"type": "content", "content": "x"}], ["x", {"type": "content"}, {"content": "x"}]),
+    "prediction": honoured([{"type": "content", "content": "x"}], ["x", {"type": "content"}, {"content": "x"}]),
     "prompt_cache_key": ignored(["k"], [5]),
     "prompt_cache_options": ignored([{"mode": "implicit", "ttl": "30m"}, {}], ["30m", {"mode": "never"}]),
     "prompt_cache_retention": ignored(["24h", "in_memory"], ["1h", 24]),

@@ -44,7 +44,7 @@ class Drafter:
     without a try. A token costs about a microsecond, however long the prompt.
     """
 
-    __slots__ = ("_before", "_chances", "_common", "_latest", "_place", "_tokens", "seen")
+    __slots__ = ("_before", "_chances", "_common", "_latest", "_place", "_tokens", "idle", "rests", "seen")
 
     def __init__(self, prompt: IntArray, expected: Sequence[int] = ()) -> None:
         self._tokens: list[int] = [*expected[:MOST_INDEXED], _BORDER, *prompt[-MOST_INDEXED:].tolist()]
@@ -55,6 +55,7 @@ class Drafter:
         self._place = 0 if len(expected) else -1  # of the token that is the guess; -1: there is none
         self._common = SURE if len(expected) else 0
         self.seen = 0  # tokens of the answer
+        self.idle = self.rests = 0  # how often in a row it had no guess; steps for which it is not asked
         if not len(expected) and self._before[-1] >= 0:
             self._follow(self._before[-1])
 

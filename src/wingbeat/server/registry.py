@@ -36,11 +36,13 @@ class Prompts(list[list[int]]):
 
     ``logged`` of them are the log of a session, which no client sent and no limit counts. ``mark``: so many tokens of
     the only prompt will begin the next one of its conversation, which then goes another way; 0: all, or nobody knows.
+    ``draft``: the ids that the answer is expected to consist of.
     """
 
     def __init__(self, ids: Iterable[list[int]], fingerprint: str, logged: int = 0, mark: int = 0) -> None:
         super().__init__(ids)
         self.mark = mark
+        self.draft: list[int] = []
         self.fingerprint = fingerprint
         self.logged = logged
 
@@ -264,6 +266,7 @@ class ServedModel:
             cache=cache,
             session=session,
             marks=[prompts.mark] if prompts.mark else [],
+            draft=prompts.draft,
         )
         return self.begin(request, sum(map(len, prompts)) - prompts.logged)
 

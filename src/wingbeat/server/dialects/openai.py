@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from wingbeat.server.body import read_model, run_sized
 from wingbeat.server.dialects.openai_answer import Answer, encode
-from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt
+from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt, predict
 from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
@@ -127,6 +127,7 @@ def openai_router(
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompt = await chat_prompt(body, model, start, turn, form)
+            await predict(body, model, prompt)
             sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
             sampling = await form.constrain(sampling, model, prompt.splitter().before_answer)
             choices = [ChatChoice(prompt.splitter(), texts, form, logprobs=bool(body.logprobs)) for _ in range(count)]

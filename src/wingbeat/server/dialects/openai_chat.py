@@ -65,6 +65,14 @@ async def chat_prompt(
     )
 
 
+async def predict(body: ChatBody, model: ServedModel, prompt: ChatPrompt) -> None:
+    """Have the answer guessed from the text that the client expects. Raises ApiError (400) when that is too long."""
+    text = None if body.prediction is None else body.prediction.content
+    if text:
+        space = "" if prompt.segments[-1][-1:].isspace() else " "  # answers begin with one then
+        (prompt.prompts.draft,) = await model.encode([(space + text,)], "prediction")
+
+
 async def conversation_prompt(
     messages: Sequence[Message],
     model: ServedModel,

@@ -230,7 +230,9 @@ class ChatBody(RankingBody):
     prompt_cache_key: str | None = Field(None, description=Ignored)
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(None, description=Ignored)
     prompt_cache_options: PromptCacheOptions | None = Field(None, description=Ignored)
-    prediction: Prediction | None = Field(None, description=Ignored)
+    prediction: Prediction | None = Field(
+        None, description="Text that the answer will probably be: where it is, the answer comes sooner."
+    )
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description=Ignored)
 
     reasoning_effort: Effort | None = Field(
