@@ -152,8 +152,8 @@ def test_guesses_are_checked_where_they_gain_more_than_they_cost() -> None:
     assert 3 < best_length(likely, 0, 1 / 21) < 15
     assert best_length(unlikely, 0, 1 / 21) == 0
     assert best_length(likely, 0, 12 / 32) < best_length(likely, 0, 1 / 21)
-    assert best_length([0.3], 0, 1 / 21) == 1
-    assert best_length([0.3], 14, 1 / 21) == 0  # which would all have to be read again
+    assert best_length([0.5], 0, 1 / 21) == 1
+    assert best_length([0.5], 14, 1 / 21) == 0  # which would all have to be read again
 
 
 # The same answers
