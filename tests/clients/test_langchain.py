@@ -9,9 +9,9 @@ import openai
 import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.clients.conftest import Server
 from tests.clients.recipes import Recipe
@@ -105,21 +105,31 @@ def test_completions(server: Server) -> None:
 
 
 class Person(BaseModel):
-    name: str
+    """A person."""
+
+    name: str = Field(max_length=12)
+    age: int
 
 
-@pytest.mark.parametrize(
-    "unsupported",
-    [
-        lambda chat: chat.bind_tools([Person]),
-        lambda chat: chat.with_structured_output(Person),
-        lambda chat: chat.with_structured_output(Person, method="json_mode"),
-        lambda chat: chat.with_structured_output(Person, method="function_calling"),
-    ],
-)
-def test_what_is_not_supported_says_so(unsupported: Any, server: Server) -> None:
-    with pytest.raises(openai.BadRequestError, match="not supported yet"):
-        unsupported(chat_model(server)).invoke(QUESTION)
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output(method: str, server: Server) -> None:
+    structured = chat_model(server, max_tokens=200).with_structured_output(Person, method=method)
+    assert isinstance(structured.invoke(QUESTION), Person)
+    assert isinstance(list(structured.stream(QUESTION))[-1], Person)
+
+
+def test_tools(server: Server) -> None:
+    chat = chat_model(server, max_tokens=200).bind_tools([Person], tool_choice="required", parallel_tool_calls=False)
+    called = chat.invoke(QUESTION)
+    (call,) = called.tool_calls
+    assert Person(**call["args"])
+    streamed = list(chat.stream(QUESTION))
+    whole = streamed[0]
+    for chunk in streamed[1:]:
+        whole += chunk
+    assert [(c["name"], c["args"]) for c in whole.tool_calls] == [(call["name"], call["args"])]
+    told = [HumanMessage(QUESTION), called, ToolMessage("known", tool_call_id=call["id"])]
+    assert chat_model(server).invoke(told).content is not None
 
 
 def test_errors(strict_server: Server) -> None:

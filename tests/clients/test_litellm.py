@@ -98,5 +98,5 @@ def test_errors(prefix: str, strict_server: Server) -> None:
         ask(api_key="wrong")
     with pytest.raises(litellm.NotFoundError):
         ask(model="other")
-    with pytest.raises(litellm.BadRequestError, match="not supported yet"):
-        ask(response_format={"type": "json_object"})
+    with pytest.raises(litellm.BadRequestError, match="must be at most 1"):
+        ask(top_p=3)

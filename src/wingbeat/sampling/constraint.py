@@ -39,7 +39,7 @@ class Constraint(msgspec.Struct, frozen=True):
     """Up to two white-space characters may come before the grammar's text."""
 
     after: str = ""
-    """``begins`` is looked for from the end of this text on, which ends the reasoning, say. "": from the first token on."""
+    """``begins`` is looked for from the end of this text on, that of the reasoning, say. "": from the first token."""
 
     def check(self) -> None:
         """Look at what can be seen without compiling.
