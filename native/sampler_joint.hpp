@@ -6,33 +6,67 @@
 
 namespace wingbeat::sampler {
 
-// The tokens that are certainly kept, and those at the border.
-struct Joint {
-    double mass;                // of those that are certain
-    double count;               // of them
-    std::vector<int32_t> edge;  // ascending
-};
+// The tokens that are certainly kept, weighed, and those at the border.
+class Joint {
+   public:
+    Joint(Workspace& work, const Prefix& prefix, const Scale& scale)
+        : work_(work), prefix_(prefix), above_{prefix.border.logit, -1} {
+        find_edge();
+        if (prefix.listed) {
+            work.drop(above_);
+            mass = work.sum_list();
+        } else if (prefix.large) {
+            mass = work.large_sets.cut(above_);
+        } else {
+            weigh(scale);
+        }
+    }
 
-inline Joint split_at(Workspace& work, const Prefix& prefix, const Scale& scale) {
-    const float border = prefix.border.logit;
-    const Border above{border, -1};
-    const float* logits = prefix.listed ? work.list.list.logits : work.row.logits;
-    const size_t size = prefix.listed ? work.list.list.size : work.row.size;
-    Joint joint{0, 0, {}};
-    for (size_t i = 0; i < size; ++i) {
-        joint.count += logits[i] > border;
-        if (logits[i] == border) joint.edge.push_back(prefix.listed ? work.list.list.ids[i] : static_cast<int32_t>(i));
+    double mass = 0;
+    std::vector<int32_t> edge;  // ascending
+
+    // How many are certain.
+    double count() const {
+        const float next = std::nextafter(above_.logit, infinity);
+        if (prefix_.listed) return work_.passes.count_from(work_.list.list.logits, work_.list.list.size, next);
+        return work_.passes.count_from(work_.row.logits, work_.row.size, next);
     }
-    if (prefix.listed) {
-        work.drop(above);
-        joint.mass = work.sum_list();
-    } else {
-        work.weigh_row(scale, work.floats);
-        work.passes.drop_beyond(logits, nullptr, size, above, work.floats.data());
-        joint.mass = work.sum_row(work.floats);
+
+    // Leaves out those with less mass than `least`.
+    void drop_light(const Scale& scale, double least) {
+        if (prefix_.large) weigh(scale);
+        prefix_.large = false;
+        float* weights = prefix_.listed ? work_.list.weights : work_.floats.data();
+        work_.passes.drop_below(prefix_.listed ? work_.list.list.size : work_.row.size, least, work_.rounder, weights);
+        mass = prefix_.listed ? work_.sum_list() : work_.sum_row(work_.floats);
     }
-    return joint;
-}
+
+    int32_t draw_at(double drawn) const {
+        if (prefix_.listed) return work_.draw_listed_at(drawn);
+        return prefix_.large ? work_.large_sets.draw_at(work_.row, drawn) : work_.draw_weighed_at(work_.floats, drawn);
+    }
+
+   private:
+    void weigh(const Scale& scale) {
+        work_.weigh_row(scale, work_.floats);
+        work_.passes.drop_beyond(work_.row.logits, nullptr, work_.row.size, above_, work_.floats.data());
+        mass = work_.sum_row(work_.floats);
+    }
+
+    void find_edge() {
+        const Row& row = work_.row;
+        if (prefix_.large) return work_.large_sets.list_equal(above_, edge);
+        for (size_t b = 0; b < row.peaks.size(); ++b) {
+            if (row.peaks[b] < above_.logit) continue;
+            for (size_t i = b * block; i < std::min(row.size, (b + 1) * block); ++i)
+                if (row.logits[i] == above_.logit) edge.push_back(static_cast<int32_t>(i));
+        }
+    }
+
+    Workspace& work_;
+    Prefix prefix_;
+    const Border above_;
+};
 
 inline int32_t draw_joint(Workspace& work, Sequence& sequence, double random) {
     if (sequence.top_p == 0) return work.row.arg_max();
@@ -40,23 +74,21 @@ inline int32_t draw_joint(Workspace& work, Sequence& sequence, double random) {
     const Prefix prefix = find_prefix(work, sequence, scale, Edge::reach);
     if (prefix.border.id == any_id) return draw_prefix(work, prefix, scale, sequence.temperature, sequence.min_p, random);
 
-    const double whole = sequence.top_p < 1 ? work.sum_block_masses(scale) : 0;
-    const Joint joint = split_at(work, prefix, scale);
-    const double one = mass_of(prefix.border.logit, scale), edge = static_cast<double>(joint.edge.size());
-    double part = edge * one;
-    if (sequence.top_p < 1) part = std::min(part, sequence.top_p * whole - joint.mass);
+    const bool top_p = sequence.top_p < 1;
+    const double whole = !top_p ? 0 : prefix.large ? work.large_sets.total() : work.sum_block_masses(scale);
+    Joint joint(work, prefix, scale);
+    const double one = mass_of(prefix.border.logit, scale), size = static_cast<double>(joint.edge.size());
+    double part = size * one;
+    if (top_p) part = std::min(part, sequence.top_p * whole - joint.mass);
     if (sequence.top_k > 0 && static_cast<size_t>(sequence.top_k) < work.row.size)
-        part = std::min(part, one * (static_cast<double>(sequence.top_k) - joint.count));
-    double above = joint.mass;
+        part = std::min(part, one * (static_cast<double>(sequence.top_k) - joint.count()));
     if (sequence.min_p > 0) {
         if (one < sequence.min_p) part = 0;
-        float* weights = prefix.listed ? work.list.weights : work.floats.data();
-        work.passes.drop_below(prefix.listed ? work.list.list.size : work.row.size, sequence.min_p, work.rounder, weights);
-        above = prefix.listed ? work.sum_list() : work.sum_row(work.floats);
+        joint.drop_light(scale, sequence.min_p);
     }
-    const double drawn = random * (above + part);
-    if (drawn < above) return prefix.listed ? work.draw_listed_at(drawn) : work.draw_weighed_at(work.floats, drawn);
-    const auto place = static_cast<size_t>((drawn - above) / part * edge);
+    const double drawn = random * (joint.mass + part);
+    if (drawn < joint.mass) return joint.draw_at(drawn);
+    const auto place = static_cast<size_t>((drawn - joint.mass) / part * size);
     return joint.edge[std::min(joint.edge.size() - 1, place)];
 }
 

@@ -29,11 +29,47 @@ class LargeSets {
         return find_border();
     }
 
-    // A token of the set up to `border`, which `find` has just found or is as likely; `random` is in [0, 1).
-    int32_t draw(const Row& row, Border border, double random) {
-        passes_->drop_beyond(inside_.list.logits, inside_.list.ids, inside_.list.size, border, inside_.weights);
-        return draw_kept(row, border, random);
+    // The mass of all tokens, once `find` has run.
+    double total() const { return total_; }
+
+    // Appends the ids, ascending, of all tokens that are as likely as the border that `find` has just found.
+    void list_equal(Border border, std::vector<int32_t>& ids) const {
+        const List& list = inside_.list;
+        for (size_t i = 0; i < list.size; ++i)
+            if (list.logits[i] == border.logit) ids.push_back(list.ids[i]);
     }
+
+    // Cuts the set off behind `border`, which `find` has just found or is as likely. Returns the mass of the set.
+    double cut(Border border) {
+        passes_->drop_beyond(inside_.list.logits, inside_.list.ids, inside_.list.size, border, inside_.weights);
+        border_ = border;
+        double all = 0;
+        for (size_t s = 0; s < totals_.size(); ++s)
+            all += totals_[s] += mass_of(inside_.weights + begins_[s], begins_[s + 1] - begins_[s]);
+        return all;
+    }
+
+    // The first id whose cumulative mass in the set exceeds `drawn`: first the stretch, then its block.
+    int32_t draw_at(const Row& row, double drawn) {
+        double sum = 0;
+        size_t s = 0;
+        for (; sum + totals_[s] <= drawn; ++s) sum += totals_[s];
+        for (size_t i = begins_[s]; i < begins_[s + 1]; ++i)
+            sums_[static_cast<size_t>(inside_.list.ids[i]) / block] += rounded(inside_.weights[i], scale_.rounder);
+        size_t b = s * stretch / block;
+        for (; sum + sums_[b] <= drawn; ++b) sum += sums_[b];
+        const auto mass = [&](size_t id) {
+            const float logit = row.logits[id];
+            const bool kept = logit > border_.logit || (logit == border_.logit && static_cast<int32_t>(id) <= border_.id);
+            return kept ? wingbeat::sampler::mass_of(logit, scale_) : 0;
+        };
+        size_t id = b * block;
+        for (sum += mass(id); sum <= drawn && id + 1 < row.size;) sum += mass(++id);
+        return static_cast<int32_t>(id);
+    }
+
+    // A token of the set up to `border`; `random` is in [0, 1).
+    int32_t draw(const Row& row, Border border, double random) { return draw_at(row, random * cut(border)); }
 
     // How many tokens the last set had; less when they were many.
     size_t kept() const { return sums_.size() - static_cast<size_t>(std::count(sums_.begin(), sums_.end(), 0.0)); }
@@ -156,6 +192,7 @@ class LargeSets {
                 begins_.push_back(inside_.list.size);
                 totals_.push_back(part.above);
             }
+            total_ = all.total;
             missing_ = goal_of(top_p, all.total, exceed) - all.above;
             within_ = bracket;
             if (missing_ <= 0 && bracket.upper < scale_.peak) {
@@ -206,34 +243,14 @@ class LargeSets {
         return above;
     }
 
-    // The first id whose cumulative mass exceeds `random` of that of the set: first the stretch, then its block.
-    int32_t draw_kept(const Row& row, Border border, double random) {
-        double sum = 0, all = 0;
-        for (size_t s = 0; s < totals_.size(); ++s)
-            all += totals_[s] += mass_of(inside_.weights + begins_[s], begins_[s + 1] - begins_[s]);
-        const double drawn = random * all;
-        size_t s = 0;
-        for (; sum + totals_[s] <= drawn; ++s) sum += totals_[s];
-        for (size_t i = begins_[s]; i < begins_[s + 1]; ++i)
-            sums_[static_cast<size_t>(inside_.list.ids[i]) / block] += rounded(inside_.weights[i], scale_.rounder);
-        size_t b = s * stretch / block;
-        for (; sum + sums_[b] <= drawn; ++b) sum += sums_[b];
-        const auto mass = [&](size_t id) {
-            const float logit = row.logits[id];
-            const bool kept = logit > border.logit || (logit == border.logit && static_cast<int32_t>(id) <= border.id);
-            return kept ? wingbeat::sampler::mass_of(logit, scale_) : 0;
-        };
-        size_t id = b * block;
-        for (sum += mass(id); sum <= drawn && id + 1 < row.size;) sum += mass(++id);
-        return static_cast<int32_t>(id);
-    }
-
     const Passes* passes_ = nullptr;
     Scale scale_{};
     std::vector<double> sums_;        // of each block: the mass above the bracket
     WeighedList inside_;              // the tokens within the bracket
     std::vector<size_t> begins_;      // of each stretch's part of that list, and its end
     Bracket within_{};
+    Border border_{};
+    double total_ = 0;
     double mass_ = 0, missing_ = 0;   // of the list; of the part of it that belongs to the set
     std::array<WeighedList, 2> narrow_;
     WeighedList sample_;

@@ -31,6 +31,10 @@ struct Split {
     double above;  // of those above the bracket
 };
 
+struct Moments {
+    double mass, depth;  // of all tokens; mass times depth
+};
+
 // `ahead` in a pass is what will be read next, as long as the row: it comes into the caches meanwhile. Any address will do.
 struct Passes {
     const char* name;
@@ -48,11 +52,20 @@ struct Passes {
     double (*sum_masses)(const float* logits, size_t size, const float* peaks, const Scale& scale, const float* ahead,
                          double* sums);
 
-    // The sum of mass times depth. Exact as masses are: each product is rounded to the grain.
-    double (*sum_depths)(const float* logits, size_t size, const float* peaks, const Scale& scale);
+    // Exact as masses are: each product is rounded to the grain.
+    Moments (*sum_depths)(const float* logits, size_t size, const float* peaks, const Scale& scale);
 
     // How near each token's depth is to `mean`: minus the distance, in whole blocks; -infinity where there is no mass.
-    void (*near)(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out);
+    // And the largest of each block.
+    void (*near)(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out,
+                 float* nearest);
+
+    // As `split`, of a whole row and by such nearness, which is what is listed.
+    Split (*split_near)(const float* logits, const float* nearness, size_t size, const Scale& scale, Bracket bracket,
+                        List& list);
+
+    // The largest logit of those whose key is not beyond the border.
+    float (*largest_within)(const float* logits, const float* keys, size_t size, Border border);
 
     // Of at most a stretch whose first id is `id`: the mass of each block above the bracket, and the tokens inside,
     // appended to the list. `peaks` may be null.

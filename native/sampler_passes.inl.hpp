@@ -238,14 +238,14 @@ double sum_masses(const float* logits, size_t size, const float* peaks, const Sc
     return total;
 }
 
-double sum_depths(const float* logits, size_t size, const float* peaks, const Scale& scale) {
+Moments sum_depths(const float* logits, size_t size, const float* peaks, const Scale& scale) {
     constexpr size_t half = lanes / 2;
     typedef float Half __attribute__((vector_size(4 * half), aligned(4), may_alias));
     typedef double Doubles __attribute__((vector_size(8 * half)));
     const auto doubles = [](const float* p) { return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Doubles); };
     const auto round = [&](Doubles v) { return (v + scale.rounder) - scale.rounder; };
     float room[block], depths[lanes], weights[lanes];
-    Doubles sums{};
+    Doubles masses{}, products{};
     for (size_t b = 0; b < block_count(size); ++b) {
         if (depth_of(peaks[b], scale) == cutoff) continue;
         const float* p = whole_block(logits, size, b, no_logit, room);
@@ -253,20 +253,28 @@ double sum_depths(const float* logits, size_t size, const float* peaks, const Sc
             const Floats depth = depth_of(load(p + i), scale);
             store(depths, depth);
             store(weights, weight_of_depth(depth));
-            for (size_t k = 0; k < lanes; k += half) sums += round(round(doubles(weights + k)) * doubles(depths + k));
+            for (size_t k = 0; k < lanes; k += half) {
+                const Doubles mass = round(doubles(weights + k));
+                masses += mass;
+                products += round(mass * doubles(depths + k));
+            }
         }
     }
-    double total = 0;
-    for (size_t i = 0; i < half; ++i) total += sums[i];
+    Moments total{0, 0};
+    for (size_t i = 0; i < half; ++i) {
+        total.mass += masses[i];
+        total.depth += products[i];
+    }
     return total;
 }
 
-void near(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out) {
+void near(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out, float* nearest) {
     const float least = static_cast<float>(scale.rounder / 1.5 * 0x1p-53);  // half a grain rounds to no mass
     float room[block];
     for (size_t b = 0; b < block_count(size); ++b) {
         const bool mass = depth_of(peaks[b], scale) > cutoff;
         const float* p = whole_block(logits, size, b, no_logit, room);
+        Floats most = set(no_logit);
         for (size_t i = 0; i < block; i += lanes) {
             Floats nearness = set(no_logit);
             if (mass) {
@@ -274,8 +282,24 @@ void near(const float* logits, size_t size, const float* peaks, const Scale& sca
                 nearness = weight_of_depth(depth) > least ? (distance > 0 ? -distance : distance) : nearness;
             }
             store(out + b * block + i, nearness);
+            most = larger(nearness, most);
         }
+        nearest[b] = largest(most);
     }
+}
+
+float largest_within(const float* logits, const float* keys, size_t size, Border border) {
+    // Ids up to that of the border win ties, later ones lose them.
+    const size_t ties = border.id < 0 ? 0 : static_cast<size_t>(border.id) + 1 < size ? static_cast<size_t>(border.id) + 1 : size;
+    Floats most = set(no_logit);
+    float found = no_logit;
+    size_t i = 0;
+    for (; i + lanes <= ties; i += lanes) most = larger(load(keys + i) >= border.logit ? load(logits + i) : set(no_logit), most);
+    for (; i < ties; ++i) found = keys[i] >= border.logit && logits[i] > found ? logits[i] : found;
+    for (; i + lanes <= size; i += lanes) most = larger(load(keys + i) > border.logit ? load(logits + i) : set(no_logit), most);
+    for (; i < size; ++i) found = keys[i] > border.logit && logits[i] > found ? logits[i] : found;
+    const float rest = largest(most);
+    return rest > found ? rest : found;
 }
 
 WINGBEAT_INLINE void append(List& list, Floats logits, Mask wanted, int32_t first) {
@@ -331,6 +355,31 @@ Split split(const float* logits, size_t size, const float* peaks, const Scale& s
         found.total += all.of_lanes();
         found.above += store_totals(beyond, count, sums + first);
     }
+    list.size = inside.size;
+    return found;
+}
+
+Split split_near(const float* logits, const float* nearness, size_t size, const Scale& scale, Bracket bracket, List& list) {
+    const float rounder = small_rounder(scale.rounder);
+    float room[block], near_room[block];
+    Split found{0, 0};
+    List inside = list;
+    Sums high;
+    for (size_t b = 0; b < block_count(size); ++b) {
+        const float* p = whole_block(logits, size, b, no_logit, room);
+        const float* keys = whole_block(nearness, size, b, no_logit, near_room);
+        for (size_t i = 0; i < block; i += lanes) {
+            const Floats key = load(keys + i);
+            const Mask higher = above(key, bracket.upper);
+            high.add({weight_of(load(p + i), scale), rounder}, higher);
+            append(inside, key, static_cast<Mask>(from(key, bracket.lower) & ~higher), static_cast<int32_t>(b * block + i));
+        }
+        if (b % lanes == lanes - 1) {  // before a lane has more than 64
+            found.above += high.of_lanes();
+            high = {};
+        }
+    }
+    found.above += high.of_lanes();
     list.size = inside.size;
     return found;
 }
@@ -420,9 +469,9 @@ double sum_weights(const float* weights, size_t size, double rounder, double* su
 }  // namespace
 
 const Passes WINGBEAT_PASSES{
-    WINGBEAT_LEVEL, find_peaks, mask,       find_largest, sum_masses,   sum_depths,  near,       split,
-    list_from,      count_from, weigh,      sum_squares,  weight_above, drop_beyond, drop_below, mass_of_weights,
-    sum_weights,
+    WINGBEAT_LEVEL, find_peaks,     mask,  find_largest, sum_masses, sum_depths,  near,         split_near,
+    largest_within, split,          list_from, count_from, weigh,    sum_squares, weight_above, drop_beyond,
+    drop_below,     mass_of_weights, sum_weights,
 };
 
 }  // namespace wingbeat::sampler

@@ -57,6 +57,46 @@ def test_tokens_outside_the_vocabulary_are_ignored(native):
     assert generate(native, params, [3.0, 2.0], 1, prompt=[-1, 2, 70000]) == [0]
 
 
+def decaying(native, style, steps, **more):
+    """What is subtracted from token 0, generated at every step that is 1: the largest of other tokens that it beats."""
+    params = SamplingParams(temperature=0, presence_penalty=1.0, frequency_penalty=0.5, penalty_decay=0.5, **more)
+    params = SamplingParams(**{**{f: getattr(params, f) for f in params.__struct_fields__}, "penalties": style})
+    low, high = 0.0, 10.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        sampler = Sampler(1, 4, native=native)
+        sampler.start(0, params, np.array([], np.int32), seed=0, choice=0, generated=steps)
+        row = np.array([[10.0, 10 - middle, -99, -99]], np.float32)
+        low, high = (middle, high) if sampler.sample(row, SLOT, np.array([0])).tokens[0] == 1 else (low, middle)
+    return pytest.approx(high, abs=1e-4)
+
+
+def test_what_decays_is_what_the_style_says(native):
+    """After token 0, two others and token 0 again."""
+    steps = [0, 2, 3, 0]
+    assert decaying(native, "counts", steps) == 1 + 0.5 * (1 + 0.125)
+    assert decaying(native, "counts_decay_first", steps) == 1 + 0.5 * (0.5 + 0.0625)
+    assert decaying(native, "values", steps) == 1 * 0.125 + 0.5
+    assert decaying(native, "counts", [0, 2]) == 1 + 0.5 * 0.5
+    assert decaying(native, "values", [0, 2]) == 0.5
+    assert decaying(native, "counts", [0, 2, 0], penalty_free=(0,)) == 1
+
+
+def test_history_counts_as_if_it_had_been_generated(native):
+    """By its distance from the end: token 0 is 3 and 0 tokens before it."""
+    history = (0, 2, 3, 0)
+    assert decaying(native, "counts", [], penalty_history=history) == 1 + 0.5 * (1 + 0.125)
+    assert decaying(native, "counts_decay_first", [], penalty_history=history) == 1 + 0.5 * (0.5 + 0.0625)
+    assert decaying(native, "values", [], penalty_history=history) == 1 + 0.5 * (1 + 0.125)
+    assert decaying(native, "values", [2, 0], penalty_history=history) == (1 + 0.5 * 1.125) * 0.25 + 0.5
+    assert decaying(native, "counts", [2], penalty_history=(0,), penalty_free=(0,)) == 1
+
+
+def test_repetition_may_leave_the_prompt_alone(native):
+    params = SamplingParams(temperature=0, repetition_penalty=2.0, repetition_over="answer")
+    assert generate(native, params, [5.0, 3.0, 1.0], 3, prompt=[0]) == [0, 1, 0]  # 5 | 2.5 < 3 | 2.5 > 1.5
+
+
 def test_start_and_finish_forget_the_history(native):
     params = SamplingParams(temperature=0, presence_penalty=1.0)
     sampler = Sampler(1, 2, native=native)
