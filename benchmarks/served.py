@@ -125,7 +125,7 @@ class Reply(NamedTuple):
         """OpenAI's error object, when the body is exactly that."""
         try:
             error = json.loads(self.body)["error"]
-            return error if sorted(error) == ["code", "message", "param", "type"] else None
+            return error if {"code", "message", "param", "type"} <= error.keys() else None
         except (ValueError, KeyError, TypeError):
             return None
 

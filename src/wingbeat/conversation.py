@@ -236,7 +236,7 @@ class Conversation:
     def _generate(self, reply: Reply, base: list[int], params: SamplingParams) -> Iterator[Chunk]:
         """The answer to the prompt ``reply.completion.prompt_ids``, of which ``base`` will begin the next one, too."""
         ids = reply.completion.prompt_ids
-        opened, counts_all = len(base) < len(ids), params.repetition_penalty != 1
+        opened, counts_all = len(base) < len(ids), params.counts_prompt
         start = _FRESH if counts_all else self._longest(ids)
         reply.read = len(ids) - len(start.ids)
         self._seen = [start] if start.ids else []

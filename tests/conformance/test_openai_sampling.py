@@ -126,6 +126,13 @@ def test_special_tokens_are_shown_where_that_is_wanted(client: OpenAI) -> None:
     assert text_of(send(client, False, logit_bias={"0": 100}, skip_special_tokens=False)) == ""
 
 
+def test_an_answer_is_as_long_as_it_must_be(client: OpenAI) -> None:
+    stopping = {"logit_bias": {"0": 100}, "max_tokens": 12}
+    assert send(client, False, **stopping).usage.completion_tokens == 1
+    longer = send(client, False, **stopping, min_tokens=7)
+    assert (longer.usage.completion_tokens, longer.choices[0].finish_reason) == (8, "stop")
+
+
 def test_the_prompt_may_count_for_the_penalties(client: OpenAI, tokenizer: WorldTokenizer) -> None:
     (word,) = tokenizer.encode("wing")
     drawn = {"prompt": "wing", "logit_bias": {str(word): 60}, "presence_penalty": 2, "max_tokens": 1}

@@ -108,10 +108,9 @@ def test_several_calls(client: OpenAI) -> None:
         calls = choice.message.tool_calls or []
         assert all(map(fits, calls))
         assert len({call.id for call in calls}) == len(calls)
-    one = client.chat.completions.create(
-        **ANY, tools=TOOLS, tool_choice="required", logit_bias=bracket, n=4, parallel_tool_calls=False
-    )
-    assert [len(choice.message.tool_calls or []) for choice in one.choices] == [1] * 4
+    for once in ({"tool_choice": "required", "parallel_tool_calls": False}, {"tool_choice": NAMED}):
+        one = client.chat.completions.create(**ANY, tools=TOOLS, logit_bias=bracket, n=4, **once)
+        assert [len(choice.message.tool_calls or []) for choice in one.choices] == [1] * 4
 
 
 def test_the_model_chooses(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:

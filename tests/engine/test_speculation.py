@@ -21,7 +21,7 @@ from wingbeat.engine.speculation import best_length
 from wingbeat.models import Model, load_model
 from wingbeat.ops import cpu
 from wingbeat.sampling.constraint import Constraint
-from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.params import SamplingParams, ThinkingBudget
 from wingbeat.text.world import WorldTokenizer
 
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason="the reference makes no guesses")
@@ -187,6 +187,8 @@ def test_every_version_and_dtype(version: Path, dtype: str, eager: None) -> None
 PROMPTS = st.lists(st.lists(st.integers(1, 6) | st.integers(1, 290), min_size=1, max_size=40), min_size=1, max_size=3)
 SAMPLING = st.builds(
     SamplingParams,
+    sampler=st.sampled_from(["nucleus", "nucleus", "typical", "mirostat", "mirostat_full", "noise"]),
+    order=st.sampled_from(["standard", "rwkv", "ai00", "joint"]),
     seed=st.integers(0, 9),
     temperature=st.sampled_from([0.0, 0.3, 1.0]),
     top_k=st.sampled_from([0, 2, 3]),
@@ -195,6 +197,12 @@ SAMPLING = st.builds(
     logprobs=st.sampled_from([None, 2]),
     presence_penalty=st.sampled_from([0.0, 0.5]),
     frequency_penalty=st.sampled_from([0.0, 0.1]),
+    penalty_decay=st.sampled_from([1.0, 0.9]),
+    penalties=st.sampled_from(["counts", "counts_decay_first", "values"]),
+    penalty_free=st.sampled_from([(), (1, 2)]),
+    global_penalty=st.booleans(),
+    no_repeat=st.sampled_from([(), (1, 4)]),
+    thinking=st.sampled_from([None, None, ThinkingBudget(3, (2, 5), True)]),
     repetition_penalty=st.sampled_from([1.0, 1.1]),
     logit_bias=st.dictionaries(st.integers(1, 12), st.sampled_from([3.0, 8.0]), max_size=4),
     stop=st.sampled_from([(), ("e",), ("stop",), ("\x03\x02\x01",), ("\x01\x02", "\x02\x02\x03")]),

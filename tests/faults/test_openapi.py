@@ -67,7 +67,7 @@ def test_answers_are_as_described(case: schemathesis.Case, server: LiveServer) -
     reply = case.call_and_validate(base_url=server.url, excluded_checks=excluded)
     if reply.status_code >= 400 and case.method != "HEAD":
         assert list(reply.json()) == ["error"]
-        assert sorted(reply.json()["error"]) == ["code", "message", "param", "type"]
+        assert {"code", "message", "param", "type"} <= reply.json()["error"].keys()
 
 
 def test_nothing_is_left_behind(server: LiveServer) -> None:

@@ -65,13 +65,13 @@ def check_error(reply: httpx.Response, status: int, param: str | None = None, co
         ("max_tokens", -2),
         ("max_tokens", 1.5),
         ("top_k", 0.5),
-        ("guided_json", {"type": "object"}),
-        ("guided_regex", "a+"),
-        ("guided_choice", ["a"]),
+        ("guided_json", {"type": "nothing"}),
+        ("guided_regex", "(a"),
+        ("guided_choice", ["a", 5]),
         ("guided_grammar", "root"),
-        ("structured_outputs", {"json": {}}),
+        ("structured_outputs", ["json"]),
         ("grammar", "root"),
-        ("json_schema", {"type": "object"}),
+        ("json_schema", ["object"]),
         ("prompt_logprobs", 0),
         ("max_tokens", "3"),
         ("max_tokens", 10**30),
@@ -138,9 +138,9 @@ def test_bad_messages(server: LiveServer, messages: Any, param: str) -> None:
         (COMPLETIONS, "best_of", {"best_of": 1, "n": 2}),
         (COMPLETIONS, "best_of", {"best_of": 2, "stream": True}),
         (COMPLETIONS, "logprobs", {"logprobs": 21}),
-        (CHAT, "response_format", {"response_format": {"type": "json_object"}}),
-        (CHAT, "tools", {"tools": [{"type": "function"}]}),
-        (CHAT, "functions", {"functions": [{"name": "f"}]}),
+        (CHAT, "response_format", {"response_format": {"type": "xml"}}),
+        (CHAT, "tools[0].function", {"tools": [{"type": "function"}]}),
+        (CHAT, "functions[0].name", {"functions": [{"name": "a b"}]}),
         (CHAT, "top_logprobs", {"top_logprobs": 2}),
         (CHAT, "continue_final_message", {"continue_final_message": True}),
         (CHAT, "add_generation_prompt", {"add_generation_prompt": False}),
@@ -170,7 +170,7 @@ def test_null_unknown_and_harmless_fields_are_ignored(server: LiveServer) -> Non
     }
     reply = post(server, CHAT, {"messages": HELLO, "max_completion_tokens": 2, **nulls, **extra, **chat})
     assert reply.status_code == 200, reply.text
-    kept = {"tools": [{"type": "function"}], "tool_choice": "none"}
+    kept = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
     assert post(server, CHAT, {"messages": HELLO, "max_tokens": 2, **kept}).status_code == 200
     plain = {"suffix": None, "best_of": None, "echo": None, "logprobs": None}
     assert post(server, COMPLETIONS, {"prompt": "x", **nulls, **extra, **plain}).status_code == 200

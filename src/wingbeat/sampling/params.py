@@ -153,6 +153,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Texts that the answer must not contain, whatever tokens they would come as; at most 256, of at most 200
     characters each."""
 
+    @property
+    def counts_prompt(self) -> bool:
+        """Whether what is drawn hangs on the tokens of the prompt, beside what the model makes of them."""
+        return self.global_penalty or (self.repetition_penalty != 1 and self.repetition_over == "all")
+
     def validate(self, vocab_size: int | None = None) -> None:
         """Check every field; with `vocab_size`, also that token ids are inside the vocabulary.
 

@@ -59,17 +59,29 @@ class ModelProfile:
         return ReasoningSplitter(segments[-1] if segments else "", thinking=self.thinking != "none", exact=exact)
 
 
-# The models' authors chat at top_p 0.3 with presence and frequency penalties of 0.5 that fade by 0.4 % a token. These
-# penalties do not fade, and 0.5 for each use of a comma ruins a long answer, so the frequency part is smaller.
+# As the models' authors chat with them. Half of a penalty is gone after 173 tokens.
 _CHAT: Mapping[str, Any] = MappingProxyType(
-    {"temperature": 1.0, "top_p": 0.3, "presence_penalty": 0.5, "frequency_penalty": 0.1}
+    {
+        "temperature": 1.0,
+        "top_p": 0.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
+        "penalty_decay": 0.996,
+    }
 )
 _THINK: Mapping[str, Any] = MappingProxyType(
     {"temperature": 1.0, "top_p": 0.5, "top_k": 100, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 )
-# As published for Raven, but for the frequency part.
+# As published for Raven. There the temperature comes after top_p.
 _RAVEN: Mapping[str, Any] = MappingProxyType(
-    {"temperature": 1.2, "top_p": 0.5, "presence_penalty": 0.4, "frequency_penalty": 0.1}
+    {
+        "order": "rwkv",
+        "temperature": 1.2,
+        "top_p": 0.5,
+        "presence_penalty": 0.4,
+        "frequency_penalty": 0.4,
+        "penalty_decay": 0.996,
+    }
 )
 _DEMO: Mapping[str, Any] = MappingProxyType(
     {"temperature": 1.0, "top_p": 0.3, "presence_penalty": 0.0, "frequency_penalty": 0.0}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from wingbeat.server.body import read_model, run_sized
 from wingbeat.server.dialects.openai_answer import encode
-from wingbeat.server.dialects.openai_replies import ERRORS, Exact
+from wingbeat.server.dialects.openai_replies import EMBED_ERRORS, Exact
 from wingbeat.server.dialects.openai_schema import example, whole_numbers
 from wingbeat.server.embed_errors import embed_errors
 from wingbeat.server.errors import bad_request
@@ -64,7 +64,7 @@ def embeds_router(embedder: Embedder | None, max_body: int) -> APIRouter:
     """The route, without its prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["Embeddings"])
 
-    @router.post("/embeds", response_model=EmbedsReply, responses=ERRORS, openapi_extra=body_of(EmbedsBody))
+    @router.post("/embeds", response_model=EmbedsReply, responses=EMBED_ERRORS, openapi_extra=body_of(EmbedsBody))
     async def embeds(request: Request) -> Response:
         """Split a text, and give a vector of each piece."""
         body = await read_model(request, EmbedsBody, max_body)

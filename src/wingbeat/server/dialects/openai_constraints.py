@@ -31,9 +31,9 @@ def _grammar(value: Any) -> Any:
 
 
 def _choices(value: Any) -> Any:
-    if value is None:
+    if value is None or value == []:
         return None
-    if not (isinstance(value, list) and value and all(isinstance(text, str) and text for text in value)):
+    if not (isinstance(value, list) and all(isinstance(text, str) and text for text in value)):
         raise ValueError("a list of texts is wanted, none of them empty")
     return value
 

@@ -14,7 +14,7 @@ from wingbeat.reading import Vector, embedding_request, layer_of, shaped, vector
 from wingbeat.server.body import read_model, run_sized
 from wingbeat.server.dialects.openai_answer import encode
 from wingbeat.server.dialects.openai_embeddings_schema import EmbeddingsBody, EmbeddingsReply
-from wingbeat.server.dialects.openai_replies import ERRORS
+from wingbeat.server.dialects.openai_replies import EMBED_ERRORS
 from wingbeat.server.embed_errors import embed_errors
 from wingbeat.server.errors import bad_request
 from wingbeat.server.openapi import body_of
@@ -35,7 +35,9 @@ def embeddings_router(registry: ModelRegistry, starts: Starts, embedder: Embedde
     """The route, without its prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["Embeddings"])
 
-    @router.post("/embeddings", response_model=EmbeddingsReply, responses=ERRORS, openapi_extra=body_of(EmbeddingsBody))
+    @router.post(
+        "/embeddings", response_model=EmbeddingsReply, responses=EMBED_ERRORS, openapi_extra=body_of(EmbeddingsBody)
+    )
     async def embed(request: Request) -> Response:
         """Vectors of one or several texts."""
         body = await read_model(request, EmbeddingsBody, max_body)

@@ -199,6 +199,9 @@ class ErrorDetail(Exact):
     type: str
     param: str | None
     code: str | None
+    name: str | None = None
+    """Of the status, under `/api` only, as `brief` is: the message again. Ai00's clients know them."""
+    brief: str | None = None
 
 
 class ErrorReply(Exact):
@@ -217,3 +220,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorReply, "description": "The model is loading or restarting."},
 }
 """The errors of routes that generate, for the OpenAPI document."""
+
+EMBED_ERRORS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    501: {"model": ErrorReply, "description": "The embedding model cannot run here; the message says why."},
+}
+"""Those of routes that embed."""

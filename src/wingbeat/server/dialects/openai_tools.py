@@ -53,7 +53,7 @@ def offered_tools(
     Raises ApiError (400) for tools of one name, and a choice that is none of them.
     """
     field, choice_field = fields
-    mode, names = choice or ToolChoice("auto")
+    mode, names, named = choice or ToolChoice("auto")
     if not tools:
         if mode == "required" or names:
             raise bad_request(f"{choice_field}: there are no {field} to choose from.", choice_field)
@@ -67,7 +67,8 @@ def offered_tools(
         if name not in known:
             raise bad_request(f"{choice_field}: {name[:64]!r} is none of the {field}.", choice_field)
     may = told if names is None else tuple(known[name] for name in dict.fromkeys(names))
-    return OfferedTools(told, may, mode == "required", 1 if parallel is False else MAX_CALLS, field, path, prompt)
+    most = 1 if named or parallel is False else MAX_CALLS
+    return OfferedTools(told, may, mode == "required", most, field, path, prompt)
 
 
 def _check_names(tools: Sequence[Tool], field: str) -> None:

@@ -81,6 +81,8 @@ class ToolChoice(NamedTuple):
 
     mode: Literal["none", "auto", "required"]
     names: tuple[str, ...] | None = None
+    named: bool = False
+    """It is one function that was asked for by its name, which is called just once."""
 
     @property
     def given(self) -> str | dict[str, Any]:
@@ -88,7 +90,7 @@ class ToolChoice(NamedTuple):
         if self.names is None:
             return self.mode
         tools = [{"type": "function", "name": name} for name in self.names]
-        if self.mode == "required" and len(tools) == 1:
+        if self.named:
             return tools[0]
         return {"type": "allowed_tools", "mode": self.mode, "tools": tools}
 
@@ -101,7 +103,7 @@ def _tool_choice(value: Any) -> Any:
         case "none" | "auto" | "required":
             return ToolChoice(value)
         case {"type": "function"}:
-            return ToolChoice("required", (_chosen(value),))
+            return ToolChoice("required", (_chosen(value),), named=True)
         case {"type": "allowed_tools"}:
             allowed = value.get("allowed_tools", value)
             return _allowed(allowed if isinstance(allowed, dict) else {})
@@ -135,7 +137,7 @@ def _function_call(value: Any) -> Any:
         case "none" | "auto":
             return ToolChoice(value)
         case {"name": str(name)}:
-            return ToolChoice("required", (name,))
+            return ToolChoice("required", (name,), named=True)
         case _:
             raise ValueError("'none', 'auto' or an object with a name is wanted")
 
