@@ -257,12 +257,30 @@ def test_bad_constraints_say_where(engine: Engine) -> None:
         Constraint("regex", "(?=a)b"): "line 1: .*look-around",
         Constraint("lark", 'A: "a"\nstart: A b'): r"line 2.*unknown name",
         Constraint("gbnf", 'root ::= "x'): "line 1",
+        Constraint("gbnf", 'root ::= "a"\n\n | ]'): "line 3: expected name",
+        Constraint("gbnf", 'root ::= x\nx ::= "a" b'): "line 2: .*'b'",
+        Constraint("gbnf", "root ::="): "line 1: .*empty",
+        Constraint("lark", "start:"): "empty",
+        Constraint("regex", "a{1000}{1000}{1000}"): "too many",
         Constraint("kbnf", 'start ::= "a"\n| b;'): "line 2: .*`b`",
         Constraint("kbnf", "start ::= "): "line 1",
         Constraint("kbnf", "<start> ::= <a\n"): "line 1",
     }
     for constraint, message in cases.items():
         assert re.search(message, compile_error(engine, constraint) or ""), constraint
+
+
+def test_compiling_does_not_wait_for_free_rows_to_end(engine: Engine) -> None:
+    engine.submit(request(engine, 1, [[5, 6]], under(None, 100_000, ignore_eos=True)))
+    engine.compile(Compile(1, Constraint("regex", "[a-c]{7}")))
+    deadline = time.monotonic() + 30
+    while not (compiled := engine.take_compiled()):
+        assert time.monotonic() < deadline
+        engine.step()
+    assert compiled[0].error is None
+    engine.cancel(1)
+    engine.step()
+    assert_empty(engine)
 
 
 def test_hostile_grammars_are_refused_or_run_and_hold_up_nobody(engine: Engine) -> None:

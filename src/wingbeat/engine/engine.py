@@ -148,6 +148,10 @@ class Engine:
         self._guards.grammars.poll()
         return self._cache.rest() or self._guards.grammars.checking
 
+    def prepare(self) -> None:
+        """Make now what the first constraint would make the other rows wait for."""
+        self._guards.prepare()
+
     def compile(self, command: Compile) -> None:
         """Have a constraint compiled; ``take_compiled`` has the answer once ``rest`` or ``step`` has come by it."""
         try:
@@ -169,8 +173,7 @@ class Engine:
         """One beat: admit, pack, run, sample, check stops and guesses, report."""
         start = time.perf_counter()
         self._arrivals.hand_on()
-        if self._guarded:
-            self._heed()
+        self._heed()
         self._admit()
         plan = self._scheduler.plan()
         if plan is not None:
@@ -342,7 +345,10 @@ class Engine:
 
     def _heed(self) -> None:
         """End the guarded sequences that have nothing more to say, or whose grammar has failed."""
-        self._guards.grammars.poll()
+        if self._guards.grammars.checking or any(s.predicted is not None for s in self._guarded):
+            self._guards.grammars.poll()  # else it is soon enough before the next draw
+        if not self._guarded:
+            return
         failed = [s for s in self._guarded if s.guard is not None and s.guard.error is not None]
         for sequence in failed:
             assert sequence.guard is not None

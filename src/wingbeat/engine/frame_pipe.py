@@ -23,7 +23,7 @@ class FramePipe:
         self._out += len(frame).to_bytes(_LENGTH, "little") + frame
         self._push()
 
-    def receive(self) -> list[bytes]:
+    def receive(self) -> list[bytes | memoryview]:
         """The frames that have come, each whole."""
         if self._out:
             self._push()
@@ -35,6 +35,8 @@ class FramePipe:
             except OSError:
                 piece = b""
             self.closed = not piece
+            if not self._in and len(piece) == _LENGTH + int.from_bytes(piece[:_LENGTH], "little"):  # nearly always
+                return [memoryview(piece)[_LENGTH:]]
             self._in += piece
             if len(piece) < PIECE:
                 break
@@ -59,8 +61,8 @@ class FramePipe:
         except OSError:
             self.closed = True
 
-    def _frames(self) -> list[bytes]:
-        frames: list[bytes] = []
+    def _frames(self) -> list[bytes | memoryview]:
+        frames: list[bytes | memoryview] = []
         at = 0
         while len(self._in) - at >= _LENGTH:
             end = at + _LENGTH + int.from_bytes(self._in[at : at + _LENGTH], "little")

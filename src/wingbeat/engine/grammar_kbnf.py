@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import Any
 
-import numpy as np
-
 from wingbeat.engine.grammar_legacy import is_legacy, to_kbnf
 from wingbeat.engine.grammar_messages import Vocabulary
 from wingbeat.sampling.constraint import Constraint, ConstraintError
@@ -62,12 +60,9 @@ class Matcher:
     def mask(self) -> bytes:
         """The tokens that may follow, as uint32 words. The end of text is none of them: a whole text ends by itself."""
         self._engine.compute_allowed_token_ids()  # before the first mask, too: without it nothing is allowed
-        ids = np.empty(max(1, self._engine.get_number_of_allowed_token_ids()), np.uintp)
-        count = self._engine.get_number_of_allowed_token_ids()
-        self._engine.write_allowed_token_ids_to_buffer(ids.ctypes.data, count)
-        flags = np.zeros(32 * self._words, np.bool_)
-        flags[ids[:count]] = True
-        return np.packbits(flags, bitorder="little").tobytes()
+        bits: bytes = self._engine.get_index_of_allowed_token_ids()  # kbnf's own set of bits, in the order of ours
+        size = 4 * self._words
+        return bits if len(bits) == size else bits[:size].ljust(size, b"\0")
 
 
 class Compiler:

@@ -27,6 +27,8 @@ _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
 _EXCERPT = re.compile(r"\n +\d+ \|.*", re.DOTALL)
 _CERTAIN = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 _POSSIBLE = {"d": r"\p{N}", "w": r"\p{L}\p{M}\p{N}\p{Pc}\p{Cf}", "s": r"\s\x1c-\x1f"}
+_GBNF_PLACE = re.compile(r"^(.*?) at line (\d+)\b", re.DOTALL)
+_NAMED = re.compile(r"['\"`]([\w-]+)['\"`]")
 _KEYS = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
@@ -62,8 +64,8 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """Raises ConstraintError when that is not possible, or takes too much."""
-        self._matcher.consume_token(token)
-        self._check()
+        if not self._matcher.consume_token(token):
+            self._check()
 
     def mask(self) -> bytes:
         """The tokens that may follow, as uint32 words; the end of text is one of them where the text may end."""
@@ -144,11 +146,23 @@ def _from_gbnf(text: str) -> str:
     try:
         return gbnf_to_lark(text)
     except GbnfToLarkError as error:
-        raise ConstraintError(f"{error}") from None
+        raise ConstraintError(_gbnf_error(text, str(error))) from None
     except RecursionError:
         raise ConstraintError("the grammar is nested too deeply") from None
     except Exception as error:  # the converter meets what it does not expect
-        raise ConstraintError(f"the grammar is not GBNF: {error}") from None
+        raise ConstraintError(_gbnf_error(text, str(error))) from None
+
+
+def _gbnf_error(text: str, error: str) -> str:
+    """The words of the converter or of llguidance, with the line in what the user wrote where that can be told."""
+    place = _GBNF_PLACE.match(error)
+    if place is not None:
+        line = min(int(place[2]), text.rstrip().count("\n") + 1)  # the end is where the last line ends
+        return f"line {line}: {place[1][:1].lower()}{place[1][1:]}"
+    for name in _NAMED.findall(error):
+        if found := re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text):
+            return f"line {text.count(chr(10), 0, found.start()) + 1}: {_first_line(error)}"
+    return f"the grammar is not GBNF: {_first_line(error)}"
 
 
 def _explain(constraint: Constraint, error: str) -> str:
@@ -163,7 +177,7 @@ def _explain(constraint: Constraint, error: str) -> str:
         last = reason.rsplit("error: ", 1)[-1]
         return f"line 1: the regular expression is not possible: {_first_line(last)}"
     if constraint.kind == "gbnf":  # the place is one in the Lark grammar that was made of it
-        return _first_line(reason)
+        return _gbnf_error(constraint.grammar, reason)
     return f"line {place[1]}, column {place[2]}: {_first_line(reason)}"
 
 

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, NoReturn, Protocol
 
 import msgspec
+import numpy as np
 
 from wingbeat.engine.bootstrap import read_frame
 from wingbeat.engine.frame_pipe import FramePipe
@@ -47,6 +48,8 @@ MOST_KEPT = 256
 MOST_KEPT_BYTES = 512 << 20
 POLL_SECONDS = 0.002  # between looks at what is being compiled
 ALIVE_SECONDS = 1.0
+REHEARSED = 3  # tokens
+EMPTY = "line 1: no text but the empty one is possible"
 FLUSH_SECONDS = 0.001  # masks that are ready do not wait longer for those of others
 
 
@@ -103,8 +106,8 @@ class Shelf:
 class Grammars:
     """What a grammar process does, given a way to ``send``."""
 
-    def __init__(self, compiler: Compiler, send: Callable[[Event], None]) -> None:
-        self._compiler, self._send = compiler, send
+    def __init__(self, compiler: Compiler, end_of_text: int, send: Callable[[Event], None]) -> None:
+        self._compiler, self._end_of_text, self._send = compiler, end_of_text, send
         self._pool = ThreadPoolExecutor(COMPILERS, "compile")
         self._shelf = Shelf()
         self._compiling: dict[bytes, tuple[Future[Compiled], list[Callable[[Compiled | str], None]]]] = {}
@@ -149,22 +152,30 @@ class Grammars:
             if row is None:  # it had an error
                 continue
             row.count += 1
-            verdict = self._guarded(number, row, lambda row=row, token=token: _take(row, token))
-            if verdict is None:
-                going.append((number, row))
+            try:
+                row.matcher.accept(token)
+                complete = row.matcher.complete
+            except BaseException as error:  # a panic in Rust is no Exception
+                ended.append(self._failed(number, row, error))
+                continue
+            if complete:
+                ended.append(Verdict(number, row.count, complete=True))
             else:
-                ended.append(verdict)
+                going.append((number, row))
         if ended:
             self._send(Verdicts(ended))
-        self._mask(sorted(going, key=lambda entry: entry[1].seconds))
+        if len(going) > 1:
+            going.sort(key=lambda entry: entry[1].seconds)
+        self._mask(going)
 
     def _mask(self, rows: list[tuple[int, Row]]) -> None:
         ready: list[Verdict] = []
         start = flushed = time.perf_counter()
         for number, row in rows:
-            verdict = self._guarded(number, row, lambda row=row: Verdict(0, row.count, row.matcher.mask()))
-            if verdict is not None:
-                ready.append(verdict)
+            try:
+                ready.append(Verdict(number, row.count, row.matcher.mask()))
+            except BaseException as error:
+                ready.append(self._failed(number, row, error))
             now = time.perf_counter()
             row.seconds, start = now - start, now
             if now - flushed > FLUSH_SECONDS:
@@ -173,16 +184,10 @@ class Grammars:
         if ready:
             self._send(Verdicts(ready))
 
-    def _guarded(self, number: int, row: Row, work: Callable[[], Verdict | None]) -> Verdict | None:
-        """What ``work`` finds of a row. A library that fails costs this row alone."""
-        try:
-            verdict = work()
-        except BaseException as error:  # a panic in Rust is no Exception
-            del self._rows[number]
-            return Verdict(number, row.count, error=_words(error))
-        if verdict is not None:
-            verdict.row = number
-        return verdict
+    def _failed(self, number: int, row: Row, error: BaseException) -> Verdict:
+        """A library that fails costs the one row alone."""
+        del self._rows[number]
+        return Verdict(number, row.count, error=_words(error))
 
     def settle(self) -> None:
         """Hand on what has been compiled since."""
@@ -213,17 +218,29 @@ class Grammars:
         before = _resident()
         matcher = self._compiler.compile(constraint)
         if matcher.complete:
-            first = Verdict(0, 0, complete=True)
-        else:
-            first = Verdict(0, 0, matcher.mask())
-            if not any(first.bits):
-                raise ConstraintError("no token of this model can begin such a text")
+            raise ConstraintError(EMPTY)
+        first = Verdict(0, 0, matcher.mask())
+        allowed = _tokens(first.bits)
+        if not allowed:
+            raise ConstraintError("no token of this model can begin such a text")
+        if allowed == [self._end_of_text]:
+            raise ConstraintError(EMPTY)
+        _rehearse(matcher.copy(), allowed[-1])
         return Compiled(matcher, first, len(constraint.grammar) + max(0, _resident() - before))
 
 
-def _take(row: Row, token: int) -> Verdict | None:
-    row.matcher.accept(token)
-    return Verdict(0, row.count, complete=True) if row.matcher.complete else None
+def _rehearse(matcher: Matcher, token: int) -> None:
+    """Write a few tokens: some grammars turn out to be too large only then. Raises ConstraintError."""
+    for _ in range(REHEARSED):
+        matcher.accept(token)
+        if matcher.complete or not (allowed := _tokens(matcher.mask())):
+            return
+        token = allowed[-1]
+
+
+def _tokens(bits: bytes) -> list[int]:
+    """Those whose bits are set."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")).tolist()
 
 
 def _words(error: BaseException) -> str:
@@ -268,7 +285,7 @@ def main() -> None:
             command = decoder.decode(frame)
             if isinstance(command, Vocabulary):
                 compiler = make_compiler(bootstrap.library, command)
-                grammars = Grammars(compiler, lambda event: pipe.send(encoder.encode(event)))
+                grammars = Grammars(compiler, command.end_of_text, lambda event: pipe.send(encoder.encode(event)))
             elif grammars is not None:
                 _obey(grammars, command)
         if grammars is None:

@@ -13,17 +13,22 @@ from wingbeat.sampling.samplers import Masks
 
 def row_masks(sequences: Rows[Sequence], vocab_size: int, end_of_text: int) -> Masks | None:
     """The masks of these rows, whose guards are ready; None where none of them has one, which is nearly always."""
+    restrained = [row for row, sequence in enumerate(sequences) if sequence.restrained]
+    if not restrained:
+        return None
     rows = np.full(len(sequences), -1, np.int32)
     bits: list[NDArray[np.uint32]] = []
     known: dict[int, int] = {}  # masks that rows share, by identity
-    for row, sequence in enumerate(sequences):
-        mask = _mask(sequence, vocab_size, end_of_text)
+    for row in restrained:
+        mask = _mask(sequences[row], vocab_size, end_of_text)
         if mask is None:
             continue
-        rows[row] = known.setdefault(id(mask), len(bits))
-        if rows[row] == len(bits):
+        rows[row] = place = known.setdefault(id(mask), len(bits))
+        if place == len(bits):
             bits.append(mask)
-    return Masks(np.stack(bits), rows) if bits else None
+    if not bits:
+        return None
+    return Masks(bits[0][None] if len(bits) == 1 else np.stack(bits), rows)
 
 
 def _mask(sequence: Sequence, vocab_size: int, end_of_text: int) -> NDArray[np.uint32] | None:

@@ -72,8 +72,8 @@ class Sequence:
         *("_choice", "_continued", "_end_of_text", "_max_tokens", "_mu", "_path", "_reply", "_seed", "_stop_ids"),
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
-        *("request", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot", "speculates", "strikes"),
-        *("to_read", "wanted", "_earlier", "_vocab_size"),
+        *("request", "restrained", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot"),
+        *("speculates", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
     )
 
     def __init__(
@@ -139,6 +139,7 @@ class Sequence:
             *(tokenizer, sampling.stop, self._continued.undecoded), special=not sampling.skip_special_tokens
         )
         self._thinking = None if sampling.thinking is None else ThinkingLimit(sampling.thinking)
+        self.restrained = self._thinking is not None  # whether some tokens may not come, now or later
         self._reply: list[int] | None = None  # of a sequence that has ended: the tokens that are shown
         self._path: bytes | None = None
 
@@ -264,7 +265,7 @@ class Sequence:
     def watch(self, guard: Guard) -> None:
         """Say only what ``guard`` allows. Where a grammar holds, stops do not count, since all that it writes is one
         text, whole or not."""
-        self.guard = guard
+        self.guard, self.restrained = guard, True
         if guard.holds:
             self._let_stops_go()
 

@@ -107,6 +107,7 @@ def main() -> None:
         channel.send(Failed(str(error) or type(error).__name__))
         channel.close()
         sys.exit(LOAD_FAILED)
+    engine.prepare()
     gc.freeze()  # the weights and the vocabulary stay: no collection need look at them again
     states = engine.initial_states
     channel.send(Ready(msgspec.to_builtins(engine.model.info), engine.stats(), states.names, states.default))

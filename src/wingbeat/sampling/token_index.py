@@ -27,6 +27,9 @@ class TokenIndex:
         self._all = b"".join(self._sorted)
         lengths = np.array([len(token) for token in self._sorted], np.int64)
         self._ends = np.cumsum(lengths)
+        self._bytes = np.frombuffer(self._all, np.uint8)
+        self._places = np.argsort(self._bytes, kind="stable")  # of each byte value, one value after the other
+        self._first = np.searchsorted(self._bytes[self._places], np.arange(257))
         self.everything = self.mask(np.append(self._ids, self.end_of_text))
 
     def starting_with(self, prefix: bytes) -> NDArray[np.int32]:
@@ -60,14 +63,20 @@ class TokenIndex:
         return np.packbits(flags, bitorder="little").view(np.uint32)
 
     def _containing(self, text: bytes, behind: int) -> NDArray[np.int32]:
-        places, at = [], self._all.find(text)
-        while at >= 0:
-            places.append(at)
-            at = self._all.find(text, at + 1)
-        starts = np.array(places, np.int64)
+        starts = self._find(text)
         tokens = np.searchsorted(self._ends, starts, side="right")
-        inside = starts + len(text) + behind <= self._ends[tokens] if len(places) else np.empty(0, np.bool_)
-        return np.unique(self._ids[tokens[inside]])
+        return np.unique(self._ids[tokens[starts + len(text) + behind <= self._ends[tokens]]])
+
+    def _find(self, text: bytes) -> NDArray[np.int64]:
+        """Where ``text``, which is not empty, begins among the bytes of all tokens."""
+        counts = self._first[1:] - self._first[:-1]
+        order = sorted(range(len(text)), key=lambda i: int(counts[text[i]]))  # the rarest byte leaves few places
+        rarest = text[order[0]]
+        starts = self._places[self._first[rarest] : self._first[rarest + 1]] - order[0]
+        starts = starts[(starts >= 0) & (starts + len(text) <= len(self._all))]
+        for i in order[1:]:
+            starts = starts[self._bytes[starts + i] == text[i]]
+        return starts
 
 
 def _after(prefix: bytes) -> bytes:
