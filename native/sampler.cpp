@@ -95,13 +95,14 @@ class Sampler {
     }
 
     void score(Rows<const float> logits, Array<const int32_t, 1> targets, Array<float, 1> logprobs,
-               Array<int32_t, 2> top_tokens, Array<float, 2> top_logprobs) {
+               Array<int32_t, 2> top_tokens, Array<float, 2> top_logprobs, Array<int32_t, 1> ranks) {
         std::lock_guard lock(mutex_);
         const size_t rows = logits.shape(0), top = top_tokens.shape(1);
         run(rows, [&](size_t row, RowSampler& worker) {
             const Report report{logprobs.data() + row, top_tokens.data() + row * top, top_logprobs.data() + row * top};
-            worker.score(logits.data() + static_cast<int64_t>(row) * logits.stride(0), vocab_, targets.data()[row], top,
-                         report);
+            const float* start = logits.data() + static_cast<int64_t>(row) * logits.stride(0);
+            const int32_t target = targets.data()[row];
+            if (worker.score(start, vocab_, target, top, report)) ranks.data()[row] = rank_of(start, vocab_, target);
         });
     }
 

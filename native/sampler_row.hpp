@@ -17,6 +17,15 @@ struct Report {
     float* top_logprobs;
 };
 
+// How many tokens are at least as likely as a given one, that one included; all, of one that lies beyond the row.
+inline int32_t rank_of(const float* logits, size_t vocab, int32_t target) {
+    if (static_cast<size_t>(target) >= vocab) return static_cast<int32_t>(vocab);
+    const float least = logits[target];
+    int32_t count = 0;
+    for (size_t i = 0; i < vocab; ++i) count += logits[i] >= least;
+    return count;
+}
+
 // The scratch memory of one thread and what is done in it.
 class RowSampler {
    public:
@@ -43,13 +52,15 @@ class RowSampler {
     }
 
     // The log-probability of a given token, as `sample` reports that of a drawn one. Writes nothing for a row that
-    // cannot be sampled.
-    void score(const float* logits, size_t vocab, int32_t target, size_t top, const Report& out) {
+    // cannot be sampled; returns whether it can.
+    bool score(const float* logits, size_t vocab, int32_t target, size_t top, const Report& out) {
         work_.row.next = logits;
         work_.row.look_at(work_.passes, logits, vocab);
-        if (work_.row.nan) return;
+        if (work_.row.nan) return false;
         work_.row.find_peak(work_.passes);
-        if (work_.row.peak != -infinity) report(target, top, out);
+        if (work_.row.peak == -infinity) return false;
+        report(target, top, out);
+        return true;
     }
 
    private:

@@ -41,5 +41,6 @@ class Sampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        ranks: NDArray[np.int32],
         /,
     ) -> None: ...

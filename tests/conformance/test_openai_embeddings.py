@@ -159,6 +159,21 @@ def test_what_the_embedding_model_refuses(embedding: LiveServer, body: dict[str,
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
+def test_the_embedding_model_is_listed_and_generates_nothing(embedder: OpenAI) -> None:
+    listed = {model.id: model for model in embedder.models.list()}
+    assert [*listed] == ["tiny", "static-256"]
+    assert embedder.models.retrieve("static-256") == listed["static-256"]
+    messages: list[Any] = [{"role": "user", "content": "x"}]
+    for generate in (
+        lambda: embedder.chat.completions.create(model="static-256", messages=messages),
+        lambda: embedder.completions.create(model="static-256", prompt="x"),
+        lambda: embedder.responses.create(model="static-256", input="x"),
+    ):
+        with pytest.raises(openai.BadRequestError, match="static-256 is an embedding model") as refused:
+            generate()
+        assert refused.value.param == "model"
+
+
 @pytest.mark.parametrize("path", ["/api/oai/embeds", "/api/oai/v1/embeds", "/v1/embeds"])
 def test_chunks_of_a_text(embedding: LiveServer, embedder: OpenAI, path: str) -> None:
     def embeds(**body: Any) -> list[Any]:

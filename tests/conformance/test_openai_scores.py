@@ -126,6 +126,90 @@ def test_replies_fit_the_document(server: LiveServer, extra: dict[str, Any]) -> 
     replies.CompletionReply.model_validate(server.http.post("/v1/completions", json=body).json())
 
 
+# --- prompt_logprobs
+
+
+def prompt_logprobs(server: LiveServer, path: str, wanted: int | None, **body: Any) -> Any:
+    reply = server.http.post(path, json={"max_tokens": 1, "temperature": 0, "prompt_logprobs": wanted, **body})
+    assert reply.status_code == 200, reply.text
+    whole = reply.json()
+    kind = replies.ChatReply if "chat" in path else replies.CompletionReply
+    kind.model_validate(whole)
+    return whole["prompt_logprobs"] if "chat" in path else [c["prompt_logprobs"] for c in whole["choices"]]
+
+
+def check_entries(server: LiveServer, entries: list[Any], ids: list[int], wanted: int) -> None:
+    """vLLM's shape, with the values that `echo` shows."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key="unused") as client:
+        shown = complete(client, prompt=ids, max_tokens=0, echo=True, logprobs=20).choices[0].logprobs
+    assert entries[0] is None
+    assert len(entries) == len(ids)
+    for place, entry in enumerate(entries[1:], start=1):
+        own = entry[str(ids[place])]
+        assert next(iter(entry)) == str(ids[place])
+        assert (own["decoded_token"], own["logprob"]) == (shown.tokens[place], shown.token_logprobs[place])
+        likely = list(shown.top_logprobs[place].items())[:wanted]
+        others = sorted((e for token, e in entry.items() if token != str(ids[place])), key=lambda e: e["rank"])
+        found = sorted([*others, own], key=lambda e: e["rank"])[:wanted]
+        assert [(e["decoded_token"], e["logprob"]) for e in found] == likely
+        assert [e["rank"] for e in found] == list(range(1, wanted + 1))
+        assert len(entry) == wanted + (own["rank"] > wanted)
+        better = sum(value > own["logprob"] for value in shown.top_logprobs[place].values())
+        assert own["rank"] == better + 1 or better >= 20
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 5])
+def test_prompt_logprobs_of_completions(server: LiveServer, tokenizer: WorldTokenizer, wanted: int) -> None:
+    prompts = [PROMPT, "", "the wing"]
+    every = prompt_logprobs(server, "/v1/completions", wanted, prompt=prompts, n=2)
+    assert [len(entries) for entries in every] == [n for prompt in prompts for n in [len(tokenizer.encode(prompt))] * 2]
+    assert every[::2] == every[1::2]
+    for prompt, entries in zip(prompts, every[::2], strict=True):
+        if prompt:
+            check_entries(server, entries, tokenizer.encode(prompt), wanted)
+
+
+@pytest.mark.parametrize(("logprobs", "wanted"), [(0, 3), (3, 1)])
+def test_prompt_logprobs_beside_echo(server: LiveServer, logprobs: int, wanted: int) -> None:
+    """Each has as many alternatives as it would have alone."""
+    body = {"prompt": PROMPT, "max_tokens": 2, "echo": True, "logprobs": logprobs, "temperature": 0}
+    both = server.http.post("/v1/completions", json={**body, "prompt_logprobs": wanted}).json()["choices"][0]
+    plain = server.http.post("/v1/completions", json=body).json()["choices"][0]
+    assert "prompt_logprobs" not in plain
+    assert [both.pop("prompt_logprobs")] == prompt_logprobs(server, "/v1/completions", wanted, prompt=PROMPT)
+    assert both == plain
+
+
+def test_prompt_logprobs_of_a_chat(server: LiveServer) -> None:
+    messages = [{"role": "user", "content": "the wing"}]
+    ids = server.http.post("/tokenize", json={"messages": messages}).json()["tokens"]
+    for more in ({}, {"n": 2}, {"n": 1, "best_of": 3}):
+        entries = prompt_logprobs(server, "/v1/chat/completions", 2, messages=messages, **more)
+        check_entries(server, entries, ids, 2)
+    plain = server.http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1}).json()
+    assert "prompt_logprobs" not in plain
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("more", [{"stream": True}, {"session_id": "s"}])
+def test_prompt_logprobs_come_with_whole_replies_to_whole_prompts(
+    server: LiveServer, path: str, more: dict[str, Any]
+) -> None:
+    body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "prompt_logprobs": 0, **more}
+    reply = server.http.post(path, json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "prompt_logprobs")
+
+
+def test_prompt_logprobs_of_only_so_many_tokens(server: LiveServer) -> None:
+    for path, param, body in (
+        ("/v1/completions", "prompt", {"prompt": [5] * 60_000, "n": 2}),
+        ("/v1/chat/completions", "messages", {"messages": [{"role": "user", "content": "wing " * 60_000}]}),
+    ):
+        reply = server.http.post(path, json={"max_tokens": 1, "prompt_logprobs": 1, **body})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+        assert "at most 100000 of one request" in reply.json()["error"]["message"]
+
+
 # --- best_of
 
 

@@ -78,6 +78,11 @@ def test_a_given_token_scores_what_it_would_have_drawn(native, kind, vocab):
     mine, other = (s.score(logits, targets, 3) for s in (sampler, twin))
     np.testing.assert_array_equal(mine.logprobs, other.logprobs)
     assert mine.top == other.top
+    np.testing.assert_array_equal(mine.ranks, other.ranks)
+    assert mine.ranks[1] == 0
+    seen = logits[:, :valid]
+    wanted = [(seen[row] >= seen[row, t]).sum() if t < valid else valid for row, t in enumerate(targets.tolist())]
+    assert [r for r in mine.ranks.tolist() if r] == [w for w, r in zip(wanted, mine.ranks.tolist(), strict=True) if r]
 
 
 def test_a_given_token_may_be_impossible(native):
@@ -86,6 +91,7 @@ def test_a_given_token_may_be_impossible(native):
     scored = sampler.score(np.array([row] * 3, np.float32), np.array([1, 2, 3]), 4)
     assert scored.logprobs.tolist() == [pytest.approx(-np.log(2)), -np.inf, -np.inf]
     assert [[token for token, _ in top] for top in scored.top] == [[0, 1]] * 3
+    assert scored.ranks.tolist() == [2, 3, 3]  # tokens as likely as it count too
 
 
 def test_there_may_be_no_rows_and_no_alternatives(native):

@@ -36,7 +36,7 @@ def allowance(clock: Clock, requests: int = 0, tokens: int = 0, running: int = 0
 
 def begun(budget: Allowance, prompt: int, rows: int = 1) -> Generation:
     """A generation that was admitted and charged."""
-    budget.admit(prompt, rows)
+    budget.admit(prompt, rows, "n")
     request = GenerationRequest(fingerprint="", prompts=[[1]], rows=[Row(0)] * rows, sampling=SamplingParams())
     generation = Generation(request, lambda generation: generation.end("cancelled"))
     budget.begin(generation, prompt)
@@ -86,10 +86,10 @@ def test_tokens_are_charged_as_they_are_used() -> None:
     budget.end(second)
     assert shown(budget) == {"limit-tokens": "600", "remaining-tokens": "0", "reset-tokens": "1m12s"}
     with pytest.raises(ApiError) as refused:
-        budget.admit(50, 1)
+        budget.admit(50, 1, "n")
     assert refused.value.headers["Retry-After"] == "17"  # 120 of debt and 50 to use, at ten a second
     clock.now += 17
-    budget.admit(50, 1)
+    budget.admit(50, 1, "n")
 
 
 def test_a_prompt_longer_than_the_budget_begins_when_that_is_full() -> None:
@@ -97,11 +97,11 @@ def test_a_prompt_longer_than_the_budget_begins_when_that_is_full() -> None:
     budget = allowance(clock, tokens=60)
     budget.end(begun(budget, 1))
     with pytest.raises(ApiError):
-        budget.admit(1000, 1)
+        budget.admit(1000, 1, "n")
     clock.now += 1
     budget.end(begun(budget, 1000))
     with pytest.raises(ApiError) as refused:
-        budget.admit(1, 1)
+        budget.admit(1, 1, "n")
     assert refused.value.headers["Retry-After"] == "941"
 
 
@@ -121,13 +121,13 @@ def test_sequences_count_until_they_end() -> None:
     first = begun(budget, 1, rows=2)
     begun(budget, 1)
     with pytest.raises(ApiError) as refused:
-        budget.admit(1, 1)
+        budget.admit(1, 1, "n")
     assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
     generate(first, 1, "stop")  # one of two rows
-    budget.admit(1, 1)
+    budget.admit(1, 1, "n")
     with pytest.raises(ApiError) as refused:
-        budget.admit(1, 4)
-    assert (refused.value.status, refused.value.param) == (400, "n")
+        budget.admit(1, 4, "input")
+    assert (refused.value.status, refused.value.param) == (400, "input")
 
 
 def test_a_key_overrides_the_limits_for_all() -> None:
@@ -201,6 +201,23 @@ def test_sequences_of_one_key(server: LiveServer) -> None:
             assert post(server, "plain").status_code == 200
     server.wait_idle()
     assert post(server, "narrow", n=2).status_code == 200  # nothing leaked
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (COMPLETIONS, {"prompt": "x", "n": 3}, "n"),
+        (COMPLETIONS, {"prompt": ["x", "y", "z"]}, "prompt"),
+        ("/v1/embeddings", {"input": ["x", "y", "z"]}, "input"),
+        ("/v1/chooses", {"input": "x", "choices": ["a", "b", "c"]}, "choices"),
+    ],
+)
+def test_a_request_for_too_many_sequences_names_their_field(
+    server: LiveServer, path: str, body: dict[str, Any], param: str
+) -> None:
+    reply = server.http.post(path, json=body, headers={"authorization": "Bearer narrow"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+    assert "3 sequences" in reply.json()["error"]["message"]
 
 
 def test_without_keys_everybody_shares_the_limits(model_path: Path) -> None:

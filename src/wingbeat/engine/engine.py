@@ -266,7 +266,7 @@ class Engine:
             if np.isnan(scored.logprobs).any():
                 self._end([sequence, *self._scheduler.twins(sequence)], NOT_FINITE)
             else:
-                sequence.add_scores(targets.tolist(), scored.logprobs.tolist(), scored.top)
+                sequence.add_scores(targets.tolist(), scored)
 
     def _take_hidden(self, plan: StepPlan) -> None:
         """Tell the prompts that are to be embedded what the model made of their tokens."""

@@ -118,12 +118,14 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
     """A token, its log-softmax over the raw logits, and the most likely tokens with theirs, best first.
 
-    A sampled token's ``logprob`` is finite. A prompt's token may be impossible: -inf.
+    A sampled token's ``logprob`` is finite. A prompt's token may be impossible: -inf. ``rank``, of a prompt's token
+    only: how many tokens are at least as likely, itself included.
     """
 
     token: int
     logprob: float
     top: list[tuple[int, float]]
+    rank: int = 0
 
 
 class RowExtras(msgspec.Struct, array_like=True, gc=False):

@@ -20,7 +20,7 @@ from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory, Penalties, Weights, counts_suffice
-from wingbeat.sampling.samplers import Sampler
+from wingbeat.sampling.samplers import Sampler, ScoreResult
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
 
@@ -312,10 +312,10 @@ class Sequence:
         if self.scores is not None:
             del self.scores[0 if self.only_read else 1 :]
 
-    def add_scores(self, tokens: list[int], logprobs: list[float], top: list[list[tuple[int, float]]]) -> None:
+    def add_scores(self, tokens: list[int], scored: ScoreResult) -> None:
         """Take what was predicted for the next ``tokens`` of the prompt."""
         assert self.scores is not None
-        self.scores += map(TokenLogprob, tokens, logprobs, top)
+        self.scores += map(TokenLogprob, tokens, scored.logprobs.tolist(), scored.top, scored.ranks.tolist())
 
     def add_hidden(self, rows: FloatArray) -> None:
         """Take the hidden vectors [n, D] of the next tokens of the prompt."""

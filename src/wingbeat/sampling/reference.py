@@ -130,15 +130,17 @@ class ReferenceSampler:
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        ranks: NDArray[np.int32],
     ) -> None:
-        """Fill `logprobs` [R] and `top_*` [R, K] for the given tokens; a row that cannot be sampled keeps what it
-        held."""
+        """Fill `logprobs` [R], `top_*` [R, K] and `ranks` [R] for the given tokens; a row that cannot be sampled keeps
+        what it held."""
         for row, target in enumerate(targets.tolist()):
             raw = logits[row, : self._valid]
             if np.isnan(raw).any() or raw.max() == -np.inf:
                 continue
             best, logprob = self._report(raw, top_tokens.shape[1])
             logprobs[row] = logprob[target] if target < self._valid else -np.inf
+            ranks[row] = np.count_nonzero(raw >= raw[target]) if target < self._valid else self._valid
             top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
 
     def _allowed(self, words: NDArray[np.uint32]) -> NDArray[np.bool_]:

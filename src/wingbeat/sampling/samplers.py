@@ -60,6 +60,10 @@ class ScoreResult(NamedTuple):
     top: list[list[tuple[int, float]]]
     """[R]: (token, log-probability) of the most likely tokens, best first, as in `SampleResult`."""
 
+    ranks: NDArray[np.int32]
+    """[R]: how many tokens are at least as likely as the given one, that one included: 1 is the most likely. 0 where
+    the row cannot be sampled."""
+
 
 _NO_MASKS = Masks(np.empty((0, 0), np.uint32), np.empty(0, np.int32))
 
@@ -98,6 +102,7 @@ class _Core(Protocol):
         logprobs: NDArray[np.float32],
         top_tokens: NDArray[np.int32],
         top_logprobs: NDArray[np.float32],
+        ranks: NDArray[np.int32],
         /,
     ) -> None: ...
 
@@ -260,9 +265,10 @@ class Sampler:
         logprobs = np.full(rows, np.nan, np.float32)
         top_tokens = np.full((rows, top), -1, np.int32)
         top_logprobs = np.empty(top_tokens.shape, np.float32)
-        self._core.score(logits, targets, logprobs, top_tokens, top_logprobs)
+        ranks = np.zeros(rows, np.int32)
+        self._core.score(logits, targets, logprobs, top_tokens, top_logprobs, ranks)
         pairs = [_pairs(*row) for row in zip(top_tokens, top_logprobs, strict=True)]
-        return ScoreResult(logprobs, pairs)
+        return ScoreResult(logprobs, pairs, ranks)
 
     def _check_logits(self, logits: NDArray[np.float32], rows: int) -> None:
         if logits.shape != (rows, self.vocab_size):

@@ -47,7 +47,7 @@ An RWKV inference server. Unmodified OpenAI clients work with the base URL `/v1`
 def build_registry(settings: Settings) -> ModelRegistry:
     """The models that `settings` ask for, not started yet. Raises ConfigError when there is no such file."""
     model = ServedModel(settings.engine_config(), max_prompt_tokens=settings.max_prompt_tokens)
-    return ModelRegistry([model], any_model=settings.any_model)
+    return ModelRegistry([model], any_model=settings.any_model, embedder=_embedder(settings))
 
 
 class Application(FastAPI):
@@ -76,7 +76,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     starts = Starts(store, hot)
     replacement = Replacement(registry, settings.shutdown_seconds)
     sessions = _session_store(settings, registry)
-    embedder = _embedder(settings)
+    embedder = registry.embedder
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -118,7 +118,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for router in (
         openai.openai_router(registry, store, starts, sessions, max_body),
         responses.responses_router(registry, store, starts, sessions, max_body),
-        openai_embeddings.embeddings_router(registry, starts, embedder, max_body),
+        openai_embeddings.embeddings_router(registry, starts, max_body),
         states_loading_router(registry, store, hot, settings, max_body),
         states_router(store, SessionStates(registry, sessions, starts), max_body),
         sessions_router(sessions),

@@ -84,22 +84,24 @@ class Allowance:
             raise _too_much(f"{bucket.capacity} requests a minute", wait)
         bucket.take(1)
 
-    def admit(self, prompt_tokens: int, rows: int) -> None:
-        """Raises ApiError: 429 when a generation of such a size may not begin now, 400 when it never may.
+    def admit(self, prompt_tokens: int, rows: int, param: str) -> None:
+        """Raises ApiError: 429 when a generation of such a size may not begin now, 400 when it never may, which names
+        the field `param` that asked for so many rows.
 
         Takes nothing; that is `begin`.
         """
         if self._max_running:
-            self._admit_rows(rows)
+            self._admit_rows(rows, param)
         if self._tokens is not None:
             self._settle()
             if wait := self._tokens.wait(max(1, prompt_tokens)):
                 raise _too_much(f"{self._tokens.capacity} tokens a minute", wait)
 
-    def _admit_rows(self, rows: int) -> None:
+    def _admit_rows(self, rows: int, param: str) -> None:
         most = self._max_running
         if rows > most:
-            raise bad_request(f"This is {rows} answers at the same time, and the limit is {most}.", "n")
+            message = f"{param}: this is {rows} sequences at the same time, and the limit is {most}. Ask in parts."
+            raise bad_request(message, param)
         if sum(generation.unfinished_rows for generation in self._running) + rows > most:
             raise _too_much(f"{most} sequences at the same time", 1.0)
 

@@ -20,6 +20,7 @@ from wingbeat.server.body import run_sized
 from wingbeat.server.errors import ApiError, bad_request, unavailable
 from wingbeat.server.figures import Figures
 from wingbeat.server.tracking import current_request
+from wingbeat.services.embedder import Embedder
 from wingbeat.text.choose import advice, kind_of
 from wingbeat.text.profile import ModelProfile, choose_profile
 from wingbeat.text.tokenizer import Tokenizer
@@ -268,23 +269,24 @@ class ServedModel:
             marks=[prompts.mark] if prompts.mark else [],
             draft=prompts.draft,
         )
-        return self.begin(request, sum(map(len, prompts)) - prompts.logged)
+        return self.begin(request, sum(map(len, prompts)) - prompts.logged, "n" if choices > 1 else "prompt")
 
-    def read(self, request: GenerationRequest, start: Start, tokens: int) -> Generation:
+    def read(self, request: GenerationRequest, start: Start, tokens: int, param: str) -> Generation:
         """Start a request that samples nothing, from `start`; the client is charged for so many tokens.
 
-        Raises ApiError as `submit`.
+        What is read came from the field `param`. Raises ApiError as `submit`.
         """
         request.initial_state, request.state, request.state_key = start.initial, start.state, start.key
-        return self.begin(request, tokens)
+        return self.begin(request, tokens, param)
 
-    def begin(self, request: GenerationRequest, tokens: int) -> Generation:
-        """Hand a request to the engine. Raises ApiError as `submit`."""
+    def begin(self, request: GenerationRequest, tokens: int, param: str) -> Generation:
+        """Hand a request to the engine, whose rows are as many as the field `param` makes them. Raises ApiError as
+        `submit`."""
         if request.fingerprint != self.fingerprint:
             raise unavailable("Another model was loaded while the request was prepared. Send it again.")
         record = current_request()
         if record is not None:
-            record.admit(tokens, len(request.rows))
+            record.admit(tokens, len(request.rows), param)
         generation = self._submit(request)
         if record is not None:
             record.begin(generation, tokens)
@@ -302,10 +304,16 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """Finds a model by the name a client gives. A model may be replaced: ask anew for each request."""
+    """Finds a model by the name a client gives. A model may be replaced: ask anew for each request.
 
-    def __init__(self, models: Iterable[ServedModel], *, any_model: bool = False) -> None:
+    `embedder` is offered beside them, and generates nothing.
+    """
+
+    def __init__(
+        self, models: Iterable[ServedModel], *, any_model: bool = False, embedder: Embedder | None = None
+    ) -> None:
         self.models = list(models)
+        self.embedder = embedder
         self._any_model = any_model
 
     @property
@@ -320,19 +328,22 @@ class ModelRegistry:
         """The model to serve a request for `name`, ready or not.
 
         Absent, `model`, and any name that starts with `rwkv` mean the first model, so that clients written for other
-        servers work unchanged. Raises ApiError (404) for other names.
+        servers work unchanged. Raises ApiError: 404 for other names, 400 for that of the embedding model.
         """
         first = self.first
-        if name is None or name == "model" or self._any_model:
+        if name is None or name == "model":
             return first
         known = self._named(name)
-        if known is None and not name.lower().startswith("rwkv"):
+        if known is None and self._embeds(name):
+            message = f"{name} is an embedding model: it has vectors for POST /v1/embeddings, and generates no text."
+            raise bad_request(message, "model", "unsupported_value")
+        if known is None and not self._any_model and not name.lower().startswith("rwkv"):
             raise self._not_found(name)
         return known or first
 
-    def exact(self, name: str) -> ServedModel:
+    def exact(self, name: str) -> ServedModel | Embedder:
         """The model of exactly this name. Raises ApiError (404)."""
-        model = self._named(name)
+        model = self._named(name) or (self.embedder if self._embeds(name) else None)
         if model is None:
             raise self._not_found(name)
         return model
@@ -347,6 +358,9 @@ class ModelRegistry:
 
     def _named(self, name: str) -> ServedModel | None:
         return next((model for model in self.models if model.name == name), None)
+
+    def _embeds(self, name: str) -> bool:
+        return self.embedder is not None and self.embedder.name == name
 
     def _not_found(self, name: str) -> ApiError:
         known = ", ".join(model.name for model in self.models)

@@ -45,10 +45,10 @@ class RequestRecord:
         self.allowance: Allowance | None = None
         self.generations: list[Generation] = []
 
-    def admit(self, prompt_tokens: int, rows: int) -> None:
-        """Raises ApiError (429) when the client may not have so much now."""
+    def admit(self, prompt_tokens: int, rows: int, param: str) -> None:
+        """Raises ApiError as `Allowance.admit` when the client may not have so much."""
         if self.allowance is not None:
-            self.allowance.admit(prompt_tokens, rows)
+            self.allowance.admit(prompt_tokens, rows, param)
 
     def begin(self, generation: Generation, prompt_tokens: int) -> None:
         """A generation was started for this request. It is over when the request is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,7 @@ class Embedder:
         wanted = DEFAULT if model == "default" else model
         self._folder = Path(wanted).expanduser()
         self._local = self._folder.is_dir()
+        self.created = int(time.time())
         self.name = self._folder.resolve().name if self._local else wanted
         self._store, self._hub, self._version, self._threads = store, hub, version, threads
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="embed")

@@ -65,7 +65,7 @@ async def _scores(
     scores = [Score((), ())] * len(pairs)
     if places:
         wanted = scoring_request(choices.fingerprint, [pairs[place] for place in places])
-        generation = model.read(wanted, start, _charged(context, choices))
+        generation = model.read(wanted, start, _charged(context, choices), "choices")
         rows = await read_rows(request, generation, model)
         for place, row in zip(places, rows, strict=True):
             scores[place] = score_in(row)

@@ -18,7 +18,8 @@ from wingbeat.server.dialects.openai_completions import (
 )
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_constraints import constrained
-from wingbeat.server.dialects.openai_echo import ScoreGate, echoed_prompts
+from wingbeat.server.dialects.openai_echo import echoed_prompts
+from wingbeat.server.dialects.openai_prompt_logprobs import ScoredPrompt, ScoreGate, asked_fields
 from wingbeat.server.dialects.openai_ranking import best_rows
 from wingbeat.server.dialects.openai_replies import (
     ERRORS,
@@ -40,6 +41,7 @@ from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.session_turn import session_turn
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, collect
+from wingbeat.services.embedder import Embedder
 from wingbeat.services.sessions import SessionStore
 from wingbeat.services.states import StateStore
 
@@ -59,7 +61,8 @@ def openai_router(
     @router.get("/models", response_model=ModelList, responses={401: ERRORS[401]})
     async def list_models() -> Response:
         """The models that are served."""
-        return _json({"object": "list", "data": [_card(model) for model in registry.models]})
+        embedder = [registry.embedder] if registry.embedder else []
+        return _json({"object": "list", "data": [_card(model) for model in (*registry.models, *embedder)]})
 
     @router.get("/models/{model_id:path}", response_model=ModelCard, responses={k: ERRORS[k] for k in (401, 404)})
     async def get_model(model_id: str) -> Response:
@@ -77,20 +80,22 @@ def openai_router(
         body = await read_model(request, CompletionBody, max_body)
         body.refuse_unsupported()
         model = ready_model(registry, body)
-        scored, per_prompt = body.logprobs if body.echo else None, body.rows_per_prompt
+        alternatives, per_prompt = body.prompt_alternatives, body.rows_per_prompt
         sampling = sampling_params(body, model, body.token_limit, (), body.sampled_logprobs)
         sampling = await constrained(sampling, model, body.form)
         async with session_turn(sessions, request, body.session_id, model) as turn:
             start = await start_of(body, starts, model, turn)
             prompts = await completion_prompts(body, model, start, turn)
-            echoes = await echoed_prompts(body, model, prompts)
+            scored = [ScoredPrompt(ids) for ids in prompts]
+            echoes = await echoed_prompts(body, model, scored)
             texts, stops = TokenTexts(model.token_bytes, model.end_of_text), bool(sampling.stop)
+            fields = asked_fields(scored, texts, body.prompt_logprobs, body.n or 1, "prompt")
             choices = [
-                CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops)
-                for echo in echoes or [None] * len(prompts)
+                CompletionChoice(texts, echo=echo, logprobs=body.logprobs, stops=stops, prompt_logprobs=field)
+                for echo, field in zip(echoes or [None] * len(prompts), fields, strict=True)
                 for _ in range(per_prompt)
             ]
-            gate = iter if scored is None else ScoreGate(echoes, per_prompt).admit
+            gate = iter if alternatives is None else ScoreGate(scored, per_prompt).admit
             states = await returned_states(body, store, model, len(prompts) * (body.n or 1))
             answer = Answer(
                 *(model, COMPLETION, choices),
@@ -99,14 +104,16 @@ def openai_router(
                 gate=gate,
                 states=states,
             )
-            generation = begin(body, model, prompts, sampling, start, turn, choices=per_prompt, prompt_logprobs=scored)
+            generation = begin(
+                *(body, model, prompts, sampling, start, turn), choices=per_prompt, prompt_logprobs=alternatives
+            )
         if body.stream:
             return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
         best = best_rows(choices, per_prompt, body.n or 1) if body.ranks else None
         if states is not None:
             await states.give(best)
-        size = 0 if scored is None else sum(map(len, prompts))
+        size = 0 if alternatives is None else sum(map(len, prompts))
         more = await turn.report() if turn else None
         return Response(await run_sized(size, answer.whole, best, more), media_type="application/json")
 
@@ -132,15 +139,28 @@ def openai_router(
             sampling = await form.constrain(sampling, model, prompt.splitter().before_answer)
             choices = [ChatChoice(prompt.splitter(), texts, form, logprobs=bool(body.logprobs)) for _ in range(count)]
             states = await returned_states(body, store, model, body.n or 1)
-            answer = Answer(model, CHAT, choices, per_prompt=count, include_usage=body.include_usage, states=states)
-            generation = begin(body, model, prompt.prompts, sampling, start, turn, choices=count)
+            scored, wanted = [ScoredPrompt(prompt.prompts[0])], body.prompt_logprobs
+            (prompt_logprobs,) = asked_fields(scored, texts, wanted, 1, "messages")
+            answer = Answer(
+                *(model, CHAT, choices),
+                per_prompt=count,
+                include_usage=body.include_usage,
+                gate=iter if wanted is None else ScoreGate(scored, count).admit,
+                states=states,
+            )
+            generation = begin(
+                *(body, model, prompt.prompts, sampling, start, turn), choices=count, prompt_logprobs=wanted
+            )
         if body.stream:
             return EventStream(generation, answer, settling(answer, turn))
         await collect(request, generation, answer.take)
         best = best_rows(choices, count, body.n or 1) if body.ranks else None
         if states is not None:
             await states.give(best)
-        return Response(answer.whole(best, await turn.report() if turn else None), media_type="application/json")
+        more = await turn.report() if turn else {}
+        if prompt_logprobs is not None:
+            more["prompt_logprobs"] = await run_sized(len(prompt.prompts[0]), prompt_logprobs.rendered)
+        return Response(answer.whole(best, more), media_type="application/json")
 
     @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
     @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
@@ -152,7 +172,7 @@ def openai_router(
     return router
 
 
-def _card(model: ServedModel) -> dict[str, Any]:
+def _card(model: ServedModel | Embedder) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": model.created, "owned_by": "wingbeat"}
 
 

@@ -10,6 +10,7 @@ from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_completions_schema import CompletionBody
 from wingbeat.server.dialects.openai_echo import EchoedPrompt
 from wingbeat.server.dialects.openai_logprobs import CompletionLogprobs
+from wingbeat.server.dialects.openai_prompt_logprobs import PromptLogprobs
 from wingbeat.server.dialects.openai_ranking import MeanLogprob
 from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
@@ -37,13 +38,20 @@ async def completion_prompts(body: CompletionBody, model: ServedModel, start: St
 class CompletionChoice:
     """One continuation of a prompt. `echo` comes before it; `logprobs` is how many alternatives were asked for.
 
-    `stops` says that stop texts may end it.
+    `stops` says that stop texts may end it. A whole reply has `prompt_logprobs` too.
     """
 
     def __init__(
-        self, texts: TokenTexts, *, echo: EchoedPrompt | None = None, logprobs: int | None = None, stops: bool = False
+        self,
+        texts: TokenTexts,
+        *,
+        echo: EchoedPrompt | None = None,
+        logprobs: int | None = None,
+        stops: bool = False,
+        prompt_logprobs: PromptLogprobs | None = None,
     ) -> None:
         self._echo = echo
+        self._prompt_logprobs = prompt_logprobs
         offset = len(echo.text) if echo else 0
         self._logprobs = None if logprobs is None else CompletionLogprobs(texts, logprobs, offset, hold=stops)
         self._begun = False  # whether the echo was streamed
@@ -83,11 +91,14 @@ class CompletionChoice:
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         columns = [self._echo_columns(), *(piece.logprobs for piece in pieces)]
-        return {
+        choice = {
             "text": (self._echo.text if self._echo else "") + "".join(piece.text for piece in pieces),
             "logprobs": self._logprobs.join(columns) if self._logprobs else None,
             "finish_reason": pieces[-1].finish_reason,
         }
+        if self._prompt_logprobs is not None:
+            choice["prompt_logprobs"] = self._prompt_logprobs.rendered()
+        return choice
 
     def _echo_columns(self) -> tuple[bytes, ...]:
         return self._echo.columns(self._logprobs) if self._echo and self._logprobs else ()

@@ -9,7 +9,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_constraints import Asked, ResponseFormat
 from wingbeat.server.dialects.openai_ranking import RankingBody
-from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, example, whole_numbers
+from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, example, or_false, whole_numbers
 from wingbeat.server.errors import bad_request
 
 MAX_CHOICES = 4096
@@ -54,10 +54,6 @@ Prompts = Annotated[
 ]
 
 
-def _or_false(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"const": False})
-
-
 class CompletionBody(RankingBody):
     """Continue one or several prompts."""
 
@@ -74,7 +70,7 @@ class CompletionBody(RankingBody):
         ge=0,
         le=20,
         description="Log-probabilities of so many tokens at each place. False is none.",
-        json_schema_extra=_or_false,
+        json_schema_extra=or_false,
     )
     echo: bool | None = Field(None, description="Begin the answer with the prompt, in `logprobs` too.")
     response_format: ResponseFormat | None = Field(None, description="Beyond OpenAI here. The form of the answer.")
@@ -100,6 +96,12 @@ class CompletionBody(RankingBody):
     def sampled_logprobs(self) -> int | None:
         """How many alternatives the engine is asked for; ranking needs the log-probabilities of the tokens at least."""
         return 0 if self.ranks and self.logprobs is None else self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """How many alternatives to the prompts' tokens the engine is asked for; None: their scores are not wanted."""
+        wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
+        return max((count for count in wanted if count is not None), default=None)
 
     def _refuse_in_session(self) -> None:
         if len(self.prompt) > 1:

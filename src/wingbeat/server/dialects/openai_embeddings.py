@@ -31,9 +31,9 @@ SCHEMAS = (EmbeddingsBody,)
 OF_RWKV = ("layer", "pooling")
 
 
-def embeddings_router(registry: ModelRegistry, starts: Starts, embedder: Embedder | None, max_body: int) -> APIRouter:
+def embeddings_router(registry: ModelRegistry, starts: Starts, max_body: int) -> APIRouter:
     """The route, without its prefix. Bodies over `max_body` bytes are refused."""
-    router = APIRouter(tags=["Embeddings"])
+    router, embedder = APIRouter(tags=["Embeddings"]), registry.embedder
 
     @router.post(
         "/embeddings", response_model=EmbeddingsReply, responses=EMBED_ERRORS, openapi_extra=body_of(EmbeddingsBody)
@@ -74,7 +74,7 @@ async def _by_rwkv(
     encoded = await model.encode(prompts, "input")
     wanted = embedding_request(encoded.fingerprint, encoded, Embed(layer, body.pooling or "mean"))
     tokens = sum(map(len, encoded))
-    generation = model.read(wanted, await starts.find(None, model), tokens)
+    generation = model.read(wanted, await starts.find(None, model), tokens, "input")
     rows = await read_rows(request, generation, model)
     return [shaped(vector_in(row), body.dimensions, normalize=body.normalize is not False) for row in rows], tokens
 

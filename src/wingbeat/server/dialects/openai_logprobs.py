@@ -16,6 +16,7 @@ from wingbeat.server.dialects.openai_tokens import (
     TokenQueue,
     TokenTexts,
     bytes_json,
+    number,
     text_json,
 )
 
@@ -23,9 +24,6 @@ Columns = tuple[bytes, ...]
 """Some tokens as they stand inside JSON arrays, one item an array, without the brackets. Empty for no tokens."""
 
 _encode = msgspec.json.Encoder().encode
-
-_LOWEST = -9999.0
-"""Stands for minus infinity, which JSON cannot say (OpenAI uses the same number)."""
 
 
 class ChatLogprobs:
@@ -82,13 +80,13 @@ class ChatLogprobs:
             text = _text(self._texts.token_bytes(item.token))
             names = _names(text[skipped : len(text) - dropped])
         top = ",".join(self._alternative(*other, first=first) for other in item.top)
-        return f'{{{names},"logprob":{_number(item.logprob)},"top_logprobs":[{top}]}}'
+        return f'{{{names},"logprob":{number(item.logprob)},"top_logprobs":[{top}]}}'
 
     def _alternative(self, token: int, logprob: float, *, first: bool) -> str:
         data = self._texts.token_bytes(token) if first else b""
         said = _text(data).lstrip()  # at the beginning of the content, its white space would not have been said either
         names = self._names(token) if said == _text(data) else _names(said)
-        return f'{{{names},"logprob":{_number(logprob)}}}'
+        return f'{{{names},"logprob":{number(logprob)}}}'
 
     def _names(self, token: int) -> str:
         return f'"token":{self._texts.text(token)},"bytes":{self._texts.byte_list(token)}'
@@ -149,7 +147,7 @@ class CompletionLogprobs:
             return ()
         columns = (
             (self._texts.text(token) for token, _, _ in tokens),
-            ("null" if score is None else _number(score.logprob) for _, score, _ in tokens),
+            ("null" if score is None else number(score.logprob) for _, score, _ in tokens),
             ("null" if score is None else self._top(score) for _, score, _ in tokens if self._wanted),
             (str(offset) for _, _, offset in tokens),
         )
@@ -158,10 +156,6 @@ class CompletionLogprobs:
     def _top(self, item: TokenLogprob) -> str:
         best: dict[str, str] = {}
         # OpenAI adds the chosen token when it is not among the most likely.
-        for token, logprob in (*item.top, (item.token, item.logprob)):
-            best.setdefault(self._texts.text(token), _number(logprob))
+        for token, logprob in (*item.top[: self._wanted], (item.token, item.logprob)):
+            best.setdefault(self._texts.text(token), number(logprob))
         return "{" + ",".join(f"{text}:{logprob}" for text, logprob in best.items()) + "}"
-
-
-def _number(logprob: float) -> str:
-    return repr(max(logprob, _LOWEST))

@@ -8,12 +8,12 @@ from typing import Protocol
 from pydantic import Field, field_validator
 
 from wingbeat.engine.messages import RowOutput
+from wingbeat.server.dialects.openai_prompt_logprobs import PromptLogprobsBody
 from wingbeat.server.dialects.openai_sampling_schema import whole_numbers
-from wingbeat.server.dialects.openai_schema import GenerationBody
 from wingbeat.server.errors import bad_request
 
 
-class RankingBody(GenerationBody):
+class RankingBody(PromptLogprobsBody):
     """A body that may ask for the best of several answers."""
 
     best_of: int | None = Field(

@@ -49,10 +49,23 @@ class CompletionLogprobs(Exact):
     text_offset: list[int]
 
 
+class PromptLogprob(Exact):
+    logprob: float
+    rank: int
+    """1 is the most likely. Of the prompt's own token: how many tokens are at least as likely."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""With `prompt_logprobs`, for each token of the prompt: the tokens by their ids, the prompt's own one first. Null for
+the first, which nothing predicted."""
+
+
 class CompletionChoice(Exact):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
+    prompt_logprobs: PromptLogprobs | None = None
     finish_reason: FinishReason
     state: str | None = None
     """With `return_state`, in a stream on the choice's last chunk."""
@@ -139,6 +152,7 @@ class ChatChoice(Exact):
 class ChatReply(Reply):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_logprobs: PromptLogprobs | None = None
     usage: Usage
     session: SessionReport | None = None
 

@@ -14,15 +14,12 @@ from pydantic.json_schema import WithJsonSchema
 from wingbeat.sampling.params import MAX_STOP_LENGTH
 from wingbeat.server.dialects.openai_constraints import ConstraintFields
 from wingbeat.server.dialects.openai_sampling_schema import MAX_COUNT, SamplingFields, whole_numbers
-from wingbeat.server.errors import bad_request, unsupported
+from wingbeat.server.errors import bad_request
 
 __all__ = ["MAX_COUNT", "GenerationBody", "example", "whole_numbers"]
 
 MAX_STOPS = 16
 MAX_BIASES = 2**16
-
-NOT_YET = ("prompt_logprobs",)
-"""Fields of other servers that change the answer: ignoring them would be a silent fault."""
 
 
 def _stops(value: Any) -> Any:
@@ -90,6 +87,11 @@ _SESSION_ID = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
 SessionId = Annotated[str | None, BeforeValidator(_session_id), _schema(_SESSION_ID)]
 
 
+def or_false(schema: dict[str, Any]) -> None:
+    """Adds false to what a field's schema allows."""
+    schema["anyOf"].append({"const": False})
+
+
 NotYet: Any = Field(
     None,
     description="Refused when not empty: not supported yet.",
@@ -136,8 +138,6 @@ class GenerationBody(SamplingFields, ConstraintFields):
     )
     no_cache: bool | None = Field(None, description="Beyond OpenAI. Neither use nor keep cached states of the prompt.")
 
-    prompt_logprobs: Any = NotYet
-
     @field_validator("n", "seed", "max_tokens", mode="before", check_fields=False)
     @classmethod
     def _numbers(cls, value: Any) -> Any:
@@ -155,10 +155,6 @@ class GenerationBody(SamplingFields, ConstraintFields):
 
     def refuse_unsupported(self) -> None:
         """Raises ApiError for what is well formed but cannot be done, or makes no sense."""
-        for name in NOT_YET:
-            value = getattr(self, name)
-            if value or (name == "prompt_logprobs" and type(value) is int):
-                raise unsupported(name, name)
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only together with stream: true.", "stream_options")
         if self.session_id is not None and (self.n or 1) > 1:

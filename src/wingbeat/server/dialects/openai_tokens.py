@@ -13,6 +13,9 @@ from wingbeat.text.tokenizer import END_OF_TEXT_NAME
 
 TokenBytes = Callable[[int], bytes]
 
+_LOWEST = -9999.0
+"""Stands for minus infinity, which JSON cannot say (OpenAI uses the same number)."""
+
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _encode = msgspec.json.Encoder().encode
 
@@ -61,6 +64,11 @@ def text_json(data: bytes) -> str:
 def bytes_json(data: bytes) -> str:
     """The JSON array of these bytes."""
     return str(list(data)).replace(" ", "")
+
+
+def number(logprob: float) -> str:
+    """A log-probability as JSON."""
+    return repr(max(logprob, _LOWEST))
 
 
 class TextPlaces:

@@ -132,6 +132,7 @@ class ResponsesBody(GenerationBody):
     prompt: Any = NotStored
     context_management: Any = NotYet
     moderation: Any = NotYet
+    prompt_logprobs: Any = NotYet
 
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
@@ -232,7 +233,7 @@ class ResponsesBody(GenerationBody):
             raise unsupported(f"reasoning.mode: {self.reasoning.mode[:40]!r}", "reasoning.mode")
         if self.prompt_cache_options and self.prompt_cache_options.prewarm:
             raise unsupported("prompt_cache_options.prewarm", "prompt_cache_options.prewarm")
-        for name in ("context_management", "moderation"):
+        for name in ("context_management", "moderation", "prompt_logprobs"):
             if getattr(self, name):
                 raise unsupported(name, name)
 
