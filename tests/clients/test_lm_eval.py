@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import datasets
+import lm_eval
 import pytest
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
@@ -22,6 +26,8 @@ PAIRS = [
     ("A", "b"),
     ("世界", "é 🦜\n\nUser: \tx"),
 ]
+HERE = Path(__file__).parent
+TASKS = ("scoring.yaml", "perplexity.yaml")
 TEXTS = ["User: What is RWKV?\n\nAssistant: RWKV is a recurrent neural network.", "世界"]
 
 
@@ -32,10 +38,15 @@ def expected(server: Server) -> list[tuple[float, bool]]:
 
 def truth(server: Server, pairs: list[tuple[str | None, str]]) -> list[tuple[float, bool]]:
     """See `scores.py`."""
-    command = [server.wingbeat.with_name("python"), Path(__file__).with_name("scores.py")]
-    done = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, check=False)
+    return [(logprob, greedy) for logprob, greedy in told(server, "scores.py", pairs)]
+
+
+def told(server: Server, script: str, asked: Any) -> Any:
+    """What a script of this folder says, run by the environment that holds wingbeat; both are JSON."""
+    command = [server.wingbeat.with_name("python"), Path(__file__).with_name(script)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [(logprob, greedy) for logprob, greedy in json.loads(done.stdout)]
+    return json.loads(done.stdout)
 
 
 def requests(kind: Any, arguments: list[tuple[Any, ...]]) -> list[Instance]:
@@ -78,6 +89,40 @@ def test_rolling_log_probabilities(server: Server) -> None:
     found = completions(server).loglikelihood_rolling(requests("loglikelihood_rolling", [(text,) for text in TEXTS]))
     expected = [logprob for logprob, _ in truth(server, [(None, text) for text in TEXTS])]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"num_concurrent": 4}, {"batch_size": 4}], ids=str)
+def test_tasks_of_local_files(
+    settings: dict[str, Any], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole runs of the harness: of choices by log-probabilities, and of texts by perplexity."""
+    documents = [json.loads(line) for line in HERE.joinpath("scoring.jsonl").read_text("utf-8").splitlines()]
+    expected = told(server, "llm_scores.py", documents)
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    tasks: list[Any] = [yaml.safe_load(HERE.joinpath(name).read_text("utf-8")) for name in TASKS]
+    model = completions(server, **settings)
+    report = lm_eval.simple_evaluate(model, tasks=tasks, bootstrap_iters=0)
+    assert report is not None
+    samples, results = report["samples"], report["results"]
+
+    for sample, (choices, whole) in zip(in_order(samples["local_scores"]), expected, strict=True):
+        found = [(float(logprob), bool(greedy)) for logprob, greedy in sample["filtered_resps"]]
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in choices]
+        assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in choices], abs=1e-4)
+    likeliest = [max(range(len(choices)), key=lambda i: choices[i][0]) for choices, _ in expected]
+    right = [best == document["answer"] for best, document in zip(likeliest, documents, strict=True)]
+    assert results["local_scores"]["acc,none"] == pytest.approx(sum(right) / len(right))
+
+    rolling = [float(sample["filtered_resps"][0]) for sample in in_order(samples["local_perplexity"])]
+    assert rolling == pytest.approx([whole for _, whole in expected], abs=1e-4)
+    texts = [document["context"] + document["choices"][document["answer"]] for document in documents]
+    bits = -sum(rolling) / sum(len(text.encode()) for text in texts) / math.log(2)
+    assert results["local_perplexity"]["bits_per_byte,none"] == pytest.approx(bits)
+
+
+def in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_concurrent": 4}, {"batch_size": 4}], ids=str)
