@@ -1,8 +1,8 @@
 """What `LLM.score` and `LLM.perplexity` say of the documents of `scoring.jsonl`: run by the environment that holds
 wingbeat.
 
-Reads the documents as JSON, writes for each the scores of its choices (log-probability, whether it is the likeliest) and
-the log-probability of its text, the context with the right choice, from the beginning of a document on.
+Reads the documents as JSON, writes for each the scores of its choices (log-probability, whether it is the likeliest)
+and the log-probability of its text, the context with the right choice, from the beginning of a document on.
 """
 
 from __future__ import annotations

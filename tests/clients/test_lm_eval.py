@@ -106,11 +106,11 @@ def test_tasks_of_local_files(
     assert report is not None
     samples, results = report["samples"], report["results"]
 
-    for sample, (choices, whole) in zip(in_order(samples["local_scores"]), expected, strict=True):
+    for sample, (choices, _) in zip(in_order(samples["local_scores"]), expected, strict=True):
         found = [(float(logprob), bool(greedy)) for logprob, greedy in sample["filtered_resps"]]
         assert [greedy for _, greedy in found] == [greedy for _, greedy in choices]
         assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in choices], abs=1e-4)
-    likeliest = [max(range(len(choices)), key=lambda i: choices[i][0]) for choices, _ in expected]
+    likeliest = [choices.index(max(choices)) for choices, _ in expected]
     right = [best == document["answer"] for best, document in zip(likeliest, documents, strict=True)]
     assert results["local_scores"]["acc,none"] == pytest.approx(sum(right) / len(right))
 
