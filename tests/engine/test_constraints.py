@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import jsonschema
@@ -17,7 +19,7 @@ import pytest
 from tests.engine.helpers import answers, assert_empty, drain, request
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.grammar_legacy import to_kbnf
-from wingbeat.engine.grammar_schema import prepared
+from wingbeat.engine.grammar_schema import PATTERNS, prepared
 from wingbeat.engine.messages import Compile, EngineConfig, RowOutput
 from wingbeat.models import Model
 from wingbeat.sampling.constraint import Constraint, ConstraintError
@@ -124,6 +126,17 @@ def test_what_is_written_under_a_schema_is_valid_and_ends(engine: Engine) -> Non
         answer = written[number, 0]
         assert answer.finish_reason == "stop", (schema, answer)
         jsonschema.validate(json.loads(answer.text), schema)
+
+
+def test_dates_are_those_of_the_calendar(engine: Engine) -> None:
+    assert all(bool(re.match(PATTERNS["date"], f"{y}-02-29")) == calendar.isleap(y) for y in range(1000, 10_000))
+    days = [
+        f"{month:02}-{day:02}" for month in range(1, 13) for day in range(1, calendar.monthrange(2023, month)[1] + 1)
+    ]
+    assert all(re.match(PATTERNS["date"], f"2023-{day}") for day in days)
+    for kind in ("date", "date-time"):
+        answer = ask(engine, Constraint("json_schema", json.dumps({"type": "string", "format": kind})))
+        date.fromisoformat(json.loads(answer.text)[:10])
 
 
 @pytest.mark.parametrize(

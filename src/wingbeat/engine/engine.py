@@ -349,6 +349,7 @@ class Engine:
             self._guards.grammars.poll()  # else it is soon enough before the next draw
         if not self._guarded:
             return
+        self._guards.grammars.flush()  # what a step that threw has left
         failed = [s for s in self._guarded if s.guard is not None and s.guard.error is not None]
         for sequence in failed:
             assert sequence.guard is not None

@@ -26,7 +26,9 @@ LARGEST_INTEGER = 2**53 - 1
 LARGEST_NUMBER = 10**15
 DIGITS = 6  # behind the point
 
-_DATE = "[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}"
+_LEAP_YEAR = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|(1[26]|[2468][048]|[3579][26])00)"
+_DAY = "[0-9]{2}-([01][0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|[0-9]{2}-31"  # the format itself knows the other months
+_DATE = f"([1-9][0-9]{{3}}-({_DAY})|{_LEAP_YEAR}-02-29)"
 _TIME = "[0-9]{2}:[0-9]{2}:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
 PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 """Beside the formats themselves: what every reader of them takes, without leap seconds."""
