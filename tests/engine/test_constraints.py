@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import jsonschema
