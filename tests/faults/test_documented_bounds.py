@@ -10,7 +10,7 @@ import pytest
 from wingbeat.config import Settings
 from wingbeat.engine import generation, process
 from wingbeat.server import body, protocol, run, states
-from wingbeat.server.dialects import openai_completions_schema, openai_echo
+from wingbeat.server.dialects import openai_completions_schema, openai_prompt_logprobs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
 ROWS = {row[0]: row[1] for row in re.findall(r"^\| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}
@@ -36,7 +36,7 @@ BOUNDS = {
         generation.MOST_UNREAD_TOKENS,
     ],
     "prompt tokens of a request, for all its answers": [setting("max_prompt_tokens")],
-    "prompt tokens with log-probabilities (`echo`)": [openai_echo.MAX_SCORED],
+    "prompt tokens with log-probabilities (`echo`)": [openai_prompt_logprobs.MAX_SCORED],
     "sequences of a request (prompts times `n`)": [openai_completions_schema.MAX_CHOICES],
     "sequences that wait": [setting("max_queue")],
     "sessions of a key": [setting("max_sessions_per_key")],
