@@ -9,7 +9,8 @@ computed lies in a cache, so the share may exceed 1). `peaked` logits are like a
 within reach of the best one); `flat` ones are the worst case for top_p, with tens of thousands of tokens in its set.
 
 With a model: `mixed` rows, each sampler in turn with a decaying penalty after 1,000 tokens and one row in four behind a
-mask, on the logits that the model's own steps have just made, with its threads; and the share of such a step in it.
+mask, on the logits that the model's own steps have just made, with its threads, and its share of such a step. Logits of
+random weights are flat; eight times as large they are like a trained model's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import msgspec
 import numpy as np
 
 from wingbeat.bench.measure import decode, prepared_steps
-from wingbeat.models import load_model
+from wingbeat.models import Model, load_model
 from wingbeat.ops.cpu import CpuExecutable, thread_pool
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.samplers import Masks, Sampler
@@ -92,9 +93,8 @@ def mixed(rows: int) -> list[SamplingParams]:
     return [msgspec.structs.replace(kinds[row % len(kinds)], **DECAYING) for row in range(rows)]
 
 
-def time_mixed(path: str, dtype: str, rows: int, seconds: float) -> tuple[float, float]:
-    """Median seconds of a model's decode step, and of sampling what it gave."""
-    model = load_model(path, dtype=dtype)
+def time_mixed(model: Model, rows: int, seconds: float, sharpness: float) -> tuple[float, float]:
+    """Median seconds of a model's decode step, and of sampling `sharpness` times the logits that it gave."""
     executable = model.executable
     assert isinstance(executable, CpuExecutable)
     rng, vocab = np.random.default_rng(0), executable.vocab_size
@@ -111,10 +111,11 @@ def time_mixed(path: str, dtype: str, rows: int, seconds: float) -> tuple[float,
         batch, states = next(batches)
         begin = time.perf_counter()
         logits = executable.run(batch, states)
-        middle = time.perf_counter()
+        steps.append(time.perf_counter() - begin)
+        logits *= np.float32(sharpness)
+        begin = time.perf_counter()
         sampler.sample(logits, slots, np.full(rows, len(steps), np.int64), masks)
-        steps.append(middle - begin)
-        draws.append(time.perf_counter() - middle)
+        draws.append(time.perf_counter() - begin)
     return median(steps), median(draws)
 
 
@@ -130,9 +131,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="of its steps")
     args = parser.parse_args()
     if args.model:
-        step, draw = time_mixed(args.model, args.dtype, args.rows, 10 * args.seconds)
-        print(f"{args.rows} rows, {args.dtype}: a step {step * 1e3:.2f} ms, mixed sampling {draw * 1e3:.2f} ms")
-        print(f"{draw / args.rows * 1e6:.1f} us a row, {draw / step:.1%} of the step")
+        model = load_model(args.model, dtype=args.dtype)
+        for sharpness in (1.0, 8.0):
+            step, draw = time_mixed(model, args.rows, 10 * args.seconds, sharpness)
+            print(f"{args.rows} rows, {args.dtype}: a step {step * 1e3:.2f} ms, mixed sampling {draw * 1e3:.2f} ms")
+            print(f"logits x {sharpness:g}: {draw / args.rows * 1e6:.1f} us a row, {draw / step:.1%} of the step")
         return
 
     pool = None if args.twin else thread_pool(args.threads)

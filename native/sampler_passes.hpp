@@ -60,6 +60,10 @@ struct Passes {
     void (*near)(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out,
                  float* nearest);
 
+    // The mass of each block's tokens whose key is not beyond the border; returns the total. `peaks` are the keys'.
+    double (*sum_within)(const float* logits, const float* keys, const float* peaks, size_t size, const Scale& scale,
+                         Border border, double* sums);
+
     // As `split`, of a whole row and by such nearness, which is what is listed.
     Split (*split_near)(const float* logits, const float* nearness, size_t size, const Scale& scale, Bracket bracket,
                         List& list);

@@ -1,4 +1,6 @@
 // The passes for one instruction set, included by one unit for each: WINGBEAT_PASSES is the name of its table.
+#include <cmath>
+
 #include "sampler_passes.hpp"
 
 #if defined(__SSE2__)
@@ -51,6 +53,17 @@ WINGBEAT_INLINE Mask above(Floats v, float least) { return v > least; }
 WINGBEAT_INLINE Mask from(Floats v, float least) { return v >= least; }
 WINGBEAT_INLINE Floats add_where(Mask mask, Floats sum, Floats v) { return sum + (mask ? v : Floats{}); }
 #endif
+
+// The lanes whose number, the first one's being `first`, is not above `last`.
+WINGBEAT_INLINE Mask up_to(int32_t first, int32_t last) {
+    Ints ids{};
+    for (size_t i = 0; i < lanes; ++i) ids[i] = first + static_cast<int32_t>(i);
+#if defined(__AVX512F__)
+    return _mm512_cmple_epi32_mask((__m512i)ids, _mm512_set1_epi32(last));
+#else
+    return ids <= last;
+#endif
+}
 
 WINGBEAT_INLINE float sum(Floats v) {
 #if defined(__AVX512F__)
@@ -158,10 +171,13 @@ WINGBEAT_INLINE void ask_for(const float* ahead) {
     for (size_t i = 0; i < block; i += 16) __builtin_prefetch(ahead + i, 0, 2);
 }
 
+constexpr size_t soon = 24;  // blocks: beyond the page that the processor fetches ahead within
+
 bool find_peaks(const float* logits, size_t size, float* peaks) {
     Ints strange{};
     float room[block];
     for (size_t b = 0; b < block_count(size); ++b) {
+        ask_for(logits + (b + soon) * block);
         const float* p = whole_block(logits, size, b, no_logit, room);
         Floats peak = set(no_logit);
         for (size_t i = 0; i < block; i += lanes) {
@@ -192,6 +208,7 @@ bool mask(const float* logits, size_t size, const uint32_t* allowed, float* out,
     float room[block];
     const size_t words = (size + 31) / 32;
     for (size_t b = 0; b < block_count(size); ++b) {
+        ask_for(logits + (b + soon) * block);
         const float* p = whole_block(logits, size, b, no_logit, room);
         const uint64_t bits = allowed[2 * b] | (2 * b + 1 < words ? uint64_t{allowed[2 * b + 1]} << 32 : 0);
         Floats peak = set(no_logit);
@@ -238,38 +255,48 @@ double sum_masses(const float* logits, size_t size, const float* peaks, const Sc
     return total;
 }
 
+// A vector as two of doubles.
+constexpr size_t half = lanes / 2;
+typedef double Doubles __attribute__((vector_size(8 * half)));
+struct Wide {
+    Doubles parts[2];
+    WINGBEAT_INLINE explicit Wide(Floats v) {
+#if defined(__AVX512F__)
+        parts[0] = (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+        parts[1] = (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+#else
+        for (size_t i = 0; i < lanes; ++i) parts[i / half][i % half] = static_cast<double>(v[i]);
+#endif
+    }
+};
+
 Moments sum_depths(const float* logits, size_t size, const float* peaks, const Scale& scale) {
-    constexpr size_t half = lanes / 2;
-    typedef float Half __attribute__((vector_size(4 * half), aligned(4), may_alias));
-    typedef double Doubles __attribute__((vector_size(8 * half)));
-    const auto doubles = [](const float* p) { return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Doubles); };
     const auto round = [&](Doubles v) { return (v + scale.rounder) - scale.rounder; };
-    float room[block], depths[lanes], weights[lanes];
-    Doubles masses{}, products{};
+    float room[block];
+    Doubles masses[2]{}, products[2]{};
     for (size_t b = 0; b < block_count(size); ++b) {
         if (depth_of(peaks[b], scale) == cutoff) continue;
         const float* p = whole_block(logits, size, b, no_logit, room);
         for (size_t i = 0; i < block; i += lanes) {
             const Floats depth = depth_of(load(p + i), scale);
-            store(depths, depth);
-            store(weights, weight_of_depth(depth));
-            for (size_t k = 0; k < lanes; k += half) {
-                const Doubles mass = round(doubles(weights + k));
-                masses += mass;
-                products += round(mass * doubles(depths + k));
+            const Wide depths(depth), weights(weight_of_depth(depth));
+            for (size_t k = 0; k < 2; ++k) {
+                const Doubles mass = round(weights.parts[k]);
+                masses[k] += mass;
+                products[k] += round(mass * depths.parts[k]);
             }
         }
     }
     Moments total{0, 0};
-    for (size_t i = 0; i < half; ++i) {
-        total.mass += masses[i];
-        total.depth += products[i];
+    for (size_t i = 0; i < lanes; ++i) {
+        total.mass += masses[i / half][i % half];
+        total.depth += products[i / half][i % half];
     }
     return total;
 }
 
 void near(const float* logits, size_t size, const float* peaks, const Scale& scale, float mean, float* out, float* nearest) {
-    const float least = static_cast<float>(scale.rounder / 1.5 * 0x1p-53);  // half a grain rounds to no mass
+    const float least = static_cast<float>(std::ilogb(scale.rounder) - 53);  // log2 of half a grain, which rounds to no mass
     float room[block];
     for (size_t b = 0; b < block_count(size); ++b) {
         const bool mass = depth_of(peaks[b], scale) > cutoff;
@@ -279,7 +306,7 @@ void near(const float* logits, size_t size, const float* peaks, const Scale& sca
             Floats nearness = set(no_logit);
             if (mass) {
                 const Floats depth = depth_of(load(p + i), scale), distance = depth - mean;
-                nearness = weight_of_depth(depth) > least ? (distance > 0 ? -distance : distance) : nearness;
+                nearness = depth > least ? (distance > 0 ? -distance : distance) : nearness;
             }
             store(out + b * block + i, nearness);
             most = larger(nearness, most);
@@ -357,6 +384,34 @@ Split split(const float* logits, size_t size, const float* peaks, const Scale& s
     }
     list.size = inside.size;
     return found;
+}
+
+double sum_within(const float* logits, const float* keys, const float* peaks, size_t size, const Scale& scale, Border border,
+                  double* sums) {
+    const float rounder = small_rounder(scale.rounder);
+    float room[block], key_room[block];
+    double total = 0;
+    for (size_t first = 0; first < block_count(size); first += group) {
+        const size_t count = block_count(size) - first < group ? block_count(size) - first : group;
+        Sums masses[group]{};
+        for (size_t b = first; b < first + count; ++b) {
+            if (peaks[b] < border.logit) continue;
+            const float* p = whole_block(logits, size, b, no_logit, room);
+            const float* k = whole_block(keys, size, b, no_logit, key_room);
+            const int32_t begin = static_cast<int32_t>(b * block), end = begin + static_cast<int32_t>(block) - 1;
+            const bool wins_ties = end <= border.id, parted = begin <= border.id && !wins_ties;
+            Sums all;
+            for (size_t i = 0; i < block; i += lanes) {
+                const Floats key = load(k + i);
+                Mask kept = wins_ties ? from(key, border.logit) : above(key, border.logit);
+                if (parted) kept = kept | static_cast<Mask>(from(key, border.logit) & up_to(begin + static_cast<int32_t>(i), border.id));
+                all.add({weight_of(load(p + i), scale), rounder}, kept);
+            }
+            masses[b - first] = all;
+        }
+        total += store_totals(masses, count, sums + first);
+    }
+    return total;
 }
 
 Split split_near(const float* logits, const float* nearness, size_t size, const Scale& scale, Bracket bracket, List& list) {
@@ -469,7 +524,7 @@ double sum_weights(const float* weights, size_t size, double rounder, double* su
 }  // namespace
 
 const Passes WINGBEAT_PASSES{
-    WINGBEAT_LEVEL, find_peaks,     mask,  find_largest, sum_masses, sum_depths,  near,         split_near,
+    WINGBEAT_LEVEL, find_peaks,     mask,  find_largest, sum_masses, sum_depths,  near,         sum_within,  split_near,
     largest_within, split,          list_from, count_from, weigh,    sum_squares, weight_above, drop_beyond,
     drop_below,     mass_of_weights, sum_weights,
 };

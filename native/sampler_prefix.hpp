@@ -92,12 +92,11 @@ inline int32_t draw_prefix(Workspace& work, const Prefix& prefix, const Scale& s
     if (prefix.border.id == any_id && prefix.border.logit == -infinity && min_p == 0) return work.draw_plain(drawn, random);
     const Row& row = work.row;
     if (prefix.large && !again && min_p == 0) return work.large_sets.draw(row, prefix.border, random);
+    if (min_p == 0) return work.draw_within(row, prefix.border, drawn, random);
     work.weigh_row(drawn, work.floats);
     work.passes.drop_beyond(row.logits, nullptr, row.size, prefix.border, work.floats.data());
-    if (min_p > 0) {
-        work.weigh_row(scale, work.more_floats);
-        drop_light(work, work.more_floats.data(), min_p, row.size, work.floats.data());
-    }
+    work.weigh_row(scale, work.more_floats);
+    drop_light(work, work.more_floats.data(), min_p, row.size, work.floats.data());
     return work.draw_weighed(work.floats, random);
 }
 

@@ -65,8 +65,9 @@ struct Row {
 };
 
 // The largest logit found by which `count` blocks, or more, have a token: no other can be among the `count` most likely.
-inline float threshold_of(const Passes& passes, const Row& row, size_t count) {
-    constexpr int steps = 24, halvings = 5;
+// `halvings`: of the reach, which is at least 1, that is searched.
+inline float threshold_of(const Passes& passes, const Row& row, size_t count, int halvings) {
+    constexpr int steps = 24;
     const auto enough = [&](float least) {
         return passes.count_from(row.peaks.data(), row.peaks.size(), least) >= static_cast<double>(count);
     };
@@ -95,8 +96,9 @@ inline void list_blocks_from(const Passes& passes, const Row& row, float least, 
 }
 
 // Lists tokens that certainly hold the `count` most likely with a finite logit, and as few others as is easily done.
-inline void list_most_likely(const Passes& passes, const Row& row, size_t count, WeighedList& blocks, WeighedList& out) {
-    list_blocks_from(passes, row, threshold_of(passes, row, count), blocks, out);
+inline void list_most_likely(const Passes& passes, const Row& row, size_t count, WeighedList& blocks, WeighedList& out,
+                             int halvings = 5) {
+    list_blocks_from(passes, row, threshold_of(passes, row, count, halvings), blocks, out);
 }
 
 }  // namespace wingbeat::sampler

@@ -41,7 +41,7 @@ class Typical {
 
     // Leaves the nearest tokens as candidates: `most`, or fewer that reach `target` (negative: off). Whether they do.
     bool list(Workspace& work, const Scale& scale, size_t most, double target) const {
-        work.list_first(keys_, most);
+        work.list_first(keys_, most, 14);  // there are many tokens within a small distance
         take_candidates(work, scale);
         if (work.candidates.size() > most) work.leave_first(most);
         if (target < 0 || mass_of_candidates(work) < target) return false;
@@ -89,9 +89,7 @@ class Typical {
         }
         Scale drawn = work.scale_at(sequence.temperature);
         drawn.peak = work.passes.largest_within(row.logits, nearness_.data(), row.size, border);
-        work.weigh_row(drawn, work.floats);
-        work.passes.drop_beyond(nearness_.data(), nullptr, row.size, border, work.floats.data());
-        const int32_t token = work.draw_weighed(work.floats, random);
+        const int32_t token = work.draw_within(keys_, border, drawn, random);
         if (!top_k) sequence.kept = work.blocks_drawn_from();  // or more
         return token;
     }
@@ -109,10 +107,28 @@ class Typical {
             } else if (mass_of_candidates(work) < missing) {
                 bracket = {-FLT_MAX, bracket.lower};
             } else {
-                const Candidate& last = work.candidates[partition_by_mass(work.candidates, missing) - 1];
-                return {last.logit, last.id};
+                return find_border_among(work.candidates, missing);
             }
         }
+    }
+
+    // The candidate at which the mass of the nearest reaches `missing`: first the bucket, then the place in it.
+    static Border find_border_among(std::vector<Candidate>& candidates, double missing) {
+        constexpr size_t buckets = 256;
+        float low = 0, high = -FLT_MAX;
+        for (const Candidate& candidate : candidates) {
+            low = std::min(low, candidate.logit);
+            high = std::max(high, candidate.logit);
+        }
+        const float scale = high > low ? (buckets - 1) / (high - low) : 0;
+        const auto bucket = [&](const Candidate& candidate) { return static_cast<size_t>((high - candidate.logit) * scale); };
+        std::array<double, buckets + 1> masses{};
+        for (const Candidate& candidate : candidates) masses[bucket(candidate)] += candidate.mass;
+        size_t b = 0;
+        for (; b < buckets && masses[b] < missing; ++b) missing -= masses[b];
+        std::erase_if(candidates, [&](const Candidate& candidate) { return bucket(candidate) != b; });
+        const Candidate& last = candidates[partition_by_mass(candidates, missing) - 1];
+        return {last.logit, last.id};
     }
 
     Bracket guess(Workspace& work, const Scale& scale, double share) {
@@ -130,7 +146,7 @@ class Typical {
         work.passes.weigh(weights.data(), size, scale, weights.data());
         const auto above = [&](float key) { return work.passes.weight_above(keys.data(), weights.data(), size, key); };
         const double all = above(-infinity);
-        const double slack = 2 * std::sqrt(work.passes.sum_squares(weights.data(), size) * share * (1 - share)) + 1e-5 * all;
+        const double slack = 2.5 * std::sqrt(work.passes.sum_squares(weights.data(), size) * share * (1 - share)) + 1e-5 * all;
         Bracket found{-FLT_MAX, 0};
         float low = 2 * cutoff, high = 0;
         for (int probe = 0; probe < probes; ++probe) {  // as much as needed, and more

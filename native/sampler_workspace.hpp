@@ -52,7 +52,9 @@ class Workspace {
     // --- Lists ---
 
     // Tokens that certainly hold the `count` first ones of a row, by its logits.
-    void list_first(const Row& keys, size_t count) { list_most_likely(passes, keys, count, blocks_, list); }
+    void list_first(const Row& keys, size_t count, int halvings = 5) {
+        list_most_likely(passes, keys, count, blocks_, list, halvings);
+    }
 
     // Those with a logit of `least` or more, which is finite.
     void list_from(float least) {
@@ -131,6 +133,17 @@ class Workspace {
 
     int32_t draw_weighed_at(const std::vector<float>& weights, double drawn) const {
         return find_drawn(row.size, drawn, [&](size_t i) { return rounded(weights[i], rounder); });
+    }
+
+    // From the tokens whose key is not beyond the border.
+    int32_t draw_within(const Row& keys, Border border, const Scale& scale, double random) {
+        sums_.resize(row.peaks.size());
+        total = passes.sum_within(row.logits, keys.logits, keys.peaks.data(), row.size, scale, border, sums_.data());
+        return find_drawn(row.size, random * total, [&](size_t i) {
+            const float key = keys.logits[i];
+            const bool kept = key > border.logit || (key == border.logit && static_cast<int32_t>(i) <= border.id);
+            return kept ? mass_of(row.logits[i], scale) : 0;
+        });
     }
 
     // Blocks with tokens that the last draw was from.
