@@ -103,7 +103,18 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "log_level": ("debug", "warning", "error"),
     "log_format": ("auto", "text", "json"),
     **dict.fromkeys(
-        ("model", "models_dir", "data_dir", "cache_dir", "tokenizer", "profile", "host", "default_state", "strategy"),
+        (
+            "model",
+            "models_dir",
+            "data_dir",
+            "cache_dir",
+            "tokenizer",
+            "profile",
+            "host",
+            "default_state",
+            "strategy",
+            "embed_model",
+        ),
         ("a", "b", "c"),
     ),
 }

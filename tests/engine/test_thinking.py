@@ -30,6 +30,8 @@ def forced_after(budget: ThinkingBudget, *pieces: bytes) -> list[int | None]:
         (3, True, (b">", b"</thi", b"nk>", b"x", b"y"), [None] * 6),
         (3, True, (b">", b"</thi", b"nk!", b"\n</", b"think>"), [None, None, None, 7, 8, None]),
         (1, False, (b" <th", b"ink>", b"a", b"", b"", b"b"), [None, None, None, 7, 8, None, None]),
+        (3, False, (b"<", b"think", b"></", b"think", b">", b"x", b"y"), [None] * 8),
+        (1, False, (b"<think></think>", b"x", b"y"), [None] * 4),
         (1, False, (b"The", b" <think>", b"a", b"b"), [None] * 5),
         (1, False, (b"\n", b" ", b"<", b"b", b"c"), [None] * 6),
     ],

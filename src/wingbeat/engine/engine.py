@@ -102,12 +102,14 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. What is wrong with it is reported by the next step, as an error of each of its rows."""
+        sequences: list[Sequence] = []
         try:
             if request.id in self._groups:
                 raise ValueError(f"request id {request.id} is in use")
             sequences = self._intake.sequences(request)
             self._guard(sequences)
         except Exception as error:
+            self._unguard(sequences)
             if not isinstance(error, ValueError):  # a defect of ours, or no memory: the others go on all the same
                 log.exception("a request could not be taken")
             text = str(error) or type(error).__name__
@@ -342,6 +344,13 @@ class Engine:
             if sequence.needs_sampling and (guard := self._guards.guard(sequence.sampling)) is not None:
                 sequence.watch(guard)
                 self._guarded.add(sequence)
+
+    def _unguard(self, sequences: list[Sequence]) -> None:
+        """Forget sequences that will never run."""
+        for sequence in sequences:
+            self._guarded.discard(sequence)
+            if sequence.guard is not None:
+                sequence.guard.close()
 
     def _heed(self) -> None:
         """End the guarded sequences that have nothing more to say, or whose grammar has failed."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import select
 import socket
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 PIECE = 1 << 18
 _LENGTH = 4
@@ -45,7 +45,9 @@ class FramePipe:
     def wait(self, seconds: float | None) -> None:
         """Until something can be received, or sent where something waits for that, or so many seconds have passed."""
         if not self.closed:
-            select.select([self._socket], [self._socket] if self._out else [], [], seconds)
+            with DefaultSelector() as selector:  # select() takes no descriptor from 1024 on
+                selector.register(self._socket, EVENT_READ | (EVENT_WRITE if self._out else 0))
+                selector.select(seconds)
             self._push()
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ def _write(term: Term, rules: Rules) -> str:
         case "except":
             return _without([term.value])
         case _:
-            return _without(_texts(term.value, rules, ()))
+            return _without(_texts(term.value, rules, (), {}))
 
 
 def _without(texts: list[str]) -> str:
@@ -132,21 +132,24 @@ def _without(texts: list[str]) -> str:
     return f'#ex"{_escape("|".join(map(re.escape, texts)))}"'
 
 
-def _texts(name: str, rules: Rules, within: tuple[str, ...]) -> list[str]:
-    """The texts that a rule begins with."""
+def _texts(name: str, rules: Rules, within: tuple[str, ...], known: dict[str, list[str]]) -> list[str]:
+    """The texts that a rule begins with. ``known``: those of rules that were looked at."""
+    if name in known:
+        return known[name]
     if name not in rules or name in within:
         raise ConstraintError(f"except!([{name}]): there is no rule <{name}> of texts")
     texts: list[str] = []
     for terms in rules[name]:
         if terms[0].kind == "name":
-            texts += _texts(terms[0].value, rules, (*within, name))
+            texts += _texts(terms[0].value, rules, (*within, name), known)
             continue
         texts.append("")
         for term in terms:
             if term.kind != "text":
                 break
             texts[-1] += term.value
-    return list(dict.fromkeys(texts))
+    known[name] = list(dict.fromkeys(texts))
+    return known[name]
 
 
 def _escape(text: str) -> str:

@@ -78,6 +78,10 @@ class Matcher:
             raise ConstraintError(_first_line(self._matcher.get_error()))
 
 
+_FAR_NUMBER = re.compile(r"(?<=[:,\[ ])-?(?:\d{19,}|\d[\d.]*[eE]\+?(?:1[89]|[2-9]\d|\d{3,}))")
+"""In a grammar's ``%json``. llguidance counts in 64 bits, and dies of more."""
+
+
 class Compiler:
     """Makes matchers for a vocabulary. Lets other threads run meanwhile."""
 
@@ -112,6 +116,9 @@ def _grammar(constraint: Constraint) -> str:
         case "gbnf":
             return from_lark(_from_gbnf(text))
         case _:
+            if far := _FAR_NUMBER.search(text):
+                line = text.count("\n", 0, far.start()) + 1
+                raise ConstraintError(f"line {line}: numbers of a schema have 18 digits at most")
             return from_lark(text)
 
 

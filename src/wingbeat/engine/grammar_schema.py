@@ -24,6 +24,7 @@ from wingbeat.sampling.constraint import ConstraintError
 
 LARGEST_INTEGER = 2**53 - 1
 LARGEST_NUMBER = 10**15
+FARTHEST = 10**18 - 1  # llguidance counts in 64 bits
 DIGITS = 6  # behind the point
 
 _LEAP_YEAR = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|(1[26]|[2468][048]|[3579][26])00)"
@@ -84,7 +85,23 @@ def _combines(schema: Schema) -> bool:
     return any(key in schema and schema.keys() - _NEUTRAL - {key} for key in _COMBINING)
 
 
+def _keep_within(schema: Schema) -> None:
+    """Put bounds that are possible in place of those beyond what numbers of a grammar may be."""
+    for key in ("minimum", "exclusiveMinimum"):
+        if _is_number(schema.get(key)):
+            schema[key] = max(schema[key], -FARTHEST)
+    for key in ("maximum", "exclusiveMaximum"):
+        if _is_number(schema.get(key)):
+            schema[key] = min(schema[key], FARTHEST)
+    for key in _BOUNDS:
+        if _is_number(schema.get(key)) and not -FARTHEST <= schema[key] <= FARTHEST:
+            raise ConstraintError(f"the schema's {key} cannot be enforced: numbers have 18 digits at most")
+
+
 def _bound(schema: Schema) -> None:
+    _keep_within(schema)
+    if schema.get("uniqueItems") is False:
+        del schema["uniqueItems"]
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if schema.keys() & {"enum", "const"}:
@@ -123,7 +140,7 @@ def _plain(value: Decimal) -> int | float:
 
 def _bound_numbers(schema: Schema, largest: int) -> None:
     given = [abs(schema[key]) for key in _BOUNDS if _is_number(schema.get(key))]
-    most = max([largest, *(10 * math.ceil(value) for value in given if value > largest)])
+    most = max([largest, *(min(10 * math.ceil(value), FARTHEST) for value in given if value > largest)])
     if not schema.keys() & {"minimum", "exclusiveMinimum"}:
         schema["minimum"] = -most
     if not schema.keys() & {"maximum", "exclusiveMaximum"}:

@@ -14,6 +14,7 @@ from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.token_index import WORD, TokenIndex
 from wingbeat.sampling.word_filter import MarkFilter, WordFilter
 from wingbeat.text.tokenizer import Tokenizer
+from wingbeat.text.world import END_OF_TEXT
 
 Bits = NDArray[np.uint32]
 
@@ -28,7 +29,18 @@ class Guard:
     A row that goes on from a state of an answer begins anew: what was said before is like a prompt.
     """
 
-    __slots__ = ("_free", "_grammars", "_mark_state", "_marks", "_words", "_words_state", "grammar", "holds", "spent")
+    __slots__ = (
+        "_free",
+        "_grammars",
+        "_mark_state",
+        "_marks",
+        "_stops",
+        "_words",
+        "_words_state",
+        "grammar",
+        "holds",
+        "spent",
+    )
 
     def __init__(
         self, grammars: Grammars, grammar: Grammar | None, words: WordFilter | None, marks: Sequence[MarkFilter] = ()
@@ -36,6 +48,7 @@ class Guard:
         self._grammars, self.grammar = grammars, grammar
         self._words, self._marks = words, marks  # those that the grammar still waits for
         self._words_state = self._mark_state = 0
+        self._stops: list[int] = []  # tokens that would end the answer, where the grammar must come first
         self._free: list[Bits] = []  # tokens that are white space, while so many characters of it may come
         self.holds = grammar is not None and not marks
         self.spent = False  # all tokens are drawn that were asked for; only the grammar's word is missing
@@ -43,6 +56,15 @@ class Guard:
     def let_white(self, masks: list[Bits]) -> None:
         """``masks[i]``: tokens of at most i + 1 characters of white space, which may come before the grammar's text."""
         self._free = masks
+
+    def require(self, stops: Sequence[int]) -> None:
+        """The grammar must come: until then none of the tokens ``stops``, which would end the answer."""
+        self._stops = list(stops)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the answer may not end, because the grammar must come first."""
+        return bool(self._stops and self._marks)
 
     @property
     def ready(self) -> bool:
@@ -63,6 +85,8 @@ class Guard:
         bits: Bits | None = None
         if self._marks:
             bits = self._marks[0].mask(self._mark_state)
+            if self._stops:
+                bits = without(bits, self._stops)
         elif self.grammar is not None and self.holds:
             assert self.grammar.bits is not None
             bits = self.grammar.bits
@@ -73,8 +97,7 @@ class Guard:
             bits = words if bits is None else bits & words
         assert bits is not None
         if end_of_text is not None and self.holds:
-            bits = bits.copy()
-            bits[end_of_text // WORD] &= ~np.uint32(1 << end_of_text % WORD)
+            bits = without(bits, [end_of_text])
         return bits
 
     def accept(self, token: int, data: bytes) -> None:
@@ -105,11 +128,20 @@ class Guard:
         return bool(self.grammar.bits[token // WORD] >> (token % WORD) & 1)
 
 
+def without(bits: Bits, tokens: Sequence[int]) -> Bits:
+    """The mask without these tokens."""
+    bits = bits.copy()
+    for token in tokens:
+        bits[token // WORD] &= ~np.uint32(1 << token % WORD)
+    return bits
+
+
 class Guards:
     """Makes guards for the rows of a model. What they share, for a vocabulary or a list of words, is made once."""
 
     def __init__(self, tokenizer: Tokenizer | None, vocab_size: int) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
         self._index: TokenIndex | None = None
         self._white: list[Bits] = []
         self._filters: OrderedDict[tuple[str, ...] | str, WordFilter | MarkFilter] = OrderedDict()
@@ -123,10 +155,12 @@ class Guards:
         word_filter = self._word_filter(words) if words else None
         if constraint is None:
             return Guard(self.grammars, None, word_filter)
+        white = self._white_masks() if constraint.leading_white else []
         marks = [self._mark_filter(mark) for mark in (constraint.after, constraint.begins) if mark]
         guard = Guard(self.grammars, self.grammars.open(constraint), word_filter, marks)
-        if constraint.leading_white:
-            guard.let_white(self._white_masks())
+        guard.let_white(white)
+        if constraint.required:
+            guard.require((self._end_of_text, *sampling.stop_token_ids))
         return guard
 
     def prepare(self) -> None:

@@ -344,7 +344,8 @@ class Sequence:
         if finish is not None:
             self._reply = self.sampled[:-1]
         else:
-            early = self._earlier + len(self.sampled) <= self.sampling.min_tokens
+            waits = self.guard is not None and self.guard.waits
+            early = waits or self._earlier + len(self.sampled) <= self.sampling.min_tokens
             output.text, matched = self._transcript.push(token, stops=not early)
             if matched is not None:
                 self._reply = self._transcript.before(self.sampled, matched)

@@ -50,5 +50,7 @@ class ThinkingLimit:
         self._beginning = seen = (self._beginning + data).lstrip()
         if seen.startswith(_OPEN):
             self._thinking = True
+            self._tail = seen[len(_OPEN) :]
+            self._over = _CLOSE in self._tail
         else:
             self._over = not _OPEN.startswith(seen)

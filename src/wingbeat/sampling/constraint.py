@@ -13,7 +13,7 @@ KINDS: tuple[str, ...] = get_args(ConstraintKind)
 MAX_GRAMMAR_LENGTH = 262_144
 """Characters of a grammar: the time to compile one grows with them."""
 
-MAX_CHOICES = 10_000
+MAX_CHOICES = 2_000
 MAX_BEGINS_LENGTH = 1000
 
 
@@ -40,6 +40,9 @@ class Constraint(msgspec.Struct, frozen=True):
 
     after: str = ""
     """``begins`` is looked for from the end of this text on, that of the reasoning, say. "": from the first token."""
+
+    required: bool = False
+    """Nothing ends the answer before the grammar holds: neither the end of text nor a stop."""
 
     def check(self) -> None:
         """Look at what can be seen without compiling.

@@ -230,7 +230,7 @@ def in_chat(asked: Asked | None, before: str) -> Asked | None:
     """The form as it holds for an answer of a chat: after the text `before`, and a space may come first."""
     if asked is None:
         return None
-    constraint = msgspec.structs.replace(asked.constraint, begins=before, leading_white=True)
+    constraint = msgspec.structs.replace(asked.constraint, begins=before, required=bool(before), leading_white=True)
     return asked._replace(constraint=constraint)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.sampling.params import MAX_STOP_LENGTH
+from wingbeat.sampling.params import MAX_BAD_WORD_LENGTH, MAX_BAD_WORDS_LENGTH
 from wingbeat.server.errors import bad_request
 
 MAX_COUNT = 2**31 - 1
@@ -31,12 +31,14 @@ def _bad_words(value: Any) -> Any:
     words = [word for word in words if word]
     if len(words) > MAX_BAD_WORDS:
         raise ValueError(f"at most {MAX_BAD_WORDS} texts are possible")
-    if any(len(word) > MAX_STOP_LENGTH for word in words):
-        raise ValueError(f"a text may have {MAX_STOP_LENGTH} characters at most")
+    if any(len(word) > MAX_BAD_WORD_LENGTH for word in words):
+        raise ValueError(f"a text may have {MAX_BAD_WORD_LENGTH} characters at most")
+    if sum(map(len, words)) > MAX_BAD_WORDS_LENGTH:
+        raise ValueError(f"all texts together may have {MAX_BAD_WORDS_LENGTH} characters at most")
     return words
 
 
-_WORD = {"type": "string", "maxLength": MAX_STOP_LENGTH}
+_WORD = {"type": "string", "maxLength": MAX_BAD_WORD_LENGTH}
 _WORDS = {"anyOf": [{"type": "array", "items": _WORD, "maxItems": MAX_BAD_WORDS}, _WORD, {"type": "null"}]}
 BadWords = Annotated[list[str] | None, BeforeValidator(_bad_words), WithJsonSchema(_WORDS)]
 
@@ -81,7 +83,7 @@ class SamplingFields(BaseModel):
         None, gt=0, le=1, description=Beyond + "What is left of each penalty after one more token. Default 1."
     )
     half_life: float | None = Field(
-        None, gt=0, le=1e9, description=Beyond + "The same as a penalty_decay of 0.5^(1/half_life), in tokens."
+        None, ge=0.01, le=1e9, description=Beyond + "The same as a penalty_decay of 0.5^(1/half_life), in tokens."
     )
     penalty_mode: Literal["counts", "counts_decay_first", "values"] | None = Field(
         None, description=Beyond + "What decays: the counts of frequency_penalty (default), or presence too (`values`)."
