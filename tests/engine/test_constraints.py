@@ -322,7 +322,7 @@ def test_a_grammar_process_that_is_killed_costs_its_rows_alone(engine: Engine) -
     engine.submit(request(engine, 1, [[5, 6]], under(endless, 5000, logit_bias={98 + 1: -100})))
     engine.submit(request(engine, 2, [[5, 6]], under(None, 60, ignore_eos=True)))
     outputs = [row for _ in range(20) for row in engine.step().rows]
-    for pid in engine._guards.grammars.pids:
+    for pid in engine._guarded.grammars.pids:
         os.kill(pid, signal.SIGKILL)
     found = answers(outputs + drain(engine))
     assert "the grammar process ended" in (found[1, 0].error or "")

@@ -99,15 +99,15 @@ def test_a_step_that_fails_after_its_tokens_are_drawn_changes_nothing(
         return answers(run(engine, free, request(engine, 1, [PROMPT], under(JSON))))[1, 0]
 
     expected, engine = ask(make()), make()
-    flush, failed = engine._guards.grammars.flush, []
+    flush, failed = engine._guarded.grammars.flush, []
 
     def failing() -> None:
-        if len(engine._guards.grammars._lanes["llguidance"].accepted) > len(failed):
+        if len(engine._guarded.grammars._lanes["llguidance"].accepted) > len(failed):
             failed.append(1)
             raise MemoryError
         flush()
 
-    monkeypatch.setattr(engine._guards.grammars, "flush", failing)
+    monkeypatch.setattr(engine._guarded.grammars, "flush", failing)
     assert ask(engine) == expected
     assert failed
 

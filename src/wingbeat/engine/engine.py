@@ -12,6 +12,7 @@ from wingbeat.engine.arrivals import Arrivals
 from wingbeat.engine.beginnings import Beginnings
 from wingbeat.engine.extras import Extras, without_end
 from wingbeat.engine.guard import Guards
+from wingbeat.engine.guarded import Guarded
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.intake import Intake
 from wingbeat.engine.merging import merge
@@ -44,9 +45,6 @@ log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 1.5
 """How long the end of an engine may wait for the disk."""
-
-MASK_SECONDS = 0.01
-"""How long a step waits for masks when no row can be sampled without."""
 
 NOT_FINITE = "the model's logits are not finite numbers: its weights or this prompt overflow the arithmetic"
 
@@ -84,13 +82,11 @@ class Engine:
             pool=executable.pool if isinstance(executable, CpuExecutable) else None,
             end_of_text=self._end_of_text,
         )
-        self._guards = Guards(tokenizer, executable.vocab_size)
-        self._guarded: set[Sequence] = set()
+        self._guarded = Guarded(Guards(tokenizer, executable.vocab_size))
         self._extras = Extras(self._pool, model.info.fingerprint)
         self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way
-        self._refused: list[Compiled] = []
         self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes)
         self._read_bandwidth = read_bandwidth
         self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
@@ -107,9 +103,10 @@ class Engine:
             if request.id in self._groups:
                 raise ValueError(f"request id {request.id} is in use")
             sequences = self._intake.sequences(request)
-            self._guard(sequences)
+            self._guarded.watch(sequences)
         except Exception as error:
-            self._unguard(sequences)
+            for sequence in sequences:
+                self._guarded.leave(sequence)
             if not isinstance(error, ValueError):  # a defect of ours, or no memory: the others go on all the same
                 log.exception("a request could not be taken")
             text = str(error) or type(error).__name__
@@ -147,28 +144,24 @@ class Engine:
     def rest(self) -> bool:
         """Do a little of what waits until there is nothing to run; whether there is more of it."""
         self._cache.tidy()
-        self._guards.grammars.poll()
-        return self._cache.rest() or self._guards.grammars.checking
+        self._guarded.poll()
+        return self._cache.rest() or self._guarded.checking
 
     def prepare(self) -> None:
         """Make now what the first constraint would make the other rows wait for."""
-        self._guards.prepare()
+        self._guarded.prepare()
 
     def compile(self, command: Compile) -> None:
         """Have a constraint compiled; ``take_compiled`` has the answer once ``rest`` or ``step`` has come by it."""
-        try:
-            self._guards.grammars.check(command)
-        except ValueError as error:
-            self._refused.append(Compiled(command.id, str(error)))
+        self._guarded.compile(command)
 
     def take_compiled(self) -> list[Compiled]:
         """Answers to ``compile`` since the last call."""
-        refused, self._refused = self._refused, []
-        return refused + self._guards.grammars.take_compiled()
+        return self._guarded.take_compiled()
 
     def close(self) -> None:
         """End the grammar processes; write the cached states that wait for the disk, for a moment at most."""
-        self._guards.grammars.shut()
+        self._guarded.shut()
         self._cache.close(CLOSING_SECONDS)
 
     def step(self) -> StepOutput:
@@ -199,7 +192,7 @@ class Engine:
                 raise
             self._meter.count(time.perf_counter() - start, len(plan.sequences))
         elif self._guarded and not self._outputs:
-            self._await_masks([s for s in self._guarded if s.predicted is not None])
+            self._guarded.wait()
         self._cache.tidy()
         self._cache.rest(busy=True)
         outputs, self._outputs = self._outputs, []
@@ -338,64 +331,33 @@ class Engine:
             sequences, rows = self._speculation.agreed()
         self._outputs = merge(self._outputs)
 
-    def _guard(self, sequences: list[Sequence]) -> None:
-        """See to it that the sequences of a request say what it lets them say."""
-        for sequence in sequences:
-            if sequence.needs_sampling and (guard := self._guards.guard(sequence.sampling)) is not None:
-                sequence.watch(guard)
-                self._guarded.add(sequence)
-
-    def _unguard(self, sequences: list[Sequence]) -> None:
-        """Forget sequences that will never run."""
-        for sequence in sequences:
-            self._guarded.discard(sequence)
-            if sequence.guard is not None:
-                sequence.guard.close()
-
     def _heed(self) -> None:
         """End the guarded sequences that have nothing more to say, or whose grammar has failed."""
-        if self._guards.grammars.checking or any(s.predicted is not None for s in self._guarded):
-            self._guards.grammars.poll()  # else it is soon enough before the next draw
-        if not self._guarded:
-            return
-        self._guards.grammars.flush()  # what a step that threw has left
-        failed = [s for s in self._guarded if s.guard is not None and s.guard.error is not None]
-        for sequence in failed:
-            assert sequence.guard is not None
-            self._end([sequence], f"the constraint: {sequence.guard.error}")
-        for sequence in [s for s in self._guarded if s.over and s.sampled and s.ending is None]:
+        failed, over = self._guarded.heed()
+        self._end_guarded(failed)
+        for sequence in over:
             if not sequence.wanted.state:  # else it ends after a step that its state sees the last token in
                 self._conclude(sequence, None)
-
-    def _await_masks(self, sequences: list[Sequence]) -> None:
-        """Wait a moment for what may follow in these sequences, or in any of them."""
-        self._guards.grammars.wait((s.guard.grammar for s in sequences if s.guard and s.guard.grammar), MASK_SECONDS)
 
     def _due(self, sequences: list[Sequence], logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
         """The sequences that can be sampled now, and their logits.
 
         One that is over ends. One whose mask is not there keeps its logits until it is; the others do not wait for it.
         """
-        self._guards.grammars.poll()
-        if not any(s.guard is None or s.guard.ready for s in sequences):
-            self._await_masks(sequences)
-            self._guards.grammars.poll()
-        rows: list[int] = []
-        for row, sequence in enumerate(sequences):
-            guard = sequence.guard
-            if guard is None:
-                rows.append(row)
-            elif guard.error is not None:
-                self._end([sequence], f"the constraint: {guard.error}")
-            elif sequence.over:
-                self._conclude(sequence, logits[row])
-            elif guard.ready:
-                rows.append(row)
-            else:
-                sequence.predicted, sequence.leader = logits[row].copy(), None
-        if len(rows) < len(sequences):
-            sequences, logits = [sequences[row] for row in rows], logits[rows]
+        found = self._guarded.sort(sequences)
+        self._end_guarded([sequences[row] for row in found.failed])
+        for row in found.over:
+            self._conclude(sequences[row], logits[row])
+        for row in found.late:
+            sequences[row].predicted, sequences[row].leader = logits[row].copy(), None
+        if len(found.due) < len(sequences):
+            sequences, logits = [sequences[row] for row in found.due], logits[found.due]
         return sequences, logits
+
+    def _end_guarded(self, failed: Iterable[Sequence]) -> None:
+        for sequence in failed:
+            assert sequence.guard is not None
+            self._end([sequence], f"the constraint: {sequence.guard.error}")
 
     def _conclude(self, sequence: Sequence, logits: FloatArray | None) -> None:
         """Report the end of a sequence that is over. ``logits`` [V]: after its last token, if they are known."""
@@ -440,8 +402,7 @@ class Engine:
             if output.finish_reason is not None:
                 self._beginnings.keep_last(sequence)
                 self._release(sequence)
-        if self._guarded:
-            self._guards.grammars.flush()
+        self._guarded.flush()
 
     def _settle(self, sequence: Sequence, output: RowOutput) -> RowOutput:
         """Have the state, which is wanted, see just what is shown. Returns the output without its end until then."""
@@ -468,9 +429,7 @@ class Engine:
 
     def _release(self, sequence: Sequence) -> None:
         """Free everything that a sequence holds, wherever it stands."""
-        if sequence.guard is not None:
-            sequence.guard.close()
-            self._guarded.discard(sequence)
+        self._guarded.leave(sequence)
         if sequence.slot >= 0:
             self._sampler.finish(sequence.slot)
         self._cached_tokens += sequence.cached
