@@ -147,15 +147,16 @@ class EngineClient:
         except ConnectionError as error:
             raise EngineUnavailable(str(error)) from None
 
-    async def compile(self, constraint: Constraint) -> None:
-        """See that a constraint can be used. One that was found good is remembered: the engine is not asked again.
+    async def compile(self, constraint: Constraint) -> bool:
+        """See that a constraint can be used, and whether a text of its form may begin with white space. One that was
+        found good is remembered: the engine is not asked again.
 
         Raises ConstraintError, which says what is wrong with it; EngineUnavailable when there is nobody to ask.
         """
         if self.status != "ready":
             raise EngineUnavailable(self._why_not())
         try:
-            await self._compilations.compile(constraint)
+            return await self._compilations.compile(constraint)
         except ConnectionError as error:
             raise EngineUnavailable(str(error)) from None
 

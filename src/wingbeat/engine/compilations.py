@@ -23,26 +23,29 @@ class Compilations:
     def __init__(self, send: Callable[[Compile], None]) -> None:
         self._send = send
         self._ids = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[None]] = {}
-        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._asked: dict[int, asyncio.Future[bool]] = {}
+        self._good: OrderedDict[bytes, bool] = OrderedDict()
 
-    async def compile(self, constraint: Constraint) -> None:
-        """Raises ConstraintError with the engine's words when it refuses, ConnectionError when it cannot say."""
+    async def compile(self, constraint: Constraint) -> bool:
+        """Whether a text of this form may begin with white space.
+
+        Raises ConstraintError with the engine's words when it refuses, ConnectionError when it cannot say.
+        """
         constraint.check()
         digest = hashlib.sha256(msgspec.msgpack.encode(constraint)).digest()
         if digest in self._good:
             self._good.move_to_end(digest)
-            return
+            return self._good[digest]
         command = Compile(next(self._ids), constraint)
         answer = self._asked[command.id] = asyncio.get_running_loop().create_future()
         try:
             self._send(command)
-            await answer
+            self._good[digest] = await answer
         finally:
             del self._asked[command.id]
-        self._good[digest] = None
         if len(self._good) > MOST_REMEMBERED:
             self._good.popitem(last=False)
+        return answer.result()
 
     def take(self, event: Compiled) -> None:
         """The engine's answer."""
@@ -50,7 +53,7 @@ class Compilations:
         if answer is None or answer.done():  # whoever asked has left
             return
         if event.error is None:
-            answer.set_result(None)
+            answer.set_result(event.begins_white)
         else:
             answer.set_exception(ConnectionError(event.error) if event.away else ConstraintError(event.error))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 import llguidance
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
+from wingbeat.engine.grammar_faults import NOTHING, TOO_BIG, explain_schema, is_too_big
+from wingbeat.engine.grammar_gbnf import explain_gbnf, from_gbnf
+from wingbeat.engine.grammar_lark import explain_lark, from_lark
 from wingbeat.engine.grammar_messages import Vocabulary
+from wingbeat.engine.grammar_places import Schema
+from wingbeat.engine.grammar_regex import check_expression, explain_expression, first_line, with_certain_classes
 from wingbeat.engine.grammar_schema import prepared
 from wingbeat.sampling.constraint import Constraint, ConstraintError, choices
 from wingbeat.text.greedy import GreedyMatcher
@@ -23,13 +26,6 @@ COMPACT: JsonCompileOptions = {"whitespace_flexible": False}
 LIMITS = llguidance.LLParserLimits(
     max_lexer_states=100_000, max_grammar_size=500_000, step_max_items=50_000, verbose_errors=False
 )
-_PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
-_EXCERPT = re.compile(r"\n +\d+ \|.*", re.DOTALL)
-_CERTAIN = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
-_POSSIBLE = {"d": r"\p{N}", "w": r"\p{L}\p{M}\p{N}\p{Pc}\p{Cf}", "s": r"\s\x1c-\x1f"}
-_GBNF_PLACE = re.compile(r"^(.*?) at line (\d+)\b", re.DOTALL)
-_NAMED = re.compile(r"['\"`]([\w-]+)['\"`]")
-_KEYS = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
 class _Words:
@@ -75,11 +71,10 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ConstraintError(_first_line(self._matcher.get_error()))
-
-
-_FAR_NUMBER = re.compile(r"(?<=[:,\[ ])-?(?:\d{19,}|\d[\d.]*[eE]\+?(?:1[89]|[2-9]\d|\d{3,}))")
-"""In a grammar's ``%json``. llguidance counts in 64 bits, and dies of more."""
+            error = self._matcher.get_error()
+            if error.startswith(NOTHING):
+                raise ConstraintError("the text can neither end nor go on: a rule leads back to itself without an end")
+            raise ConstraintError(TOO_BIG if is_too_big(first_line(error)) else first_line(error))
 
 
 class Compiler:
@@ -95,107 +90,70 @@ class Compiler:
 
     def compile(self, constraint: Constraint) -> Matcher:
         """Raises ConstraintError."""
-        grammar = _grammar(constraint)
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise ConstraintError(_explain(constraint, matcher.get_error()))
+        try:
+            matcher, error = self._try(_grammar(constraint))
+            if error:
+                raise ConstraintError(self._explain(constraint, error))
+        except RecursionError:
+            raise ConstraintError("line 1: it is nested too deeply") from None
+        except ConstraintError:
+            raise
+        except ValueError as refused:  # before llguidance has compiled anything
+            raise ConstraintError(f"line 1: {first_line(str(refused))}") from None
         return Matcher(matcher, self._words)
+
+    def _try(self, grammar: str) -> tuple[llguidance.LLMatcher, str]:
+        """The matcher, and what is said against the grammar; "" for nothing."""
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # a grammar that nothing fits is noticed here
+        return matcher, matcher.get_error().partition("\n<state>")[0]
+
+    def _fault(self, schema: Schema) -> str:
+        return self._try(_from_schema(json.dumps(schema)))[1]
+
+    def _explain(self, constraint: Constraint, error: str) -> str:
+        """What llguidance says, in plain words and with the place in what the user wrote."""
+        text = constraint.grammar
+        match constraint.kind:
+            case "json_schema":
+                schema = prepared(text)
+                if isinstance(schema, dict):
+                    return explain_schema(text, schema, self._fault, error)
+                return first_line(error)
+            case "regex":
+                said = self._fault({"type": "string", "pattern": text}) or error
+                said = explain_expression(text, said)
+                return said if said.startswith("line ") else f"line 1: {said}"
+            case "gbnf":
+                return explain_gbnf(text, error)
+            case "lark":
+                return explain_lark(text, error, self._fault, self._is_dead)
+            case _:
+                return TOO_BIG if is_too_big(error) else first_line(error)
+
+    def _is_dead(self, lark: str) -> bool:
+        return self._try(llguidance.LLMatcher.grammar_from_lark(lark))[1].startswith(NOTHING)
 
 
 def _grammar(constraint: Constraint) -> str:
-    from_lark, text = llguidance.LLMatcher.grammar_from_lark, constraint.grammar
+    as_lark, text = llguidance.LLMatcher.grammar_from_lark, constraint.grammar
     match constraint.kind:
         case "json_schema":
-            return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared(text)), overrides=COMPACT)
+            return _from_schema(json.dumps(prepared(text)), constraint.white)
         case "json_object":
-            return llguidance.LLMatcher.grammar_from_json_schema('{"type":"object"}', overrides=COMPACT)
+            return _from_schema('{"type":"object"}', constraint.white)
         case "regex":
-            return from_lark(f"start: /{llguidance.regex_to_lark(_with_certain_classes(text), '')}/")
+            check_expression(text)
+            return as_lark(f"start: /{llguidance.regex_to_lark(with_certain_classes(text), '')}/")
         case "choice":
-            return from_lark("start: " + " | ".join(map(json.dumps, choices(text))))
+            return as_lark("start: " + " | ".join(map(json.dumps, choices(text))))
         case "gbnf":
-            return from_lark(_from_gbnf(text))
+            return as_lark(from_gbnf(text))
         case _:
-            if far := _FAR_NUMBER.search(text):
-                line = text.count("\n", 0, far.start()) + 1
-                raise ConstraintError(f"line {line}: numbers of a schema have 18 digits at most")
-            return from_lark(text)
+            return as_lark(from_lark(text))
 
 
-def _with_certain_classes(expression: str) -> str:
-    """``\\d``, ``\\w``, ``\\s`` as what every reader takes for such: libraries disagree beyond ASCII.
-
-    Where they are excluded, it is all that any reader takes for such.
-    """
-    written, in_class, negated, at = "", False, False, 0
-    while at < len(expression):
-        piece = expression[at : at + 2] if expression[at] == "\\" else expression[at]
-        at += len(piece)
-        letter = piece[1:].lower()
-        if len(piece) == 2 and letter in _CERTAIN:
-            excluded = piece[1].isupper() or (in_class and negated)
-            content = (_POSSIBLE if excluded and not (negated and piece[1].isupper()) else _CERTAIN)[letter]
-            open_class = "[^" if piece[1].isupper() else "["
-            written += content if in_class and piece[1].islower() else f"{open_class}{content}]"
-            continue
-        if piece == "[" and not in_class:
-            in_class, negated = True, expression[at : at + 1] == "^"
-            rest = expression[at + negated :]
-            if rest.startswith("]"):  # the first one is a member
-                piece, at = expression[at - 1 : at + negated + 1], at + negated + 1
-        elif piece == "]":
-            in_class = negated = False
-        written += piece
-    return written
-
-
-def _from_gbnf(text: str) -> str:
-    try:
-        return gbnf_to_lark(text)
-    except GbnfToLarkError as error:
-        raise ConstraintError(_gbnf_error(text, str(error))) from None
-    except RecursionError:
-        raise ConstraintError("the grammar is nested too deeply") from None
-    except Exception as error:  # the converter meets what it does not expect
-        raise ConstraintError(_gbnf_error(text, str(error))) from None
-
-
-def _gbnf_error(text: str, error: str) -> str:
-    """The words of the converter or of llguidance, with the line in what the user wrote where that can be told."""
-    place = _GBNF_PLACE.match(error)
-    if place is not None:
-        line = min(int(place[2]), text.rstrip().count("\n") + 1)  # the end is where the last line ends
-        return f"line {line}: {place[1][:1].lower()}{place[1][1:]}"
-    for name in _NAMED.findall(error):
-        if found := re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text):
-            return f"line {text.count(chr(10), 0, found.start()) + 1}: {_first_line(error)}"
-    return f"the grammar is not GBNF: {_first_line(error)}"
-
-
-def _explain(constraint: Constraint, error: str) -> str:
-    """llguidance's words, with the line in what the user wrote."""
-    if constraint.kind in ("json_schema", "json_object"):
-        return _explain_schema(constraint.grammar, error)
-    place = _PLACE.match(error)
-    if place is None:
-        return _first_line(error)
-    reason = _EXCERPT.sub("", place[3]).strip()
-    if constraint.kind == "regex":
-        last = reason.rsplit("error: ", 1)[-1]
-        return f"line 1: the regular expression is not possible: {_first_line(last)}"
-    if constraint.kind == "gbnf":  # the place is one in the Lark grammar that was made of it
-        return _gbnf_error(constraint.grammar, reason)
-    return f"line {place[1]}, column {place[2]}: {_first_line(reason)}"
-
-
-def _explain_schema(text: str, error: str) -> str:
-    found = _KEYS.search(error)
-    if found is None:
-        return f"the schema is not possible: {_first_line(error.rsplit('error: ', 1)[-1])}"
-    keys = json.loads(found[1])
-    where = min((text.count("\n", 0, text.find(f'"{key}"')) + 1 for key in keys), default=1)
-    return f"line {where}: the schema's {', '.join(keys)} cannot be enforced; leave it out"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "it is not possible"
+def _from_schema(schema: str, white: str = "") -> str:
+    options: JsonCompileOptions = {"whitespace_flexible": False, "whitespace_pattern": white} if white else COMPACT
+    return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=options)

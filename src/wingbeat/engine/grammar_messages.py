@@ -57,8 +57,11 @@ class Alive(msgspec.Struct, tag=True):
 
 
 class Checked(msgspec.Struct, tag=True):
+    """What came of ``Check``. ``begins_white``: such a text may begin with white space."""
+
     id: int
     error: str | None = None
+    begins_white: bool = False
 
 
 class Verdict(msgspec.Struct, array_like=True, gc=False):

@@ -9,22 +9,22 @@ is unsure could write digits or members for ever, so where the schema is silent:
 - an object with ``properties`` has no others. Not in schemas that combine objects (``allOf`` and others beside
   ``properties``), where that would contradict.
 
-All that makes is fewer texts: each of them is valid for the schema as it was.
+All that makes is fewer texts: each of them is valid for the schema as it was. A ``format`` that is not known is an
+annotation, as JSON Schema calls it, and left out.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
-from wingbeat.sampling.constraint import ConstraintError
+from wingbeat.engine.grammar_places import Schema, every
+from wingbeat.engine.grammar_regex import with_certain_classes
+from wingbeat.engine.grammar_schema_check import COUNTS, FARTHEST, check, is_number
 
 LARGEST_INTEGER = 2**53 - 1
 LARGEST_NUMBER = 10**15
-FARTHEST = 10**18 - 1  # llguidance counts in 64 bits
 DIGITS = 6  # behind the point
 
 _LEAP_YEAR = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|(1[26]|[2468][048]|[3579][26])00)"
@@ -34,48 +34,29 @@ _TIME = "[0-9]{2}:[0-9]{2}:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
 PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 """Beside the formats themselves: what every reader of them takes, without leap seconds."""
 
-Schema = dict[str, Any]
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_SINGLE = ("items", "additionalProperties", "additionalItems", "unevaluatedProperties", "contains", "not", "if")
+FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+"""Those that llguidance enforces."""
+
 _COMBINING = ("anyOf", "oneOf", "allOf", "$ref")
+_OPENING = {"additionalProperties", "patternProperties", "minProperties"}
 _NEUTRAL = {"$defs", "definitions", "$schema", "$id", "title", "description", "default", "examples", "discriminator"}
 
 
 def prepared(text: str) -> Schema | bool:
-    """The schema, bounded. Raises ConstraintError for one that is nested too deeply."""
+    """The schema, bounded. Raises ConstraintError naming the place of what is no schema."""
     schema = json.loads(text)
     if not isinstance(schema, dict):
         return schema
-    try:
-        every = list(_walk(schema))
-        closing = not any(map(_combines, every))
-        for part in every:
-            _bound(part)
-            if closing and "properties" in part and not part.keys() & {"additionalProperties", "patternProperties"}:
-                part["additionalProperties"] = False
-    except RecursionError:
-        raise ConstraintError("the schema is nested too deeply") from None
+    check(schema, text)
+    parts = [part for _, part in every(schema)]
+    closing = not any(map(_combines, parts))
+    for part in parts:
+        _bound(part)
+        if closing and "properties" in part and not part.keys() & _OPENING:
+            for name in part.get("required", ()):
+                part["properties"].setdefault(name, True)
+            part["additionalProperties"] = False
     return schema
-
-
-def _walk(schema: object) -> Iterator[Schema]:
-    """The schema and all schemas within."""
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for key in _SINGLE:
-        inner = schema.get(key)
-        for part in inner if isinstance(inner, list) else [inner]:
-            yield from _walk(part)
-    for key in _LISTS:
-        inner = schema.get(key)
-        for part in inner if isinstance(inner, list) else []:
-            yield from _walk(part)
-    for key in _MAPS:
-        inner = schema.get(key)
-        for part in inner.values() if isinstance(inner, dict) else []:
-            yield from _walk(part)
 
 
 def _combines(schema: Schema) -> bool:
@@ -87,21 +68,37 @@ def _combines(schema: Schema) -> bool:
 
 def _keep_within(schema: Schema) -> None:
     """Put bounds that are possible in place of those beyond what numbers of a grammar may be."""
+    for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(exclusive := schema.get(key), bool):  # as draft 4 had it
+            del schema[key]
+            if exclusive and bound in schema:
+                schema[key] = schema.pop(bound)
     for key in ("minimum", "exclusiveMinimum"):
-        if _is_number(schema.get(key)):
+        if is_number(schema.get(key)):
             schema[key] = max(schema[key], -FARTHEST)
     for key in ("maximum", "exclusiveMaximum"):
-        if _is_number(schema.get(key)):
+        if is_number(schema.get(key)):
             schema[key] = min(schema[key], FARTHEST)
-    for key in _BOUNDS:
-        if _is_number(schema.get(key)) and not -FARTHEST <= schema[key] <= FARTHEST:
-            raise ConstraintError(f"the schema's {key} cannot be enforced: numbers have 18 digits at most")
+
+
+def _plain_words(schema: Schema) -> None:
+    """Say in llguidance's words what it knows under others, and leave out what only comments on the schema."""
+    if schema.get("uniqueItems") is False or schema.get("maxItems") in (0, 1):
+        schema.pop("uniqueItems", None)
+    if schema.get("format") not in FORMATS:
+        schema.pop("format", None)
+    if "json-schema.org/" not in schema.get("$schema", ""):
+        schema.pop("$schema", None)
+    if "pattern" in schema:
+        schema["pattern"] = with_certain_classes(schema["pattern"])
+    for key in COUNTS:
+        if key in schema:
+            schema[key] = int(schema[key])
 
 
 def _bound(schema: Schema) -> None:
     _keep_within(schema)
-    if schema.get("uniqueItems") is False:
-        del schema["uniqueItems"]
+    _plain_words(schema)
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if schema.keys() & {"enum", "const"}:
@@ -120,15 +117,15 @@ def _bound(schema: Schema) -> None:
 
 def _include_bounds(schema: Schema, step: object) -> None:
     """Put bounds that are possible themselves in place of exclusive ones, which do not go with ``multipleOf``."""
-    if not _is_number(step) or not step:
+    if not is_number(step) or not step:
         return
     each = Decimal(str(step))
     lowest, highest = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    if _is_number(lowest):
+    if is_number(lowest):
         del schema["exclusiveMinimum"]
         bound = _plain((Decimal(str(lowest)) / each).to_integral_value("ROUND_FLOOR") * each + each)
         schema["minimum"] = max(bound, schema.get("minimum", bound))
-    if _is_number(highest):
+    if is_number(highest):
         del schema["exclusiveMaximum"]
         bound = _plain((Decimal(str(highest)) / each).to_integral_value("ROUND_CEILING") * each - each)
         schema["maximum"] = min(bound, schema.get("maximum", bound))
@@ -139,7 +136,7 @@ def _plain(value: Decimal) -> int | float:
 
 
 def _bound_numbers(schema: Schema, largest: int) -> None:
-    given = [abs(schema[key]) for key in _BOUNDS if _is_number(schema.get(key))]
+    given = [abs(schema[key]) for key in _BOUNDS if is_number(schema.get(key))]
     most = max([largest, *(min(10 * math.ceil(value), FARTHEST) for value in given if value > largest)])
     if not schema.keys() & {"minimum", "exclusiveMinimum"}:
         schema["minimum"] = -most
@@ -152,9 +149,5 @@ _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 
 def _step(schema: Schema) -> float:
     """Between two numbers: a millionth, or finer where the bounds are narrow."""
-    width = max(abs(schema[key]) for key in _BOUNDS if _is_number(schema.get(key)))
+    width = max(abs(schema[key]) for key in _BOUNDS if is_number(schema.get(key)))
     return 10.0 ** (min(0, math.floor(math.log10(width)) if width else 0) - DIGITS)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

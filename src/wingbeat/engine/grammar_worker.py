@@ -49,6 +49,7 @@ MOST_KEPT_BYTES = 512 << 20
 POLL_SECONDS = 0.002  # between looks at what is being compiled
 ALIVE_SECONDS = 1.0
 REHEARSED = 3  # tokens
+WHITE = (b" ", b"\t", b"\r", b"\n")
 EMPTY = "line 1: no text but the empty one is possible"
 FLUSH_SECONDS = 0.001  # masks that are ready do not wait longer for those of others
 
@@ -73,6 +74,7 @@ class Compiled(NamedTuple):
     matcher: Matcher
     first: Verdict
     size: int
+    begins_white: bool
 
 
 class Row:
@@ -106,8 +108,9 @@ class Shelf:
 class Grammars:
     """What a grammar process does, given a way to ``send``."""
 
-    def __init__(self, compiler: Compiler, end_of_text: int, send: Callable[[Event], None]) -> None:
-        self._compiler, self._end_of_text, self._send = compiler, end_of_text, send
+    def __init__(self, compiler: Compiler, vocabulary: Vocabulary, send: Callable[[Event], None]) -> None:
+        self._compiler, self._end_of_text, self._send = compiler, vocabulary.end_of_text, send
+        self._white = {token_id for token_id, token in enumerate(vocabulary.tokens) if token.startswith(WHITE)}
         self._pool = ThreadPoolExecutor(COMPILERS, "compile")
         self._shelf = Shelf()
         self._compiling: dict[bytes, tuple[Future[Compiled], list[Callable[[Compiled | str], None]]]] = {}
@@ -120,7 +123,10 @@ class Grammars:
 
     def check(self, command: Check) -> None:
         def answer(result: Compiled | str) -> None:
-            self._send(Checked(command.id, result if isinstance(result, str) else None))
+            if isinstance(result, str):
+                self._send(Checked(command.id, result))
+            else:
+                self._send(Checked(command.id, begins_white=result.begins_white))
 
         self._compile(command.constraint, answer)
 
@@ -205,7 +211,8 @@ class Grammars:
             self._closed.clear()
 
     def _compile(self, constraint: Constraint, answer: Callable[[Compiled | str], None]) -> None:
-        key = hashlib.sha256(f"{constraint.kind} {constraint.grammar}".encode("utf-8", "surrogatepass")).digest()
+        text = f"{constraint.kind} {constraint.white!r} {constraint.grammar}"
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         known = self._shelf.get(key)
         if known is not None:
             answer(known)
@@ -226,7 +233,8 @@ class Grammars:
         if allowed == [self._end_of_text]:
             raise ConstraintError(EMPTY)
         _rehearse(matcher.copy(), allowed[-1])
-        return Compiled(matcher, first, len(constraint.grammar) + max(0, _resident() - before))
+        size = len(constraint.grammar) + max(0, _resident() - before)
+        return Compiled(matcher, first, size, not self._white.isdisjoint(allowed))
 
 
 def _rehearse(matcher: Matcher, token: int) -> None:
@@ -285,7 +293,7 @@ def main() -> None:
             command = decoder.decode(frame)
             if isinstance(command, Vocabulary):
                 compiler = make_compiler(bootstrap.library, command)
-                grammars = Grammars(compiler, command.end_of_text, lambda event: pipe.send(encoder.encode(event)))
+                grammars = Grammars(compiler, command, lambda event: pipe.send(encoder.encode(event)))
             elif grammars is not None:
                 _obey(grammars, command)
         if grammars is None:

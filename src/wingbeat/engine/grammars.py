@@ -179,7 +179,7 @@ class Grammars:
     def _take(self, lane: Lane, event: Event) -> None:
         if isinstance(event, Checked):
             lane.checks.discard(event.id)
-            self._compiled.append(Compiled(event.id, event.error))
+            self._compiled.append(Compiled(event.id, event.error, begins_white=event.begins_white))
         elif isinstance(event, Verdicts):
             for verdict in event.rows:
                 self._judge(lane, verdict)

@@ -253,12 +253,14 @@ class Compile(msgspec.Struct, tag=True):
 class Compiled(msgspec.Struct, tag=True):
     """What came of ``Compile``. ``error`` says what is wrong with the constraint, with the line where there is one.
 
-    ``away``: the constraint may be good, but what compiles it has failed.
+    ``away``: the constraint may be good, but what compiles it has failed. ``begins_white``: a text of that form may
+    begin with white space.
     """
 
     id: int
     error: str | None = None
     away: bool = False
+    begins_white: bool = False
 
 
 class Loading(msgspec.Struct, tag=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Literal, get_args
 
 import msgspec
@@ -41,6 +42,10 @@ class Constraint(msgspec.Struct, frozen=True):
     after: str = ""
     """``begins`` is looked for from the end of this text on, that of the reasoning, say. "": from the first token."""
 
+    white: str = ""
+    """For json_schema and json_object: an expression of the white space that may stand between the parts of the JSON,
+    made of `` \\t\\n\\r\\s`` and of what says how often. "": none does."""
+
     required: bool = False
     """Nothing ends the answer before the grammar holds: neither the end of text nor a stop."""
 
@@ -59,6 +64,7 @@ class Constraint(msgspec.Struct, frozen=True):
             raise ConstraintError(
                 f"the {_word(self.kind)} has {len(self.grammar)} characters; at most {MAX_GRAMMAR_LENGTH} are taken"
             )
+        _check_characters(self.grammar, f"the {_word(self.kind)}")
         for name, value in (("begins", self.begins), ("after", self.after)):
             if len(value) > MAX_BEGINS_LENGTH:
                 raise ConstraintError(f"{name} must have at most {MAX_BEGINS_LENGTH} characters, not {len(value)}")
@@ -66,7 +72,7 @@ class Constraint(msgspec.Struct, frozen=True):
             _check_schema(self.grammar)
         elif self.kind == "choice":
             choices(self.grammar)
-        elif self.kind != "json_object" and not self.grammar.strip():
+        elif self.kind != "json_object" and not (self.grammar if self.kind == "regex" else self.grammar.strip()):
             raise ConstraintError(f"the {_word(self.kind)} is empty")
 
 
@@ -75,6 +81,8 @@ def choices(grammar: str) -> list[str]:
     texts = _json(grammar, "the choices")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
         raise ConstraintError("the choices must be a list of texts, none of them empty")
+    for text in texts:
+        _check_characters(text, "the choices")
     if len(texts) > MAX_CHOICES:
         raise ConstraintError(f"there are {len(texts)} choices; at most {MAX_CHOICES} are taken")
     return texts
@@ -88,18 +96,30 @@ def _check_schema(grammar: str) -> None:
         raise ConstraintError("the schema false allows nothing")
 
 
-def _json(text: str, name: str) -> object:
+def _check_characters(text: str, name: str) -> None:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise ConstraintError(f"line {line}: {name} has half a character: {text[error.start]!r}") from None
+
+
+def _json(text: str, name: str) -> object:
+    def refuse(constant: str) -> float:
+        raise json.JSONDecodeError(f"{constant:.40} is no number of JSON", text, max(0, text.find(constant)))
+
+    def number(digits: str) -> float:
+        return value if math.isfinite(value := float(digits)) else refuse(digits)
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=number)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConstraintError(f"{name} must be JSON: {error.msg} ({where})") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ConstraintError(f"{name} must be JSON, nested less deeply") from None
+    except ValueError as error:
         raise ConstraintError(f"{name} must be JSON: {error}") from None
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _word(kind: str) -> str:

@@ -206,13 +206,14 @@ class ServedModel:
             wrong = next(token for token in ids if not 0 <= token < size)
             raise bad_request(f"{param}: {wrong} is not a token of this model (0 to {size - 1}).", param)
 
-    async def compile(self, constraint: Constraint, param: str) -> None:
-        """See that a constraint, which came from the field `param`, can be used. Await this before a reply begins.
+    async def compile(self, constraint: Constraint, param: str) -> bool:
+        """See that a constraint, which came from the field `param`, can be used, and whether a text of its form may
+        begin with white space. Await this before a reply begins.
 
         Raises ApiError: 400 saying what is wrong with it, 503 when the engine is away.
         """
         try:
-            await self.client.compile(constraint)
+            return await self.client.compile(constraint)
         except ConstraintError as error:
             raise bad_request(f"{param}: {error}.", param) from None
         except EngineUnavailable as away:

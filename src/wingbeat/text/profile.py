@@ -54,9 +54,12 @@ class ModelProfile:
             )
         return self.template
 
-    def splitter(self, segments: Sequence[str], *, exact: bool = False) -> ReasoningSplitter:
-        """A fresh splitter for the reply to a prompt that `render` made. `exact`: see `ReasoningSplitter`."""
-        return ReasoningSplitter(segments[-1] if segments else "", thinking=self.thinking != "none", exact=exact)
+    def splitter(
+        self, segments: Sequence[str], *, exact: bool = False, white_is_said: bool = False
+    ) -> ReasoningSplitter:
+        """A fresh splitter for the reply to a prompt that `render` made. The rest: see `ReasoningSplitter`."""
+        opening, thinks = segments[-1] if segments else "", self.thinking != "none"
+        return ReasoningSplitter(opening, thinking=thinks, exact=exact, white_is_said=white_is_said)
 
 
 # As the models' authors chat with them. Half of a penalty is gone after 173 tokens.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from wingbeat.text.stream import Trimmer, overlap
 
 _OPEN, _CLOSE = "<think>", "</think>"
+LEADING_WHITE = " \t\r\n"
+"""What may come before an answer that follows a grammar, and is no part of it."""
 
 
 class ReasoningSplitter:
@@ -15,10 +17,12 @@ class ReasoningSplitter:
     "<think>" of its own accord. The text of a continued message keeps its leading white space.
     """
 
-    def __init__(self, last_segment: str = "", *, thinking: bool = True, exact: bool = False) -> None:
+    def __init__(
+        self, last_segment: str = "", *, thinking: bool = True, exact: bool = False, white_is_said: bool = False
+    ) -> None:
         """`last_segment` is the end of the prompt as `ChatTemplate.render` gave it; `thinking=False` for models whose
         replies are answers only. An `exact` answer follows a grammar: it opens no reasoning, and white space at its end
-        belongs to it."""
+        belongs to it; with `white_is_said` that at its beginning, too."""
         self.exact = exact
         opening = last_segment.strip()
         continues = last_segment.startswith(" ")  # contents begin with a space, role labels do not
@@ -28,7 +32,13 @@ class ReasoningSplitter:
         self._tag_open = opened and opening.endswith("think")
         answer_starts = not continues or (opened and (self._reasoning or opening.endswith(("</think", _CLOSE))))
         self._reasoning_trimmer = Trimmer()
-        self._answer_trimmer = Trimmer(leading=answer_starts, trailing=not exact)
+        self.trims_start = answer_starts and not (exact and white_is_said)
+        """Whether white space at the beginning of the answer is no part of it."""
+        ended = last_segment[-1:].isspace() and not self._reasoning
+        self.has_room = answer_starts and not ended
+        """Whether a model may well write white space before its answer."""
+        white = LEADING_WHITE if exact else None
+        self._answer_trimmer = Trimmer(leading=self.trims_start, trailing=not exact, white=white)
         self._held = ""
 
     @property

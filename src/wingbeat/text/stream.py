@@ -138,16 +138,18 @@ def _automaton(stops: tuple[str, ...]) -> _StopAutomaton:
 class Trimmer:
     """Drops white space at the ends of a text that arrives in pieces, and keeps it inside."""
 
-    def __init__(self, *, leading: bool = True, trailing: bool = True) -> None:
-        """`leading=False` keeps white space at the beginning, `trailing=False` that at the end."""
+    def __init__(self, *, leading: bool = True, trailing: bool = True, white: str | None = None) -> None:
+        """`leading=False` keeps white space at the beginning, `trailing=False` that at the end. `white`: what counts as
+        such at the beginning, if not all that is."""
         self._at_start = leading
+        self._white = white
         self._keeps_end = not trailing
         self._held: list[str] = []
 
     def push(self, text: str) -> str:
         """The part of the text that is certain to stay; trailing white space waits for something to follow it."""
         if self._at_start:
-            text = text.lstrip()
+            text = text.lstrip(self._white)
         kept = text if self._keeps_end else text.rstrip()
         if not kept:
             self._held.append(text)

@@ -136,8 +136,9 @@ def openai_router(
             prompt = await chat_prompt(body, model, start, turn, form)
             await predict(body, model, prompt)
             sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
-            sampling = await form.constrain(sampling, model, prompt.splitter().before_answer)
-            choices = [ChatChoice(prompt.splitter(), texts, form, logprobs=bool(body.logprobs)) for _ in range(count)]
+            sampling = await form.constrain(sampling, model, prompt.splitter())
+            splitters = [prompt.splitter_of(sampling) for _ in range(count)]
+            choices = [ChatChoice(splitter, texts, form, logprobs=bool(body.logprobs)) for splitter in splitters]
             states = await returned_states(body, store, model, body.n or 1)
             scored, wanted = [ScoredPrompt(prompt.prompts[0])], body.prompt_logprobs
             (prompt_logprobs,) = asked_fields(scored, texts, wanted, 1, "messages")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from wingbeat.engine.messages import RowOutput
+from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import run_sized
 from wingbeat.server.dialects.openai_answer import ObjectNames, Piece
 from wingbeat.server.dialects.openai_chat_schema import ChatBody, ChatMessage
@@ -30,8 +31,13 @@ class ChatPrompt(NamedTuple):
     segments: list[str]
     prompts: Prompts
     """One: the segments' tokens."""
-    splitter: Callable[[], ReasoningSplitter]
+    splitter: Callable[..., ReasoningSplitter]
     """Makes a splitter for an answer to it."""
+
+    def splitter_of(self, sampling: SamplingParams) -> ReasoningSplitter:
+        """A splitter for an answer with these parameters."""
+        form = sampling.constraint
+        return self.splitter(white_is_said=form is not None and not form.leading_white)
 
 
 def spoken(messages: Iterable[ChatMessage]) -> list[Message]:
@@ -145,7 +151,9 @@ class ChatChoice:
     ) -> None:
         self._splitter = splitter
         self._token_bytes = texts.token_bytes
-        self._logprobs = ChatLogprobs(texts, exact=splitter.exact) if logprobs else None
+        self._logprobs = (
+            ChatLogprobs(texts, exact=splitter.exact, trims_start=splitter.trims_start) if logprobs else None
+        )
         self._calls = form.reader()
         self._legacy = form.tools is not None and form.tools.legacy
         self._thought = _ThoughtCounter()

@@ -15,6 +15,7 @@ from wingbeat.sampling.constraint import MAX_CHOICES, Constraint, ConstraintKind
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.errors import bad_request, unsupported
 from wingbeat.server.registry import ServedModel
+from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.tools import is_tool_name
 
 _GBNF_RULE = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
@@ -226,17 +227,23 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def in_chat(asked: Asked | None, before: str) -> Asked | None:
-    """The form as it holds for an answer of a chat: after the text `before`, and a space may come first."""
+def in_chat(asked: Asked | None, answer: ReasoningSplitter) -> Asked | None:
+    """The form as it holds for such an answer of a chat: after the reasoning, and a space may come first."""
     if asked is None:
         return None
-    constraint = msgspec.structs.replace(asked.constraint, begins=before, required=bool(before), leading_white=True)
+    before = answer.before_answer
+    constraint = msgspec.structs.replace(
+        asked.constraint, begins=before, required=bool(before), leading_white=answer.has_room
+    )
     return asked._replace(constraint=constraint)
 
 
 async def constrained(sampling: SamplingParams, model: ServedModel, asked: Asked | None) -> SamplingParams:
-    """The parameters with the form that was asked for, once it is known to be one. Raises ApiError (400, 503)."""
+    """The parameters with the form that was asked for, once it is known to be one. White space at the beginning is the
+    form's own where that may begin so, and nothing comes before it. Raises ApiError (400, 503)."""
     if asked is None:
         return sampling
-    await model.compile(asked.constraint, asked.param)
-    return msgspec.structs.replace(sampling, constraint=asked.constraint)
+    constraint = asked.constraint
+    if await model.compile(constraint, asked.param):
+        constraint = msgspec.structs.replace(constraint, leading_white=False)
+    return msgspec.structs.replace(sampling, constraint=constraint)

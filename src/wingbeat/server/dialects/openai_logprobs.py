@@ -31,12 +31,13 @@ class ChatLogprobs:
 
     The content is the row's text without the reasoning before it and without white space at its ends. So tokens of
     these have no entry, and one that is only partly said has an entry for that part. An `exact` answer keeps the white
-    space at its end.
+    space at its end, one without `trims_start` that at its beginning.
     """
 
-    def __init__(self, texts: TokenTexts, *, exact: bool = False) -> None:
+    def __init__(self, texts: TokenTexts, *, exact: bool = False, trims_start: bool = True) -> None:
         self._texts = texts
         self._exact = exact
+        self._trims_start = trims_start
         self._tokens = TokenQueue(texts.token_bytes)
         self._read = 0  # characters of the row's text so far
         self._end = 0  # where its last word so far ends
@@ -74,7 +75,7 @@ class ChatLogprobs:
         skipped, dropped = max(0, start - token.start), max(0, token.end - self._end)
         if skipped and token.end <= start:
             return None
-        first, self._said_any = not self._said_any and start > 0, True
+        first, self._said_any = self._trims_start and not self._said_any and start > 0, True
         names = self._names(item.token)
         if skipped or dropped:
             text = _text(self._texts.token_bytes(item.token))

@@ -13,6 +13,7 @@ from wingbeat.server.dialects.openai_tool_calls import CallReader
 from wingbeat.server.dialects.openai_tools_schema import FunctionBody, ToolChoice
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.registry import ServedModel
+from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.tools import FENCE, MAX_CALLS, Tool, calls_grammar
 
 
@@ -94,24 +95,27 @@ class AnswerForm(NamedTuple):
         """What tells calls from the text; None where there can be none."""
         return None if self.tools is None else CallReader(at_start=self.constrains)
 
-    def asked(self, before: str) -> Asked | None:
-        """The grammar of a chat's answer that begins after the text `before`, "" for at once.
+    def asked(self, answer: ReasoningSplitter) -> Asked | None:
+        """The grammar of such an answer of a chat.
 
         Raises ApiError (400) for a form of the text that cannot be told from a call.
         """
         if self.tools is None:
-            return in_chat(self.text, before)
+            return in_chat(self.text, answer)
         tools = self.tools
         schemas = {tool.name: _prepared(json_text(tool.schema), tools.param(tool)) for tool in tools.may}
         if not self.constrains:
             grammar = calls_grammar(schemas, tools.most, fenced=False)
-            return Asked(Constraint("lark", grammar, begins=FENCE, after=before), tools.field)
+            return Asked(Constraint("lark", grammar, begins=FENCE, after=answer.before_answer), tools.field)
         text = None if self.text is None or tools.required else _schema(self.text, tools)
-        return in_chat(Asked(Constraint("lark", calls_grammar(schemas, tools.most, answer=text)), tools.field), before)
+        either = calls_grammar(schemas, tools.most, answer=text)
+        return in_chat(Asked(Constraint("lark", either), tools.field), answer)
 
-    async def constrain(self, sampling: SamplingParams, model: ServedModel, before: str) -> SamplingParams:
-        """`sampling` with this form. Raises ApiError (400), naming the part that is no good; 503."""
-        asked = self.asked(before)
+    async def constrain(
+        self, sampling: SamplingParams, model: ServedModel, answer: ReasoningSplitter
+    ) -> SamplingParams:
+        """`sampling` with this form, for such an answer. Raises ApiError: 400 naming the part that is no good; 503."""
+        asked = self.asked(answer)
         try:
             return await constrained(sampling, model, asked)
         except ApiError as error:

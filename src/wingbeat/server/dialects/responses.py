@@ -49,9 +49,9 @@ def responses_router(
             start = await start_of(body, starts, model, turn)
             prompt = await _prompt(body, model, start, turn)
             sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
-            sampling = await body.form.constrain(sampling, model, prompt.splitter().before_answer)
+            sampling = await body.form.constrain(sampling, model, prompt.splitter())
             states = await returned_states(body, store, model, 1)
-            answer = ResponseAnswer(model, body, prompt.splitter(), states)
+            answer = ResponseAnswer(model, body, prompt.splitter_of(sampling), states)
             generation = begin(body, model, prompt.prompts, sampling, start, turn)
         if body.stream:
             return EventStream(generation, answer, settling(answer, turn))
