@@ -14,6 +14,7 @@ from wingbeat.text.profile import PROFILES
 from wingbeat.text.world import WorldTokenizer
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "the wing"}]
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks."}}
 
 
 @pytest.fixture
@@ -97,6 +98,24 @@ def test_as_llama_cpp(server: LiveServer, tokenizer: WorldTokenizer) -> None:
     assert ask(server, "/tokenize", content="") == {"tokens": []}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"tool_choice": "none"},
+        {"tool_choice": "required"},
+        {"chat_template_kwargs": {"tool_prompt": "You have {tools}."}},
+        {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "x"}]},
+    ],
+)
+def test_tools_are_told_as_in_a_chat(server: LiveServer, more: dict[str, Any]) -> None:
+    asked = {"messages": MESSAGES, "tools": [TOOL], **more}
+    count = ask(server, "/tokenize", **asked)["count"]
+    assert count == ask(server, "/v1/chat/completions", max_tokens=1, **asked)["usage"]["prompt_tokens"]
+    without = ask(server, "/tokenize", **{**asked, "tools": None, "tool_choice": None})["count"]
+    assert (count > without) == (more.get("tool_choice") != "none")
+
+
 def test_the_end_of_text_by_its_name(server: LiveServer, tokenizer: WorldTokenizer) -> None:
     name = "<|endoftext|>"
     assert ask(server, "/tokenize", prompt=name, return_token_strs=True)["token_strs"] == [name]
@@ -137,7 +156,9 @@ def test_large_texts(server: LiveServer, tokenizer: WorldTokenizer) -> None:
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": [{"role": "user"}]}, "messages[0].content"),
         ("/tokenize", {"messages": MESSAGES, "chat_template": "{{ x }}"}, "chat_template"),
-        ("/tokenize", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools"),
+        ("/tokenize", {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools[0].function"),
+        ("/tokenize", {"messages": MESSAGES, "tools": [TOOL, TOOL]}, "tools"),
+        ("/tokenize", {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice"),
         ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
         ("/tokenize", {"content": {"a": 1}}, "content"),
         ("/tokenize", {"content": [True]}, "content"),

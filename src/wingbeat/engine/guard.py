@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class Guard:
         "_grammars",
         "_mark_state",
         "_marks",
+        "_only",
         "_stops",
         "_words",
         "_words_state",
@@ -43,11 +45,17 @@ class Guard:
     )
 
     def __init__(
-        self, grammars: Grammars, grammar: Grammar | None, words: WordFilter | None, marks: Sequence[MarkFilter] = ()
+        self,
+        grammars: Grammars,
+        grammar: Grammar | None,
+        words: WordFilter | None,
+        marks: Sequence[MarkFilter] = (),
+        only: Bits | None = None,
     ):
         self._grammars, self.grammar = grammars, grammar
         self._words, self._marks = words, marks  # those that the grammar still waits for
         self._words_state = self._mark_state = 0
+        self._only = only  # tokens that the answer may be of
         self._stops: list[int] = []  # tokens that would end the answer, where the grammar must come first
         self._free: list[Bits] = []  # tokens that are white space, while so many characters of it may come
         self.holds = grammar is not None and not marks
@@ -82,7 +90,7 @@ class Guard:
 
     def mask(self, end_of_text: int | None) -> Bits:
         """The tokens that may come next, as bits; not to be changed. Without ``end_of_text``, if that is given."""
-        bits: Bits | None = None
+        bits = self._only
         if self._marks:
             bits = self._marks[0].mask(self._mark_state)
             if self._stops:
@@ -136,6 +144,15 @@ def without(bits: Bits, tokens: Sequence[int]) -> Bits:
     return bits
 
 
+@lru_cache(maxsize=16)
+def _only(tokens: tuple[int, ...], vocab_size: int) -> Bits:
+    """The mask of these tokens. Rows of one request share it."""
+    bits = np.zeros(-(-vocab_size // WORD), np.uint32)
+    ids = np.array(tokens, np.int64)
+    np.bitwise_or.at(bits, ids // WORD, np.left_shift(np.uint32(1), (ids % WORD).astype(np.uint32)))
+    return bits
+
+
 class Guards:
     """Makes guards for the rows of a model. What they share, for a vocabulary or a list of words, is made once."""
 
@@ -150,6 +167,8 @@ class Guards:
     def guard(self, sampling: SamplingParams) -> Guard | None:
         """None where everything may be said."""
         constraint, words = sampling.constraint, sampling.bad_words
+        if sampling.allowed_token_ids is not None:
+            return Guard(self.grammars, None, None, only=_only(sampling.allowed_token_ids, self._vocab_size))
         if constraint is None and not words:
             return None
         word_filter = self._word_filter(words) if words else None

@@ -113,7 +113,7 @@ class Sequence:
         self.ending: RowOutput | None = None  # the last output, held back while the state is brought to the end
         self.expected = request.draft
         # Whether guesses may be fed to it: what a grammar allows next is found out while a step runs, for one token.
-        self.speculates = sampling.constraint is None and not sampling.bad_words
+        self.speculates = sampling.constraint is None and not sampling.bad_words and sampling.allowed_token_ids is None
         self.drafter: Drafter | None = None  # which makes them
         self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
         self.scored_from = 1  # the first token of the prompt that is scored; nothing predicts that at 0
@@ -343,12 +343,15 @@ class Sequence:
         finish = self._stop_token(token)
         if finish is not None:
             self._reply = self.sampled[:-1]
+            if finish.detail in self.sampling.shown_stops:
+                output.text = self._transcript.push_last(token)
         else:
             waits = self.guard is not None and self.guard.waits
             early = waits or self._earlier + len(self.sampled) <= self.sampling.min_tokens
             output.text, matched = self._transcript.push(token, stops=not early)
             if matched is not None:
                 self._reply = self._transcript.before(self.sampled, matched)
+                output.text += matched if matched in self.sampling.shown_stops else ""
                 return self._close(output, Finish("stop", matched))
             if self.guard is not None:
                 output.text += self._tell(self.guard, token)

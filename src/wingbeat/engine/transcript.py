@@ -38,6 +38,11 @@ class Transcript:
         text = self._decoder.push(self._bytes(token))
         return self._stops.push(text) if stops and self._stops is not None else (text, None)
 
+    def push_last(self, token: int) -> str:
+        """The text that is left, with that of ``token``, which ends it."""
+        held = self.without_stops()
+        return held + (self._decoder.push(self._bytes(token)) if self._tokenizer is not None else "")
+
     def without_stops(self) -> str:
         """Look for stops no longer. Returns the text that was held back for one."""
         stops, self._stops = self._stops, None

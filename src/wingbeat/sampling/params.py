@@ -134,6 +134,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end the answer."""
 
+    shown_stops: tuple[str | int, ...] = ()
+    """Those of `stop` and `stop_token_ids` that stay in the text which they end."""
+
     ignore_eos: bool = False
     """Go on after the model's own end of text."""
 
@@ -154,6 +157,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     bad_words: tuple[str, ...] = ()
     """Texts that the answer must not contain, whatever tokens they would come as; at most 256, of at most 200
     characters each."""
+
+    allowed_token_ids: tuple[int, ...] | None = None
+    """The answer is of these tokens only; None: of any. Not together with `constraint` or `bad_words`."""
 
     @property
     def counts_prompt(self) -> bool:
@@ -185,6 +191,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         self._check_stops()
         self._check_tokens(vocab_size)
         self._check_bad_words()
+        self._check_allowed()
         if self.constraint is not None:
             self.constraint.check()
 
@@ -231,9 +238,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if sum(map(len, self.bad_words)) > MAX_BAD_WORDS_LENGTH:
             raise ValueError(f"bad_words must hold at most {MAX_BAD_WORDS_LENGTH} characters, all texts together")
 
+    def _check_allowed(self) -> None:
+        if self.allowed_token_ids is None:
+            return
+        if not self.allowed_token_ids:
+            raise ValueError("allowed_token_ids must hold at least one token id")
+        if self.constraint is not None or self.bad_words:
+            raise ValueError("allowed_token_ids go together neither with a constraint nor with bad_words")
+
     def _check_tokens(self, vocab_size: int | None) -> None:
-        for name in ("stop_token_ids", "no_repeat", "penalty_free", "penalty_history"):
-            for token in getattr(self, name):
+        for name in ("stop_token_ids", "no_repeat", "penalty_free", "penalty_history", "allowed_token_ids"):
+            for token in getattr(self, name) or ():
                 _check_token(name, token, vocab_size)
         for token in self.thinking.closing if self.thinking else ():
             _check_token("thinking.closing", token, vocab_size)

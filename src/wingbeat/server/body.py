@@ -60,7 +60,7 @@ def _parse(raw: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise from_validation(error) from None
+        raise from_validation(error, raw) from None
 
 
 def check_shape(raw: bytes) -> None:

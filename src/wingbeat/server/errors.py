@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,18 +62,45 @@ def unavailable(message: str, *, retry_after: float = 1.0) -> ApiError:
     return ApiError(503, message, code="engine_unavailable", headers=headers)
 
 
-def from_validation(error: ValidationError) -> ApiError:
-    """The first problem pydantic found, as a 400 that names the field."""
-    first = error.errors(include_url=False, include_input=False)[0]
+def from_validation(error: ValidationError, raw: bytes) -> ApiError:
+    """The first problem pydantic found in the body `raw`, as a 400 that names the field."""
+    found = error.errors(include_url=False, include_input=False)
+    first = found[0]
     if first["type"] == "json_invalid":
         return bad_request(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    param = _path(first["loc"])
+    body = from_json(raw)
+    place = _place(first, body)
+    param = _path(place)
     if not param:
         return bad_request("The body must be a JSON object.")
     if first["type"] == "missing":
         return bad_request(f"{param}: this field is required.", param, "missing_required_parameter")
     code = _NOT_SUPPORTED if first["type"] == _NOT_SUPPORTED else "invalid_value"
-    return bad_request(f"{param}: {_problem(first)}.", param, code)
+    # A value that may be of several types has a problem with each of them.
+    problems = dict.fromkeys(_problem(other) for other in found if _place(other, body) == place)
+    told, *more = problems
+    return bad_request(
+        f"{param}: {' or '.join([told, *(text.removeprefix('must be ') for text in more)])}.", param, code
+    )
+
+
+_OF_ABSENT = ("missing", "value_error", _NOT_SUPPORTED)
+"""What pydantic finds of a field that is not there."""
+
+
+def _place(found: ErrorDetails, body: Any) -> tuple[int | str, ...]:
+    """Where in the body it was found: what pydantic says, without the names that it gives to the types of a field that
+    may be of several."""
+    place: list[int | str] = []
+    for part in found["loc"]:
+        if isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        elif isinstance(body, dict) and str(part) in body:
+            body = body[str(part)]
+        elif not (isinstance(body, dict) and found["type"] in _OF_ABSENT):
+            continue
+        place.append(part)
+    return tuple(place)
 
 
 def _problem(found: ErrorDetails) -> str:

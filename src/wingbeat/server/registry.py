@@ -154,23 +154,27 @@ class ServedModel:
             progress = f" ({100 * done // total} %)" if total and self.status == "loading" else ""
             raise unavailable(f"The model {self.name} cannot answer now: {self.status}{progress}.")
 
-    async def encode(self, prompts: Sequence[Prompt], param: str, choices: int = 1) -> Prompts:
-        """Token ids of each prompt; `param` is the field they came from, `choices` how often each is answered.
+    async def encode(self, prompts: Sequence[Prompt], param: str, choices: int = 1, last: int | None = None) -> Prompts:
+        """Token ids of each prompt; `param` is the field they came from, `choices` how often each is answered. `last`:
+        only so many from its end, -1: as many as it may have.
 
         Raises ApiError (400) for texts and ids that the model cannot take, and for more of them than it may.
         """
         size = sum(len(prompt) if isinstance(prompt, list) else sum(map(len, prompt)) for prompt in prompts)
         tokenizer, fingerprint = self.tokenizer, self.fingerprint  # now: the model may be replaced meanwhile
-        ids = await run_sized(size, self._encode, tokenizer, prompts, param, choices)
+        if last == -1:
+            last = max(1, self.max_prompt_tokens // (choices * max(1, len(prompts))))
+        ids = await run_sized(size, self._encode, tokenizer, prompts, param, choices, last)
         return Prompts(ids, fingerprint)
 
     def _encode(
-        self, tokenizer: Tokenizer | None, prompts: Sequence[Prompt], param: str, choices: int
+        self, tokenizer: Tokenizer | None, prompts: Sequence[Prompt], param: str, choices: int, last: int | None
     ) -> list[list[int]]:
         encoded: list[list[int]] = []
         total, most = 0, self.max_prompt_tokens
         for prompt in prompts:
-            encoded.append(self._encode_one(tokenizer, prompt, param))
+            ids = self._encode_one(tokenizer, prompt, param)
+            encoded.append(ids if last is None else ids[-last:])
             total += len(encoded[-1]) * choices
             if total > most:
                 counted = " (each prompt counted once for each answer)" if choices > 1 else ""

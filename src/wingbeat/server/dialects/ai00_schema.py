@@ -36,7 +36,7 @@ class ChoosesBody(BaseModel):
 
     model: str | None = Field(None, description="Under /v1 as for completions; elsewhere without effect.")
     input: Joined = Field("", description="What the choices follow: a text, or the parts of one.")
-    choices: list[str] = Field([], max_length=MAX_CHOICES, description="Each is tokenised by itself.")
+    choices: list[str] | None = Field(None, max_length=MAX_CHOICES, description="Each is tokenised by itself.")
     state: str | None = Field(
         None,
         description="The state to begin from, by name or id, as for completions. A UUID that names none means the "
@@ -53,6 +53,7 @@ class RankedChoice(Exact):
     """Its place in the request."""
     rank: int
     """From 0, the best."""
+    choice: str
     perplexity: float | None
     """The mean negative log-likelihood of its tokens; null for a choice that is empty or impossible."""
 

@@ -65,6 +65,7 @@ async def chat_prompt(
         effort=body.reasoning_effort,
         continue_final=goes_on,
         choices=body.rows_per_prompt,
+        last=body.truncate_prompt_tokens,
         follows=start.state is not None,
         turn=turn,
         form=form,
@@ -88,12 +89,14 @@ async def conversation_prompt(
     effort: str | None = None,
     continue_final: bool = False,
     choices: int = 1,
+    last: int | None = None,
     follows: bool = False,
     turn: Turn | None = None,
     form: AnswerForm = FREE,
 ) -> ChatPrompt:
-    """The prompt of these messages, which came in the field `param`. `follows`: after an answer that was read already.
-    In a session's turn they follow its log. The tools of `form` are told where the model does not know them yet.
+    """The prompt of these messages, which came in the field `param`; only the `last` so many of its tokens. `follows`:
+    after an answer that was read already. In a session's turn they follow its log. The tools of `form` are told where
+    the model does not know them yet.
 
     Raises ApiError (400) when it is too long, or the model has no form for conversations.
     """
@@ -112,12 +115,12 @@ async def conversation_prompt(
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
     if form.constrains:
         segments = template.closed(segments)
-    encoded = await model.encode([tuple(segments)], param, choices)
+    encoded = await model.encode([tuple(segments)], param, choices, last)
     if turn is not None:
         return _prompt(segments, turn.prompts(encoded), model, form)
     passing = 0 if continue_final else template.passing(messages, thinking)
     if passing and _is_under_way(messages):
-        encoded.mark = len(encoded[0]) - sum(map(model.tokens_of, segments[-passing:]))
+        encoded.mark = max(0, len(encoded[0]) - sum(map(model.tokens_of, segments[-passing:])))
     return _prompt(segments, encoded, model, form)
 
 

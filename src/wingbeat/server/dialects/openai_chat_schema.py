@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_constraints import ResponseFormat
+from wingbeat.server.dialects.openai_other_names import AnswerLimit
+from wingbeat.server.dialects.openai_other_schema import Off
 from wingbeat.server.dialects.openai_ranking import RankingBody
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, Ignored, example, whole_numbers
 from wingbeat.server.dialects.openai_tools import AnswerForm, offered_tools
@@ -19,11 +30,12 @@ from wingbeat.server.dialects.openai_tools_schema import (
     FunctionBody,
     FunctionCallField,
     ToolBody,
-    ToolChoiceField,
+    Tools,
+    ToolUseFields,
 )
 from wingbeat.server.errors import bad_request, not_supported, unsupported
 from wingbeat.text.templates import TOOLS
-from wingbeat.text.tools import MAX_CALLS, ToolCall
+from wingbeat.text.tools import ToolCall
 
 
 def _content(value: Any, info: ValidationInfo) -> Any:
@@ -184,7 +196,7 @@ Metadata = Annotated[
 ]
 
 
-class ChatBody(RankingBody):
+class ChatBody(RankingBody, ToolUseFields):
     """Answer a conversation."""
 
     model_config = example({"messages": [{"role": "user", "content": "What is RWKV?"}], "max_tokens": 100})
@@ -194,22 +206,18 @@ class ChatBody(RankingBody):
         description="The conversation. With a kept `state` it follows what that has seen; without messages the last "
         "answer goes on.",
     )
-    max_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="Default, and -1: until the model stops.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT, description="The newer name of `max_tokens`.")
+    same: ClassVar[dict[str, str]] = {
+        **RankingBody.same,
+        **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens"), "max_tokens"),
+        "thinking_token_budget": "thinking_budget",
+    }
+
+    max_tokens: AnswerLimit = Field(None, description="Default, and -1: until the model stops.")
+    max_completion_tokens: AnswerLimit = Field(None, description="The newer name of `max_tokens`.")
     logprobs: bool | None = Field(None, description="Give the log-probability of each token.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="With `logprobs`: so many alternatives each.")
     response_format: ResponseFormat | None = Field(None, description="The form of the answer.")
-    tools: list[ToolBody] | None = Field(
-        None, max_length=MAX_TOOLS, description="Functions that the model may call. Only `function` is a type here."
-    )
-    tool_choice: ToolChoiceField = Field(
-        None,
-        description="`auto` (default with tools): the model chooses; `none`: no call; `required`: at least one; a "
-        "function: just that; `allowed_tools`: some of the tools.",
-    )
-    parallel_tool_calls: bool | None = Field(
-        None, description=f"Default true: up to {MAX_CALLS} calls in one answer. False: one."
-    )
+    tools: list[ToolBody] | None = Tools
     functions: list[FunctionBody] | None = Field(
         None, max_length=MAX_TOOLS, description="The older way to say `tools`. An answer has one call at most."
     )
@@ -217,6 +225,9 @@ class ChatBody(RankingBody):
         None, description="With `functions`: `auto` (default), `none`, or an object with the name of one."
     )
     modalities: list[Literal["text", "audio"]] | None = Field(None, max_length=2, description="`audio` is refused.")
+    echo: Annotated[Any, Off("the last message before its answer; continue_final_message goes on with it", False)] = (
+        None
+    )
     audio: Any = Refused
     moderation: Any = Refused
     web_search_options: Any = Refused
@@ -247,18 +258,22 @@ class ChatBody(RankingBody):
         description="Beyond OpenAI. After so many tokens of reasoning the answer begins, with models that reason; 0: "
         "no reasoning.",
     )
+    thinking_token_budget: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="As `thinking_budget`, by vLLM's name."
+    )
     continue_final_message: bool | None = Field(None, description="Beyond OpenAI. Go on with the assistant's message.")
     add_generation_prompt: bool | None = Field(None, description="Beyond OpenAI. False with `continue_final_message`.")
 
-    @field_validator("max_completion_tokens", "top_logprobs", "thinking_budget", mode="before")
+    @field_validator("top_logprobs", "thinking_budget", "thinking_token_budget", mode="before")
     @classmethod
     def _more_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
 
-    @field_validator("max_tokens", "max_completion_tokens", mode="before")
-    @classmethod
-    def _no_limit(cls, value: Any) -> Any:
-        return None if type(value) in (int, float) and value == -1 else value
+    @model_validator(mode="after")
+    def _probabilities(self) -> Self:
+        if self.n_probs and self.logprobs is None:
+            self.logprobs, self.top_logprobs = True, self.n_probs
+        return self
 
     @property
     def thinking(self) -> bool | None:

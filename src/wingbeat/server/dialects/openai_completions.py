@@ -31,7 +31,7 @@ async def completion_prompts(body: CompletionBody, model: ServedModel, start: St
     if body.stop and model.tokenizer is None:
         raise bad_request(f"The model {model.name} has no tokenizer: use stop_token_ids.", "stop")
     prompts: list[Prompt] = [(prompt,) if isinstance(prompt, str) else prompt for prompt in body.prompt]
-    encoded = await model.encode(prompts, "prompt", body.rows_per_prompt)
+    encoded = await model.encode(prompts, "prompt", body.rows_per_prompt, body.truncate_prompt_tokens)
     return encoded if turn is None else turn.prompts(encoded)
 
 

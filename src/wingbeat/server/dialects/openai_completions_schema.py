@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_constraints import Asked, ResponseFormat
@@ -54,6 +54,9 @@ Prompts = Annotated[
 ]
 
 
+TokenLimit = Annotated[int | None, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole_numbers)]
+
+
 class CompletionBody(RankingBody):
     """Continue one or several prompts."""
 
@@ -64,7 +67,16 @@ class CompletionBody(RankingBody):
         description="One or several prompts; `choices` holds `n` answers to each, in order. With a kept `state`, an "
         "empty or absent one goes on with the answer that it was kept of.",
     )
-    max_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT, description="Default 16. -1: until the model stops.")
+    same: ClassVar[dict[str, str]] = {
+        **RankingBody.same,
+        **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens"), "max_tokens"),
+        "n_probs": "logprobs",
+    }
+
+    max_tokens: TokenLimit = Field(None, description="Default 16. -1: until the model stops.")
+    n_predict: TokenLimit = Field(None, description="As `max_tokens`, by llama.cpp's name.")
+    num_predict: TokenLimit = Field(None, description="As `max_tokens`, by Ollama's name.")
+    max_new_tokens: TokenLimit = Field(None, description="As `max_tokens`, by SGLang's and others' name.")
     logprobs: int | None = Field(
         None,
         ge=0,

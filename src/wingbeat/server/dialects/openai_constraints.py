@@ -49,7 +49,7 @@ def _name(value: Any) -> Any:
 Name = Annotated[str, BeforeValidator(_name), Field(json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})]
 
 _OBJECT_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}
-_CHOICES = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": MAX_CHOICES}
+_CHOICES = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_CHOICES}
 
 JsonSchema = Annotated[dict[str, Any] | str | None, BeforeValidator(_schema), WithJsonSchema(_OBJECT_OR_TEXT)]
 Grammar = Annotated[str | None, BeforeValidator(_grammar)]
@@ -156,6 +156,8 @@ class ConstraintFields(BaseModel):
     structured_outputs: StructuredOutputs | None = Field(None, description=OneForm + "one of the fields in here.")
     grammar: Grammar = Field(None, description=OneForm + "a text of this GBNF grammar, as of llama.cpp.")
     json_schema: JsonSchema = Field(None, description="As `guided_json`, by llama.cpp's name.")
+    regex: Grammar = Field(None, description="As `guided_regex`, by SGLang's name.")
+    ebnf: Grammar = Field(None, description="As `grammar`, by SGLang's name.")
     bnf_schema: Grammar = Field(None, description=OneForm + "a text of this kbnf grammar, as of Ai00.")
 
     def asked_form(self, more: Asked | None = None) -> Asked | None:
@@ -176,6 +178,8 @@ def _by_field(body: ConstraintFields) -> list[Asked | None]:
         _asked("gbnf", body.grammar, "grammar"),
         _schema_asked(body.json_schema, "json_schema"),
         _asked("kbnf", body.bnf_schema, "bnf_schema"),
+        _asked("regex", body.regex, "regex"),
+        _asked("gbnf", body.ebnf, "ebnf"),
     ]
 
 
@@ -243,6 +247,8 @@ async def constrained(sampling: SamplingParams, model: ServedModel, asked: Asked
     form's own where that may begin so, and nothing comes before it. Raises ApiError (400, 503)."""
     if asked is None:
         return sampling
+    if sampling.allowed_token_ids is not None:
+        raise bad_request(f"allowed_token_ids: not together with {asked.param}.", "allowed_token_ids")
     constraint = asked.constraint
     if await model.compile(constraint, asked.param):
         constraint = msgspec.structs.replace(constraint, leading_white=False)

@@ -38,7 +38,7 @@ async def echoed_prompts(
 
     def text(prompt: str | list[int], ids: Sequence[int]) -> str:
         # Log-probabilities come with places in the text: of what the tokens say, if the vocabulary cannot say it all.
-        if isinstance(prompt, str) and body.logprobs is None:
+        if isinstance(prompt, str) and body.logprobs is None and body.truncate_prompt_tokens is None:
             return prompt
         return b"".join(map(model.token_bytes, ids)).decode("utf-8", "replace")
 

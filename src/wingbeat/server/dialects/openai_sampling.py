@@ -27,7 +27,7 @@ def sampling_params(
     """How to draw what `body` asks for. Raises ApiError (400) for token ids outside the vocabulary."""
     bias, stop_ids = body.logit_bias or {}, body.stop_token_ids or []
     model.check_tokens(bias, "logit_bias")
-    for name in ("stop_token_ids", "penalty_free_ids", "no_repeat_ids"):
+    for name in ("stop_token_ids", "penalty_free_ids", "no_repeat_ids", "allowed_token_ids"):
         model.check_tokens(getattr(body, name) or [], name)
     return SamplingParams(
         temperature=_or(body.temperature, 1.0),
@@ -45,6 +45,8 @@ def sampling_params(
         min_tokens=body.min_tokens or 0,
         stop=tuple(dict.fromkeys((*stops, *(body.stop or ())))),
         stop_token_ids=_ids(stop_ids),
+        shown_stops=(*(body.stop or ()), *stop_ids) if body.include_stop_str_in_output else (),
+        allowed_token_ids=None if body.allowed_token_ids is None else tuple(sorted(set(body.allowed_token_ids))),
         bad_words=tuple(dict.fromkeys(body.bad_words or ())),
         ignore_eos=bool(body.ignore_eos),
         skip_special_tokens=body.skip_special_tokens is not False,

@@ -12,6 +12,7 @@ from wingbeat.server.errors import bad_request
 
 MAX_COUNT = 2**31 - 1
 MAX_LISTED_IDS = 4096
+MAX_ALLOWED_IDS = 2**17
 MAX_BAD_WORDS = 64
 
 
@@ -50,6 +51,8 @@ class SamplingFields(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
     top_k: int | None = Field(None, ge=-1, le=MAX_COUNT, description=Beyond + "0 or -1 is off.")
     min_p: float | None = Field(None, ge=0, le=1, description=Beyond + "0 is off.")
     repetition_penalty: float | None = Field(None, gt=0, le=100, description=Beyond + "1 is off.")
@@ -94,6 +97,12 @@ class SamplingFields(BaseModel):
     global_penalty: bool | None = Field(
         None, description=Beyond + "Count the prompt's tokens for the penalties too, but for marks, digits and spaces."
     )
+    repeat_last_n: int | None = Field(
+        None,
+        ge=-1,
+        le=MAX_COUNT,
+        description=Beyond + "Penalties count all tokens, which is -1; another number is refused where there are any.",
+    )
     no_repeat_ids: list[int] | None = Field(
         None, max_length=MAX_LISTED_IDS, description=Beyond + "Token ids that never come twice in a row."
     )
@@ -102,20 +111,36 @@ class SamplingFields(BaseModel):
         None, max_length=256, description=Beyond + "Token ids that end the answer."
     )
     ignore_eos: bool | None = Field(None, description=Beyond + "Go on after the end of text.")
+    include_stop_str_in_output: bool | None = Field(
+        None, description=Beyond + "Leave the `stop` or the token of `stop_token_ids` that ends the answer in its text."
+    )
     min_tokens: int | None = Field(
         None, ge=0, le=MAX_COUNT, description=Beyond + "So many tokens come before anything may end the answer."
+    )
+    allowed_token_ids: list[int] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_ALLOWED_IDS,
+        description=Beyond + "The answer is of these tokens only. Without the end of text it does not end by itself.",
     )
     bad_words: BadWords = Field(None, description=Beyond + "Texts that the answer will not contain.")
     skip_special_tokens: bool | None = Field(
         None, description=Beyond + "False: with ignore_eos, show the end of text as `<|endoftext|>`."
     )
 
-    @field_validator("top_k", "min_tokens", "mirostat", mode="before")
+    @field_validator("top_k", "min_tokens", "mirostat", "repeat_last_n", mode="before")
     @classmethod
     def _sampling_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
 
-    @field_validator("stop_token_ids", "penalty_free_ids", "no_repeat_ids", mode="before")
+    @field_validator("mirostat", mode="before")
+    @classmethod
+    def _version(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which is equal to a number
+            raise ValueError("must be 0 or 2")
+        return value
+
+    @field_validator("stop_token_ids", "penalty_free_ids", "no_repeat_ids", "allowed_token_ids", mode="before")
     @classmethod
     def _id_lists(cls, value: Any) -> Any:
         return whole_numbers(value)
@@ -136,5 +161,15 @@ class SamplingFields(BaseModel):
             raise bad_request(f"{named[0]}: only one sampler draws; leave out the others.", named[0])
         if self.sampler == "typical" and self.tau is not None and self.tau > 1:
             raise bad_request("tau: of typical it is a share of the probability, 1 at most.", "tau")
+        if self.allowed_token_ids is not None and self.bad_words:
+            raise bad_request("allowed_token_ids: not together with bad_words.", "allowed_token_ids")
+        self._refuse_window()
         if self.min_tokens and max_tokens is not None and self.min_tokens > max_tokens:
             raise bad_request(f"min_tokens: more than the {max_tokens} tokens that there may be.", "min_tokens")
+
+    def _refuse_window(self) -> None:
+        if self.repeat_last_n in (None, -1):
+            return
+        if (self.repetition_penalty or 1) != 1 or self.presence_penalty or self.frequency_penalty:
+            problem = "penalties count all tokens here; leave it out, or send -1. half_life lets them forget"
+            raise bad_request(f"repeat_last_n: {problem}.", "repeat_last_n", "unsupported_value")

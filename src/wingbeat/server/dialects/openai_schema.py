@@ -13,6 +13,8 @@ from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH
 from wingbeat.server.dialects.openai_constraints import ConstraintFields
+from wingbeat.server.dialects.openai_other_names import OtherNames
+from wingbeat.server.dialects.openai_other_schema import OtherFields
 from wingbeat.server.dialects.openai_sampling_schema import MAX_COUNT, SamplingFields, whole_numbers
 from wingbeat.server.errors import bad_request
 
@@ -87,6 +89,21 @@ _SESSION_ID = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
 SessionId = Annotated[str | None, BeforeValidator(_session_id), _schema(_SESSION_ID)]
 
 
+def _prompt_tokens(value: Any) -> Any:
+    value = whole_numbers(value)
+    if type(value) is int and value == 0:
+        raise ValueError("must be at least 1, or -1")
+    return value
+
+
+PromptTokens = Annotated[
+    int | None,
+    Field(ge=-1, le=MAX_COUNT),
+    BeforeValidator(_prompt_tokens),
+    _schema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_COUNT}, {"const": -1}]}),
+]
+
+
 def or_false(schema: dict[str, Any]) -> None:
     """Adds false to what a field's schema allows."""
     schema["anyOf"].append({"const": False})
@@ -107,7 +124,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = Field(None, description="Without effect: nothing is added to hide lengths.")
 
 
-class GenerationBody(SamplingFields, ConstraintFields):
+class GenerationBody(SamplingFields, ConstraintFields, OtherNames, OtherFields):
     """The fields that chat and plain completions share."""
 
     model: str | None = Field(None, description="The loaded model's id, `model` or any name that starts with `rwkv`.")
@@ -116,8 +133,6 @@ class GenerationBody(SamplingFields, ConstraintFields):
     n: int | None = Field(None, ge=1, le=128, description="Answers to one prompt.")
     temperature: float | None = Field(None, ge=0, le=2, description="Default 1. 0 takes the most likely token.")
     top_p: float | None = Field(None, ge=0, le=1, description="Default 1 (off).")
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Default 0. Over generated tokens.")
     logit_bias: Bias = Field(None, description="Token id to a number added to its logit, -100 to 100.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Same seed, same answer. -1: random.")
     stop: Stops = Field(None, description="Texts that end the answer and are left out of it.")
@@ -137,13 +152,17 @@ class GenerationBody(SamplingFields, ConstraintFields):
         None, description="Beyond OpenAI. Go on with the session of this name, or begin it: send only what is new."
     )
     no_cache: bool | None = Field(None, description="Beyond OpenAI. Neither use nor keep cached states of the prompt.")
+    truncate_prompt_tokens: PromptTokens = Field(
+        None,
+        description="Beyond OpenAI. Read the last so many tokens of each prompt only; -1: as many as the server takes.",
+    )
 
     @field_validator("n", "seed", "max_tokens", mode="before", check_fields=False)
     @classmethod
     def _numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
 
-    @field_validator("seed")
+    @field_validator("seed", "sampling_seed")
     @classmethod
     def _random_seed(cls, seed: int | None) -> int | None:
         return None if seed == -1 else seed
@@ -159,6 +178,11 @@ class GenerationBody(SamplingFields, ConstraintFields):
             raise bad_request("stream_options: only together with stream: true.", "stream_options")
         if self.session_id is not None and (self.n or 1) > 1:
             raise bad_request("n: a session goes on with one answer.", "n")
+        if self.session_id is not None and self.truncate_prompt_tokens is not None:
+            problem = "truncate_prompt_tokens: not with session_id; a session is read as a whole."
+            raise bad_request(problem, "truncate_prompt_tokens")
+        if self.cache_prompt is False:
+            self.no_cache = True
 
     @property
     def include_usage(self) -> bool:

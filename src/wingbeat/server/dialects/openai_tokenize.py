@@ -140,14 +140,18 @@ def _prompt(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def _conversation(body: TokenizeBody, model: ServedModel, tokenizer: Tokenizer) -> list[int]:
     turns_only = body.add_generation_prompt is False and not body.continue_final_message
-    messages = spoken(body.messages or ())
+    messages, template, tools = spoken(body.messages or ()), model.profile.chat_template(), body.offered
+    if tools is not None:
+        messages = template.with_tools(messages, template.told_of(tools.told, tools.prompt))
     if not turns_only and body.thinking is not False:
-        messages = model.profile.chat_template().hinted(messages, body.reasoning_effort)
+        messages = template.hinted(messages, body.reasoning_effort)
     segments = model.profile.render(
         messages,
         thinking=None if turns_only else body.thinking,
         continue_final=bool(body.continue_final_message),
     )
+    if tools is not None and tools.required and not turns_only:
+        segments = template.closed(segments)
     # Without an answer begun, the label of the one who would answer is the last segment.
     return tokenizer.encode_segments(segments[:-1] if turns_only else segments)
 

@@ -16,6 +16,8 @@ from wingbeat.server.dialects.openai_chat_schema import (
 )
 from wingbeat.server.dialects.openai_replies import Exact
 from wingbeat.server.dialects.openai_schema import IDS, Ignored, NotYet, example, whole_numbers
+from wingbeat.server.dialects.openai_tools import OfferedTools, offered_tools
+from wingbeat.server.dialects.openai_tools_schema import ToolBody, ToolChoiceField, Tools
 from wingbeat.server.errors import bad_request, unsupported
 
 _SOURCES = ("prompt", "messages", "content")
@@ -56,7 +58,8 @@ class TokenizeBody(BaseModel):
     enable_thinking: bool | None = Field(None, description="With `messages`: as for a chat.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="`enable_thinking` in here.")
     chat_template: Any = NotYet
-    tools: Any = NotYet
+    tools: list[ToolBody] | None = Tools
+    tool_choice: ToolChoiceField = Field(None, description="With `tools`: with `none` the model is not told of them.")
 
     content: Content = Field(None, description="A text, or texts and token ids, one after the other.")
     with_pieces: bool | None = Field(None, description="With `content`: give each token with its text, or its bytes.")
@@ -68,6 +71,13 @@ class TokenizeBody(BaseModel):
         """Whether the answer would begin with reasoning; None leaves it to the model's template."""
         return wants_thinking(self.enable_thinking, self.chat_template_kwargs, self.reasoning_effort)
 
+    @property
+    def offered(self) -> OfferedTools | None:
+        """The tools that the model is told of. Raises ApiError (400) as for a chat."""
+        prompt = self.chat_template_kwargs.tool_prompt if self.chat_template_kwargs else None
+        tools = None if self.tools is None else [tool.function for tool in self.tools]
+        return offered_tools(tools, self.tool_choice, None, prompt=prompt)
+
     def check(self) -> None:
         """Raises ApiError for combinations that make no sense and for what cannot be done."""
         given = [name for name in _SOURCES if getattr(self, name) is not None]
@@ -76,9 +86,8 @@ class TokenizeBody(BaseModel):
             raise bad_request(message, "prompt", "missing_required_parameter")
         if len(given) > 1:
             raise bad_request(f"{given[1]}: only one of {', '.join(_SOURCES)} can be tokenised.", given[1])
-        for name in ("chat_template", "tools"):
-            if getattr(self, name):
-                raise unsupported(name, name)
+        if self.chat_template:
+            raise unsupported("chat_template", "chat_template")
         if self.messages:
             check_messages(self.messages, self.continue_final_message, self.add_generation_prompt)
 

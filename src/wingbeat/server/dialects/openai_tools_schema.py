@@ -9,7 +9,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from wingbeat.server.dialects.openai_constraints import Name
 from wingbeat.server.errors import not_supported
-from wingbeat.text.tools import Tool, ToolCall
+from wingbeat.text.tools import MAX_CALLS, Tool, ToolCall
 
 MAX_TOOLS = 128
 
@@ -154,6 +154,25 @@ FunctionCallField = Annotated[
     PlainValidator(_function_call),
     WithJsonSchema({"anyOf": [{"enum": ["none", "auto", None]}, _NAMED]}),
 ]
+
+
+Tools: Any = Field(
+    None, max_length=MAX_TOOLS, description="Functions that the model may call. Only `function` is a type here."
+)
+"""The field `tools`, whose items differ between the routes."""
+
+
+class ToolUseFields(BaseModel):
+    """How a request has its tools used."""
+
+    tool_choice: ToolChoiceField = Field(
+        None,
+        description="`auto` (default with tools): the model chooses; `none`: no call; `required`: at least one; a "
+        "function: just that; `allowed_tools`: some of the tools.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description=f"Default true: up to {MAX_CALLS} calls in one answer. False: one."
+    )
 
 
 def _earlier_call(value: Any) -> ToolCall | None:

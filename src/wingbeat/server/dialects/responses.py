@@ -101,6 +101,7 @@ async def _prompt(body: ResponsesBody, model: ServedModel, start: Start, turn: T
         thinking=body.thinking,
         effort=body.effort,
         continue_final=goes_on,
+        last=body.truncate_prompt_tokens,
         follows=start.state is not None,
         turn=turn,
         form=body.form,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -14,12 +14,13 @@ from wingbeat.server.dialects.openai_chat_schema import (
     wants_thinking,
 )
 from wingbeat.server.dialects.openai_constraints import TextFormat
+from wingbeat.server.dialects.openai_other_names import AnswerLimit
+from wingbeat.server.dialects.openai_other_schema import Off
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, example, whole_numbers
 from wingbeat.server.dialects.openai_tools import AnswerForm, offered_tools
-from wingbeat.server.dialects.openai_tools_schema import MAX_TOOLS, ResponseTool, ToolChoiceField
+from wingbeat.server.dialects.openai_tools_schema import ResponseTool, Tools, ToolUseFields
 from wingbeat.server.dialects.responses_input import InputItem, InputItems
 from wingbeat.server.errors import ApiError, bad_request, unsupported
-from wingbeat.text.tools import MAX_CALLS
 
 LOGPROBS = "message.output_text.logprobs"
 INCLUDABLE = (
@@ -82,15 +83,22 @@ class CacheOptions(PromptCacheOptions):
     prewarm: bool | None = Field(None, description="Refused when true.", json_schema_extra={"enum": [False, None]})
 
 
-class ResponsesBody(GenerationBody):
+class ResponsesBody(GenerationBody, ToolUseFields):
     """Answer a conversation, given as items."""
 
     model_config = example({"input": "What is RWKV?", "max_output_tokens": 100}, required=["input"])
 
     input: InputItems = Field(None, description="A text, or the items of a conversation. Required.")
     instructions: str | None = Field(None, description="What the system says before `input`.")
-    max_output_tokens: int | None = Field(
-        None, ge=1, le=MAX_COUNT, description="Reasoning included. Default, and -1: until the model stops."
+    same: ClassVar[dict[str, str]] = {
+        **GenerationBody.same,
+        **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens"), "max_output_tokens"),
+        "n_probs": "top_logprobs",
+        "thinking_token_budget": "thinking_budget",
+    }
+
+    max_output_tokens: AnswerLimit = Field(
+        None, description="Reasoning included. Default, and -1: until the model stops."
     )
     text: TextSettings | None = None
     reasoning: ReasoningSettings | None = None
@@ -101,6 +109,7 @@ class ResponsesBody(GenerationBody):
         json_schema_extra={"anyOf": [{"type": "array", "items": {"enum": [*INCLUDABLE]}}, {"type": "null"}]},
     )
     n: int | None = Field(None, ge=1, le=1, description="Beyond OpenAI. A response has one answer.")
+    best_of: int | None = Field(None, ge=1, le=1, description="Beyond OpenAI. A response has one answer.")
 
     metadata: Metadata = Field(None, description="Up to 16 texts by their names. " + GivenBack)
     user: str | None = Field(None, description=GivenBack)
@@ -111,28 +120,18 @@ class ResponsesBody(GenerationBody):
     service_tier: str | None = Field(None, description="Without effect: it is always `default`.")
     store: bool | None = Field(None, description="Without effect: responses are not stored.")
     truncation: Literal["auto", "disabled"] | None = Field(None, description="Given back. Nothing is ever truncated.")
-    parallel_tool_calls: bool | None = Field(
-        None, description=f"Default true: up to {MAX_CALLS} calls in one answer. False: one."
-    )
     max_tool_calls: int | None = Field(None, ge=0, le=MAX_COUNT, description=GivenBack)
     background: bool | None = Field(
         None, description="Refused when true: not supported yet.", json_schema_extra={"enum": [False, None]}
     )
 
-    tools: list[ResponseTool] | None = Field(
-        None, max_length=MAX_TOOLS, description="Functions that the model may call. Only `function` is a type here."
-    )
-    tool_choice: ToolChoiceField = Field(
-        None,
-        description="`auto` (default with tools): the model chooses; `none`: no call; `required`: at least one; a "
-        "function: just that; `allowed_tools`: some of the tools.",
-    )
+    tools: list[ResponseTool] | None = Tools
     previous_response_id: Any = NotStored
     conversation: Any = NotStored
     prompt: Any = NotStored
     context_management: Any = NotYet
     moderation: Any = NotYet
-    prompt_logprobs: Any = NotYet
+    prompt_logprobs: Annotated[Any, Off("log-probabilities of the prompt in a response", False)] = None
 
     enable_thinking: bool | None = Field(None, description="Beyond OpenAI. Reason before answering, where possible.")
     chat_template_kwargs: TemplateSettings | None = Field(None, description="Beyond OpenAI. `enable_thinking` in here.")
@@ -142,6 +141,9 @@ class ResponsesBody(GenerationBody):
         le=MAX_COUNT,
         description="Beyond OpenAI. After so many tokens of reasoning the answer begins, with models that reason; 0: "
         "no reasoning.",
+    )
+    thinking_token_budget: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="As `thinking_budget`, by vLLM's name."
     )
     continue_final_message: bool | None = Field(
         None, description="Beyond OpenAI. Go on with the last item, an assistant's message or reasoning."
@@ -156,15 +158,12 @@ class ResponsesBody(GenerationBody):
     functions: Any = Renamed
     function_call: Any = Renamed
 
-    @field_validator("max_output_tokens", "max_tool_calls", "top_logprobs", "thinking_budget", mode="before")
+    @field_validator(
+        *("max_tool_calls", "top_logprobs", "thinking_budget", "thinking_token_budget", "best_of"), mode="before"
+    )
     @classmethod
     def _more_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
-
-    @field_validator("max_output_tokens", mode="before")
-    @classmethod
-    def _no_limit(cls, value: Any) -> Any:
-        return None if type(value) in (int, float) and value == -1 else value
 
     @field_validator("include")
     @classmethod
@@ -233,7 +232,7 @@ class ResponsesBody(GenerationBody):
             raise unsupported(f"reasoning.mode: {self.reasoning.mode[:40]!r}", "reasoning.mode")
         if self.prompt_cache_options and self.prompt_cache_options.prewarm:
             raise unsupported("prompt_cache_options.prewarm", "prompt_cache_options.prewarm")
-        for name in ("context_management", "moderation", "prompt_logprobs"):
+        for name in ("context_management", "moderation"):
             if getattr(self, name):
                 raise unsupported(name, name)
 
