@@ -53,7 +53,7 @@ class Sampler {
           kept_(std::move(pool)),
           own_(kept_.is_none() ? std::make_unique<ThreadPool>(1) : nullptr),
           pool_(own_ ? *own_ : *nb::cast<ThreadPool*>(kept_)),
-          workers_(static_cast<size_t>(pool_.threads()), RowSampler(passes_named(level), valid_vocab)) {}
+          workers_(static_cast<size_t>(pool_.threads()), RowSampler(passes_named(level))) {}
 
     void start(size_t slot, nb::handle params, Array<const int32_t, 1> prompt, uint64_t seed, uint32_t choice,
                Array<const int32_t, 1> generated, nb::handle memory) {

@@ -37,7 +37,7 @@ class Joint {
         if (prefix_.large) weigh(scale);
         prefix_.large = false;
         float* weights = prefix_.listed ? work_.list.weights : work_.floats.data();
-        work_.passes.drop_below(prefix_.listed ? work_.list.list.size : work_.row.size, least, work_.rounder, weights);
+        work_.passes.drop_below(prefix_.listed ? work_.list.list.size : work_.row.size, least, weights);
         mass = prefix_.listed ? work_.sum_list() : work_.sum_row(work_.floats);
     }
 

@@ -55,7 +55,7 @@ class LargeSets {
         size_t s = 0;
         for (; sum + totals_[s] <= drawn; ++s) sum += totals_[s];
         for (size_t i = begins_[s]; i < begins_[s + 1]; ++i)
-            sums_[static_cast<size_t>(inside_.list.ids[i]) / block] += rounded(inside_.weights[i], scale_.rounder);
+            sums_[static_cast<size_t>(inside_.list.ids[i]) / block] += rounded(inside_.weights[i]);
         size_t b = s * stretch / block;
         for (; sum + sums_[b] <= drawn; ++b) sum += sums_[b];
         const auto mass = [&](size_t id) {
@@ -210,7 +210,7 @@ class LargeSets {
         return mass_of(in.weights, in.list.size);
     }
     double mass_of(const float* weights, size_t size) const {
-        return passes_->mass_of_weights(weights, size, scale_.rounder);
+        return passes_->mass_of_weights(weights, size);
     }
 
     // The token of the list at which the mass that is missing above it is reached.
@@ -228,7 +228,7 @@ class LargeSets {
         }
         candidates_.clear();
         for (size_t i = 0; i < in->list.size; ++i)
-            candidates_.push_back({in->list.logits[i], in->list.ids[i], rounded(in->weights[i], scale_.rounder)});
+            candidates_.push_back({in->list.logits[i], in->list.ids[i], rounded(in->weights[i])});
         const Candidate& last = candidates_[partition_by_mass(candidates_, missing) - 1];
         return {last.logit, last.id};
     }

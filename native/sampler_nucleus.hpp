@@ -13,7 +13,7 @@ inline int32_t draw_from_list(Workspace& work, Sequence& sequence, double target
         const Candidate& last = work.candidates[sequence.kept - 1];
         work.drop({last.logit, last.id});
     }
-    if (sequence.min_p > 0) work.passes.drop_below(work.list.list.size, sequence.min_p, work.rounder, work.list.weights);
+    if (sequence.min_p > 0) work.passes.drop_below(work.list.list.size, sequence.min_p, work.list.weights);
     return work.draw_listed(random);
 }
 
@@ -23,11 +23,11 @@ inline int32_t draw_from_row(Workspace& work, const Scale& scale, Sequence& sequ
     if (top_k || top_p) work.fill_buckets(scale);
     work.weigh_row(scale, weights);
     const Row& row = work.row;
-    const auto mass = [&](size_t i) { return rounded(weights[i], work.rounder); };
+    const auto mass = [&](size_t i) { return rounded(weights[i]); };
     const auto drop = [&](Border border) { work.passes.drop_beyond(row.logits, nullptr, row.size, border, weights.data()); };
     if (top_k) drop(work.find_border(row.logits, [](size_t) { return 1.0; }, static_cast<double>(sequence.top_k), false));
     if (top_p) drop(work.find_border(row.logits, mass, sequence.top_p * work.sum_row(weights), false));
-    if (sequence.min_p > 0) work.passes.drop_below(row.size, sequence.min_p, work.rounder, weights.data());
+    if (sequence.min_p > 0) work.passes.drop_below(row.size, sequence.min_p, weights.data());
     const int32_t token = work.draw_weighed(weights, random);
     sequence.kept = work.blocks_drawn_from();  // or more
     return token;

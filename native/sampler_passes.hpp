@@ -95,13 +95,13 @@ struct Passes {
     void (*drop_beyond)(const float* logits, const int32_t* ids, size_t size, Border border, float* weights);
 
     // Sets the weights whose mass is less than `least` to 0.
-    void (*drop_below)(size_t size, double least, double rounder, float* weights);
+    void (*drop_below)(size_t size, double least, float* weights);
 
     // The mass of all weights.
-    double (*mass_of_weights)(const float* weights, size_t size, double rounder);
+    double (*mass_of_weights)(const float* weights, size_t size);
 
     // The mass of each block of weights; returns the total.
-    double (*sum_weights)(const float* weights, size_t size, double rounder, double* sums);
+    double (*sum_weights)(const float* weights, size_t size, double* sums);
 };
 
 extern const Passes portable_passes, avx2_passes, avx512_passes;  // the latter two on x86-64 only

@@ -71,7 +71,7 @@ inline Prefix find_prefix(Workspace& work, Sequence& sequence, const Scale& scal
 
 // Sets to 0 what weighs nothing, or less than `least`, in `by`.
 inline void drop_light(Workspace& work, float* by, double least, size_t size, float* weights) {
-    work.passes.drop_below(size, least, work.rounder, by);
+    work.passes.drop_below(size, least, by);
     for (size_t i = 0; i < size; ++i) weights[i] = by[i] == 0 ? 0 : weights[i];
 }
 

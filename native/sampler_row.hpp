@@ -29,7 +29,7 @@ inline int32_t rank_of(const float* logits, size_t vocab, int32_t target) {
 // The scratch memory of one thread and what is done in it.
 class RowSampler {
    public:
-    RowSampler(const Passes& passes, size_t vocab) : work_(passes, vocab) {}
+    explicit RowSampler(const Passes& passes) : work_(passes) {}
 
     // The token drawn; -1 when there is none to draw. The logits are as before afterwards.
     // `next` is the row that comes next, `allowed` the bits of the tokens that may be drawn; null: none, all.

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cmath>
 
 #include "sampler_edits.hpp"
@@ -22,18 +21,16 @@ class Workspace {
    public:
     static constexpr std::array<size_t, 2> list_sizes{32, 256};  // most likely tokens that top_p lists at least
 
-    Workspace(const Passes& passes, size_t vocab)
-        : passes(passes), rounder(1.5 * std::exp2(std::max<size_t>(std::bit_width(vocab), 17) - 1.0)) {}
+    explicit Workspace(const Passes& passes) : passes(passes) {}
 
     const Passes& passes;
-    const double rounder;
     Row row;
     LargeSets large_sets;
     WeighedList list;
     std::vector<Candidate> candidates;
     double total = 0;  // the mass of the tokens that the last draw was from
 
-    Scale scale_at(double temperature) const { return {row.peak, static_cast<float>(log2_e / temperature), rounder}; }
+    Scale scale_at(double temperature) const { return {row.peak, static_cast<float>(log2_e / temperature)}; }
 
     // Whether as many tokens can be listed.
     bool can_list(int64_t count) const { return static_cast<size_t>(count) <= row.peaks.size(); }
@@ -69,7 +66,7 @@ class Workspace {
 
     double sum_list() {
         sums_.resize(std::max(sums_.size(), block_count(list.list.size)));
-        return passes.sum_weights(list.weights, list.list.size, rounder, sums_.data());
+        return passes.sum_weights(list.weights, list.list.size, sums_.data());
     }
 
     void drop(Border border) { passes.drop_beyond(list.list.logits, list.list.ids, list.list.size, border, list.weights); }
@@ -77,7 +74,7 @@ class Workspace {
     void take_candidates() {
         candidates.clear();
         for (size_t i = 0; i < list.list.size; ++i)
-            candidates.push_back({list.list.logits[i], list.list.ids[i], rounded(list.weights[i], rounder)});
+            candidates.push_back({list.list.logits[i], list.list.ids[i], rounded(list.weights[i])});
     }
 
     // Leaves the `count` first candidates, if there are more, and returns the last of them.
@@ -107,7 +104,7 @@ class Workspace {
 
     // Where the weights, just summed, exceed `drawn`.
     int32_t draw_listed_at(double drawn) const {
-        const auto mass = [&](size_t i) { return rounded(list.weights[i], rounder); };
+        const auto mass = [&](size_t i) { return rounded(list.weights[i]); };
         return list.list.ids[find_drawn(list.list.size, drawn, mass)];
     }
 
@@ -123,7 +120,7 @@ class Workspace {
 
     double sum_row(const std::vector<float>& weights) {
         sums_.resize(row.peaks.size());
-        return passes.sum_weights(weights.data(), row.size, rounder, sums_.data());
+        return passes.sum_weights(weights.data(), row.size, sums_.data());
     }
 
     int32_t draw_weighed(const std::vector<float>& weights, double random) {
@@ -132,7 +129,7 @@ class Workspace {
     }
 
     int32_t draw_weighed_at(const std::vector<float>& weights, double drawn) const {
-        return find_drawn(row.size, drawn, [&](size_t i) { return rounded(weights[i], rounder); });
+        return find_drawn(row.size, drawn, [&](size_t i) { return rounded(weights[i]); });
     }
 
     // From the tokens whose key is not beyond the border.

@@ -10,13 +10,12 @@ import pytest
 
 from tests.sampling.oracle import EVERY_LEVEL, IMPLEMENTATIONS, chi_square_limit, draw
 from wingbeat.sampling import kept
-from wingbeat.sampling.masses import mass_rounder, masses
+from wingbeat.sampling.masses import masses
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.rng import noise
 from wingbeat.sampling.samplers import Sampler
 
 LOGITS = [0.3, -1.2, 2.0, 1.9, -4.0, 0.3, 1.1, -0.5, 0.0, 2.0, -2.2, 0.8]
-ROUNDER = mass_rounder(6)
 VECTOR = np.array([3, 2, 1, 0, -1, -5], np.float32)
 NOTHING = np.array([], np.int32)
 
@@ -164,7 +163,7 @@ def test_mirostat_full_has_the_published_weights(
     for token in repeated:
         logits[token] = logits[token] / 1.2 if logits[token] > 0 else logits[token] * 1.2
     params = SamplingParams(sampler="mirostat_full", tau=3.0, min_p=0.05, temperature=temperature)
-    found = kept.mirostat_full(logits, params, 6.0, ROUNDER)
+    found = kept.mirostat_full(logits, params, 6.0)
     assert found[: len(weights)] / found.sum() == pytest.approx(
         np.array(weights) / sum(weights), abs=2e-6
     )  # the first are published before min_p
@@ -191,9 +190,9 @@ def test_mirostat_aims_at_its_surprise(native: bool) -> None:
     sampler.start(0, params, NOTHING, seed=3, choice=0)
     mu = 2.0
     for position in range(50):
-        mass = kept.mirostat(logits[0], mu, mass_rounder(len(LOGITS)))
+        mass = kept.mirostat(logits[0], mu)
         result = sampler.sample(logits, np.array([0]), np.array([position]))
-        p = masses(logits[0], 1.0, mass_rounder(len(LOGITS)))[result.tokens[0]]
+        p = masses(logits[0], 1.0)[result.tokens[0]]
         mu = min(mu - 0.7 * (math.log2(mass.sum()) - math.log2(p) - 1), 4.0)
         assert result.mu[0] == pytest.approx(mu, abs=1e-5)
         mu = float(result.mu[0])

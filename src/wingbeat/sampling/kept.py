@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wingbeat.sampling.masses import depths, masses, round_to_grain
+from wingbeat.sampling.masses import depths, exp2_f32, masses, round_to_grain
 from wingbeat.sampling.params import SamplingParams
 
 Logits = NDArray[np.float32]
@@ -23,14 +23,14 @@ def descending(logits: Logits) -> NDArray[np.intp]:
     return np.argsort(-logits, kind="stable")
 
 
-def tempered(logits: Logits, kept: NDArray[np.bool_], temperature: float, rounder: float) -> Weights:
+def tempered(logits: Logits, kept: NDArray[np.bool_], temperature: float) -> Weights:
     """Weights of the kept tokens: `p^(1 / temperature)`."""
-    return masses(np.where(kept, logits, np.float32(-np.inf)), temperature, rounder)
+    return masses(np.where(kept, logits, np.float32(-np.inf)), temperature)
 
 
-def standard(logits: Logits, params: SamplingParams, rounder: float) -> Weights:
+def standard(logits: Logits, params: SamplingParams) -> Weights:
     """Nucleus: temperature, top_k, top_p of what that left, min_p."""
-    mass = masses(logits, params.temperature, rounder)
+    mass = masses(logits, params.temperature)
     if params.top_k > 0 or params.top_p < 1.0:
         order = descending(logits)
         if params.top_k > 0:
@@ -42,9 +42,9 @@ def standard(logits: Logits, params: SamplingParams, rounder: float) -> Weights:
     return mass
 
 
-def truncated(logits: Logits, params: SamplingParams, rounder: float) -> Weights:
+def truncated(logits: Logits, params: SamplingParams) -> Weights:
     """Nucleus in the orders rwkv and ai00: top_p and top_k of the untempered probabilities, min_p, then temperature."""
-    mass = masses(logits, 1.0, rounder)
+    mass = masses(logits, 1.0)
     order = descending(logits)
     count = len(logits) if params.top_k <= 0 else params.top_k
     if params.top_p < 1.0:
@@ -57,10 +57,10 @@ def truncated(logits: Logits, params: SamplingParams, rounder: float) -> Weights
             count = min(count, int((logits >= logits[last]).sum()))
     kept = np.zeros(len(logits), bool)
     kept[order[:count]] = True
-    return tempered(logits, kept & (mass >= params.min_p), params.temperature, rounder)
+    return tempered(logits, kept & (mass >= params.min_p), params.temperature)
 
 
-def draw_joint(logits: Logits, params: SamplingParams, rounder: float, random: float) -> int:
+def draw_joint(logits: Logits, params: SamplingParams, random: float) -> int:
     """Nucleus in the order joint, drawn with a `random` number from [0, 1).
 
     top_k and top_p look at the same tempered probabilities. Of the tokens at the border, all that are as likely as each
@@ -68,7 +68,7 @@ def draw_joint(logits: Logits, params: SamplingParams, rounder: float, random: f
     """
     if params.top_p == 0:
         return int(logits.argmax())
-    mass = masses(logits, params.temperature, rounder)
+    mass = masses(logits, params.temperature)
     order = descending(logits)
     cumulative = np.cumsum(mass[order])
     target = params.top_p * cumulative[-1] if params.top_p < 1.0 else math.inf
@@ -91,16 +91,16 @@ def draw_joint(logits: Logits, params: SamplingParams, rounder: float, random: f
     return int(edge[min(len(edge) - 1, int((drawn - above) / part * len(edge)))])
 
 
-def typical(logits: Logits, params: SamplingParams, tau: float, rounder: float) -> Weights:
+def typical(logits: Logits, params: SamplingParams, tau: float) -> Weights:
     """The tokens whose surprise is nearest to the entropy: at most top_k, until their mass exceeds tau; then
     temperature.
 
     With a surprise of `log2(total) - depth` the entropy is `log2(total) - mean(depth)`, so the distance of both is that
     of the depth from its mean.
     """
-    depth, mass = depths(logits), masses(logits, 1.0, rounder)
+    depth, mass = depths(logits), masses(logits, 1.0)
     total = mass.sum()
-    mean = np.float32(round_to_grain(mass * depth, rounder).sum() / total)
+    mean = np.float32(round_to_grain(exp2_f32(depth) * depth).sum() / total)
     order = descending(np.where(mass > 0, -np.abs(depth - mean), np.float32(-np.inf)))
     count = int((mass > 0).sum())
     if params.top_k > 0:
@@ -109,26 +109,26 @@ def typical(logits: Logits, params: SamplingParams, tau: float, rounder: float) 
         count = min(count, _reached(np.cumsum(mass[order]), _above(tau * total, total)))
     kept = np.zeros(len(logits), bool)
     kept[order[:count]] = True
-    return tempered(logits, kept, params.temperature, rounder)
+    return tempered(logits, kept, params.temperature)
 
 
-def mirostat(logits: Logits, mu: float, rounder: float) -> Weights:
+def mirostat(logits: Logits, mu: float) -> Weights:
     """The tokens up to and with the first whose surprise, in bits, exceeds mu."""
-    depth, mass = depths(logits), masses(logits, 1.0, rounder)
+    depth, mass = depths(logits), masses(logits, 1.0)
     count = int((depth >= math.log2(mass.sum()) - mu).sum())
     mass[descending(logits)[count + 1 :]] = 0.0
     return mass
 
 
-def mirostat_full(logits: Logits, params: SamplingParams, mu: float, rounder: float) -> Weights:
+def mirostat_full(logits: Logits, params: SamplingParams, mu: float) -> Weights:
     """The tokens up to the first whose surprise exceeds mu, at least one; of those min_p; then temperature."""
-    depth, mass = depths(logits), masses(logits, 1.0, rounder)
+    depth, mass = depths(logits), masses(logits, 1.0)
     count = max(1, int((depth >= math.log2(mass.sum()) - mu).sum()))
     kept = mass > 0
     kept[descending(logits)[count:]] = False
     if params.min_p < 1.0:
         kept &= mass >= params.min_p
-    return tempered(logits, kept, params.temperature, rounder)
+    return tempered(logits, kept, params.temperature)
 
 
 def draw(weights: Weights, random: float) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wingbeat.sampling import kept
-from wingbeat.sampling.masses import depths, mass_rounder, masses, share_infinities
+from wingbeat.sampling.masses import depths, masses, share_infinities
 from wingbeat.sampling.params import DEFAULT_TAU, SamplingParams
 from wingbeat.sampling.penalties import Memory, Penalties
 from wingbeat.sampling.rng import noise, uniform
@@ -56,7 +56,6 @@ class ReferenceSampler:
         self._sequences: list[_Sequence | None] = [None] * slots
         self._valid = valid_vocab
         self._end_of_text = end_of_text
-        self._rounder = mass_rounder(valid_vocab)
 
     def start(
         self,
@@ -181,28 +180,28 @@ class ReferenceSampler:
             sequence.penalties.apply(logits)
 
     def _draw(self, logits: NDArray[np.float32], sequence: _Sequence, position: int) -> int:
-        params, rounder = sequence.params, self._rounder
+        params = sequence.params
         if params.sampler == "noise":
             return self._loudest(logits, sequence, position)
         random = uniform(sequence.seed, sequence.choice, position)
         if params.sampler == "typical":
-            return kept.draw(kept.typical(logits, params, sequence.tau, rounder), random)
+            return kept.draw(kept.typical(logits, params, sequence.tau), random)
         if params.sampler != "nucleus":
             return self._surprise(logits, sequence, random)
         if params.order == "standard":
-            return kept.draw(kept.standard(logits, params, rounder), random)
+            return kept.draw(kept.standard(logits, params), random)
         if params.order == "joint":
-            return kept.draw_joint(logits, params, rounder, random)
-        return kept.draw(kept.truncated(logits, params, rounder), random)
+            return kept.draw_joint(logits, params, random)
+        return kept.draw(kept.truncated(logits, params), random)
 
     def _surprise(self, logits: NDArray[np.float32], sequence: _Sequence, random: float) -> int:
         """Mirostat: a token, and how surprising it was, in bits, of those kept or (full) of all."""
         params, mu = sequence.params, sequence.mu
-        mass = masses(logits, 1.0, self._rounder)
+        mass = masses(logits, 1.0)
         if params.sampler == "mirostat":
-            mass = weights = kept.mirostat(logits, mu, self._rounder)
+            mass = weights = kept.mirostat(logits, mu)
         else:
-            weights = kept.mirostat_full(logits, params, mu, self._rounder)
+            weights = kept.mirostat_full(logits, params, mu)
         token = kept.draw(weights, random)
         surprise = math.log2(mass.sum()) - float(depths(logits)[token])
         mu -= params.rate * (surprise - sequence.tau)
@@ -225,6 +224,6 @@ class ReferenceSampler:
 
     def _log_softmax(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
         raw = share_infinities(raw)
-        total = masses(raw, 1.0, self._rounder).sum()
+        total = masses(raw, 1.0).sum()
         with np.errstate(over="ignore"):
             return ((raw.astype(np.float64) - np.float64(raw.max())) - math.log(total)).astype(np.float32)
