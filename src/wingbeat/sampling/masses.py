@@ -17,7 +17,8 @@ CUTOFF = np.float32(-30.5)
 _LOG2_E = 1.4426950408889634
 _TO_EIGHTHS = np.float32(1572864.0)  # 1.5 * 2^20: adding it leaves the nearest eighth in the low mantissa bits
 _POLYNOMIAL = (0.0554962232708931, 0.2402576357126236, 0.6931472420692444, 1.0)
-_EIGHTHS = np.exp2(np.arange(8) / 8).astype(np.float32).view(np.uint32) - (np.arange(8, dtype=np.uint32) << np.uint32(20))
+_K = np.arange(8, dtype=np.uint32)
+_EIGHTHS = np.exp2(_K / 8).astype(np.float32).view(np.uint32) - (_K << np.uint32(20))
 _ROUNDER = 1.5 * 2.0**23  # adding it to a float64 leaves whole grains
 
 
