@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from wingbeat.engine import speculation
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, RowOutput
 from wingbeat.engine.sequence import Sequence
-from wingbeat.engine.speculation import best_length
+from wingbeat.engine.speculation import MOST_ROWS, best_length
+from wingbeat.engine.step_costs import StepCosts
 from wingbeat.models import Model, load_model
 from wingbeat.ops import cpu
 from wingbeat.sampling.constraint import Constraint
@@ -33,8 +35,12 @@ PROMPT = [9, *PHRASE, 30, 31, *PHRASE, 32, *PHRASE[:3]]
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every guess is checked, however unlikely: rows cost nothing."""
-    monkeypatch.setattr(speculation, "WEIGHTS", 1e12)
+    """Every guess is checked, however unlikely: rows cost nothing, and sequences are asked for them in each step."""
+    free = StepCosts([1.0] * (speculation.MOST_ROWS + 1), 0.0)
+    monkeypatch.setattr(free, "count", lambda *_: None)
+    monkeypatch.setattr("wingbeat.engine.engine.StepCosts", lambda *_: free)
+    monkeypatch.setattr(speculation, "LEAST_CHANCE", 0.0)
+    monkeypatch.setattr(speculation, "PAUSES", (1,))
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +154,22 @@ def test_how_many_guesses_there_may_be(most: int) -> None:
 
 def test_guesses_are_checked_where_they_gain_more_than_they_cost() -> None:
     sure, likely, unlikely = [1.0] * 15, [0.8**i for i in range(1, 16)], [0.1**i for i in range(1, 16)]
-    assert best_length(sure, 0, 1 / 21) == 15
-    assert 3 < best_length(likely, 0, 1 / 21) < 15
-    assert best_length(unlikely, 0, 1 / 21) == 0
-    assert best_length(likely, 0, 12 / 32) < best_length(likely, 0, 1 / 21)
-    assert best_length([0.5], 0, 1 / 21) == 1
-    assert best_length([0.5], 14, 1 / 21) == 0  # which would all have to be read again
+    costs = StepCosts([1 + 0.04 * max(0, rows - 1) for rows in range(MOST_ROWS + 1)], 0.03)
+    assert best_length(sure, 1, 0, 1.0, costs) == 15
+    assert 3 < best_length(likely, 1, 0, 1.0, costs) < 15
+    assert best_length(unlikely, 1, 0, 1.0, costs) == 0
+    assert best_length(likely, 12, 0, 12 / 1.44, costs) < best_length(likely, 1, 0, 1.0, costs)
+    assert best_length([0.5], 1, 0, 1.0, costs) == 1
+    assert best_length([0.25], 1, 0, 1.0, costs) == 1
+    assert best_length([0.25], 15, 14, 1.0, costs) == 0  # 14 rows would have to be fed again
+
+
+def test_where_a_row_costs_much_more_guesses_end_before_it() -> None:
+    likely = [0.75**i for i in range(1, 16)]
+    cliff = StepCosts([1.0] * 5 + [2.5] * (MOST_ROWS - 4), 0.03)
+    assert best_length(likely, 1, 0, 1.0, cliff) == 3
+    assert best_length([1.0] * 15, 1, 0, 1.0, cliff) == 15
+    assert best_length(likely, 4, 0, 4.0, cliff) == 0
 
 
 # The same answers
@@ -355,4 +371,5 @@ def test_choices_begin_together_and_go_their_ways(real_model: Model, tokenizer: 
 )
 def test_nothing_is_guessed_where_a_grammar_may_forbid_it(params: SamplingParams, guessed: bool) -> None:
     wanted = asked(speller_of(PHRASE), 1, [PROMPT], params)
-    assert Sequence(wanted, 0, np.array(PROMPT, np.int32), params, None, 9).speculates == guessed
+    sequence = Sequence(wanted, 0, np.array(PROMPT, np.int32), params, None, 9)
+    assert (sequence.guess_at < math.inf) == guessed

@@ -31,12 +31,14 @@ from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.row_masks import row_masks
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import NOTHING, Sequence
-from wingbeat.engine.speculation import Speculation
+from wingbeat.engine.speculation import MOST_ROWS, Speculation
 from wingbeat.engine.state_pool import StatePool, default_slots
+from wingbeat.engine.step_costs import StepCosts
 from wingbeat.models import Model
 from wingbeat.ops.cpu import CpuExecutable
 from wingbeat.ops.reference import ReferenceExecutable
-from wingbeat.ops.table import FloatArray
+from wingbeat.ops.row_costs import row_costs
+from wingbeat.ops.table import Executable, FloatArray
 from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
@@ -71,7 +73,8 @@ class Engine:
         self._cache = prefix_cache(model, config)
         self._beginnings = Beginnings(self._pool, self._cache)
         exact = not isinstance(executable, ReferenceExecutable)  # whose rows depend on others in the last bits
-        self._speculation = Speculation(self._pool, config.speculative_tokens if exact else 0)
+        costs = StepCosts(_row_costs(executable), 2 * executable.layout.slot_bytes / max(1, executable.weight_bytes))
+        self._speculation = Speculation(self._pool, config.speculative_tokens if exact else 0, costs)
         self._scheduler = Scheduler(self._pool, config.token_budget, self._beginnings, self._speculation)
         self._arrivals = Arrivals(self._cache, self._scheduler)
         self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
@@ -87,7 +90,7 @@ class Engine:
         self._recovery = Recovery(self._scheduler, self._pool, self._sampler)
         self._groups: dict[int, dict[int, Sequence]] = {}  # request id -> row -> sequence, unfinished ones only
         self._outputs: list[RowOutput] = []  # of the step under way
-        self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes)
+        self._meter = Meter(executable.weight_bytes, executable.layout.slot_bytes, costs)
         self._read_bandwidth = read_bandwidth
         self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
 
@@ -190,7 +193,7 @@ class Engine:
             except BaseException as error:  # Ctrl-C in a notebook: the caller's, once the engine is in order
                 self._fail(self._scheduler.touched(plan), error)
                 raise
-            self._meter.count(time.perf_counter() - start, len(plan.sequences))
+            self._meter.count(time.perf_counter() - start, len(plan.batch.tokens), len(plan.sequences))
         elif self._guarded and not self._outputs:
             self._guarded.wait()
         self._cache.tidy()
@@ -453,3 +456,10 @@ def rows_of(logits: FloatArray, rows: list[int]) -> FloatArray:
     first = rows[0] if rows else 0
     side_by_side = rows == list(range(first, first + len(rows)))
     return logits[first : first + len(rows)] if side_by_side else logits[rows]
+
+
+def _row_costs(executable: Executable) -> list[float]:
+    """What steps cost by their rows, as far as guesses go."""
+    if isinstance(executable, CpuExecutable):
+        return row_costs(executable.matrix_formats, executable.level, MOST_ROWS)
+    return row_costs((), "", MOST_ROWS)

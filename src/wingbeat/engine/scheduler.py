@@ -119,7 +119,8 @@ class Scheduler:
         if not decoding and not reading:
             return None
         readers = self._share(reading, self._budget - len(decoding)) if reading else []
-        drafts = self._speculation.propose(decoding, sum(count for _, count in readers), self._budget)
+        reading_rows = sum(count for _, count in readers) if readers else 0
+        drafts = self._speculation.propose(decoding, reading_rows, self._budget)
         if readers or drafts or self._speculation.behind:
             return _pack(decoding, drafts, readers)
         return _pack_decoding(decoding)

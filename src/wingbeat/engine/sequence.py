@@ -73,7 +73,7 @@ class Sequence:
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
         *("request", "restrained", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot"),
-        *("speculates", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
+        *("guess_at", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
     )
 
     def __init__(
@@ -112,8 +112,10 @@ class Sequence:
         self.sampled: list[int] = []
         self.ending: RowOutput | None = None  # the last output, held back while the state is brought to the end
         self.expected = request.draft
-        # Whether guesses may be fed to it: what a grammar allows next is found out while a step runs, for one token.
-        self.speculates = sampling.constraint is None and not sampling.bad_words and sampling.allowed_token_ids is None
+        # The step of the engine's from which on guesses may be fed to it. Never where a grammar holds: what that allows
+        # next is found out while a step runs, for one token.
+        free = sampling.constraint is None and not sampling.bad_words and sampling.allowed_token_ids is None
+        self.guess_at = 0 if free else math.inf
         self.drafter: Drafter | None = None  # which makes them
         self.strikes = 0  # steps with this sequence that threw, though none of its sequences did when alone
         self.scored_from = 1  # the first token of the prompt that is scored; nothing predicts that at 0
@@ -305,7 +307,7 @@ class Sequence:
         """Go back to the origin: the prompt, and what was sampled after it, must be read again."""
         self.begin_at(0)
         self.cached = 0
-        self.speculates = False  # whatever made it begin anew, guesses are not to do so again
+        self.guess_at = math.inf  # whatever made it begin anew, guesses are not to do so again
         if self.sampled and self.ending is None:
             self.to_read = np.concatenate([self.prompt, np.array(self.sampled, np.int32)])
         self.hidden_sum = None

@@ -9,7 +9,8 @@ some rows more, and no step more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from wingbeat.engine.drafting import Drafter
 from wingbeat.engine.messages import MOST_GUESSES
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.state_pool import StatePool
+from wingbeat.engine.step_costs import StepCosts
 from wingbeat.ops.copying import copy_state
 
 MOST_DRAFTS = 8
@@ -28,16 +30,14 @@ MOST_DECODING = 12
 MOST_ROWS = 32
 """Rows of a step with guesses: beyond them the kernels need another pass over the weights."""
 
-WEIGHTS = 20
-"""Rows that take as long as the weights that every step reads. Measured with two cores, at the shape of 0.1B: 13 in
-int4, 25 in int8, 60 in bfloat16."""
+LEAST_CHANCE = 0.02
+"""Guesses that come true more rarely are not worth a thought."""
 
-MOST_IDLE = 7
-"""Steps for which a sequence is not looked at that had nothing worth guessing, again and again: it costs a little."""
+PAUSES = (1, 1, 2, 4, 8, 16)
+"""Steps until a sequence is asked for guesses again, when nothing came of it so many times in a row. What is asked in
+vain is asked in the same step as the others, so that most steps know nothing of guesses."""
 
-COPY = 4
-"""Rows that take as long as to copy a state and to pack and draw once more: 2 at the shape of 0.1B, more in smaller
-models."""
+NO_DRAFTS: Mapping[Sequence, list[int]] = {}
 
 
 class DraftRows(NamedTuple):
@@ -65,13 +65,14 @@ class Speculation:
     At most ``most`` guesses for a sequence in a step; 0: none at all.
     """
 
-    def __init__(self, pool: StatePool, most: int) -> None:
+    def __init__(self, pool: StatePool, most: int, costs: StepCosts) -> None:
         if not 0 <= most <= MOST_GUESSES:
             raise ValueError(f"speculative_tokens must be from 0 to {MOST_GUESSES}, not {most}")
-        self._pool, self._most = pool, most
+        self._pool, self._most, self._costs = pool, most, costs
         self._kept = pool.layout.allocate(min(MOST_DRAFTS, pool.slots) if most else 0)  # states, before their drafts
         self._open: dict[Sequence, _Open] = {}
         self._behind: set[Sequence] = set()
+        self._steps = 0
         self.drafted = self.accepted = 0  # tokens
 
     @property
@@ -79,35 +80,57 @@ class Speculation:
         """Whether there are sequences whose state has to see more than the token that was drawn last."""
         return bool(self._behind)
 
-    def propose(self, decoding: list[Sequence], others: int, budget: int) -> dict[Sequence, list[int]]:
+    def propose(self, decoding: list[Sequence], others: int, budget: int) -> Mapping[Sequence, list[int]]:
         """Guesses for a step of ``decoding`` and of ``others`` rows, where they promise more than they cost.
 
         A step may have ``budget`` rows. Those that are left are shared fairly, since all are to come to an end.
         """
-        drafts: dict[Sequence, list[int]] = {}
+        self._steps += 1
         if not self._most or len(decoding) > MOST_DECODING:
-            return drafts
-        able = [sequence for sequence in decoding if sequence.speculates]
-        useful = float(len(decoding) + others)  # tokens that the step brings forward
-        rows = useful + sum(sequence.behind for sequence in self._behind)
-        room = min(MOST_ROWS, budget) - int(rows)
-        for waiting, sequence in zip(range(len(able), 0, -1), able, strict=True):
+            return NO_DRAFTS
+        steps = self._steps
+        due = [sequence for sequence in decoding if sequence.guess_at <= steps]
+        rows = len(decoding) + others + (sum(sequence.behind for sequence in self._behind) if self._behind else 0)
+        room = min(MOST_ROWS, budget) - rows
+        if not due or room < 1:
+            return NO_DRAFTS
+        return self._drafts(due, rows, room, len(decoding) + others)
+
+    def _drafts(self, due: list[Sequence], rows: int, room: int, useful: float) -> dict[Sequence, list[int]]:
+        """``useful``: the tokens that the step brings forward; it has so many ``rows``, and ``room`` for more."""
+        drafts: dict[Sequence, list[int]] = {}
+        costs = self._costs
+        costs.asked = True
+        cost = costs.of[rows] + (len(due) - 1) * costs.state
+        for waiting, sequence in zip(range(len(due), 0, -1), due, strict=True):
             most = min(self._most, room // min(waiting, MOST_DRAFTS), sequence.tokens_left - 1)
             if most < 1 or len(drafts) == len(self._kept):
                 continue
-            rate = useful / (WEIGHTS + rows)
-            guesses, chances = _guess(sequence, most, rate)
-            guesses = sequence.before_end(guesses[: best_length(chances, sequence.behind, rate)])
+            guesses, chances = _guess(sequence, most)
+            length = best_length(chances, rows, sequence.behind, useful / cost, costs) if guesses else 0
+            guesses = sequence.before_end(guesses[:length])
             if guesses:
                 drafts[sequence] = guesses
                 useful += sum(chances[: len(guesses)])
-                rows += len(guesses) + COPY
+                cost += costs.of[rows + len(guesses)] - costs.of[rows] + costs.copy
+                rows += len(guesses)
                 room -= len(guesses)
+            else:
+                self._pause(sequence)
         return drafts
+
+    def _pause(self, sequence: Sequence) -> None:
+        """Nothing came of asking ``sequence``: it is asked again soon, or, if that is how it goes, later."""
+        drafter = sequence.drafter
+        if drafter is not None:
+            drafter.idle += 1
+            pause = PAUSES[min(drafter.idle, len(PAUSES) - 1)]
+            sequence.guess_at = (self._steps // pause + 1) * pause
 
     def keep(self, drafts: Iterable[DraftRows], fed: Iterable[Sequence]) -> None:
         """Keep the states of those that have drafts in the step that is about to run; ``fed`` are all that run."""
-        self._open.clear()
+        if self._open:
+            self._open.clear()
         for kept, draft in enumerate(drafts):
             sequence = draft.sequence
             copy_state(self._kept[kept], self._pool.states[sequence.slot])
@@ -128,8 +151,12 @@ class Speculation:
             return False
         del self._open[sequence]
         self.accepted += check.taken
+        if check.taken and sequence.drafter is not None:
+            sequence.drafter.idle = 0
         if check.taken == len(guesses):
             return False
+        if not check.taken:
+            self._pause(sequence)
         copy_state(self._pool.states[sequence.slot], self._kept[check.kept])
         sequence.fed = check.fed
         self._behind.add(sequence)
@@ -143,36 +170,33 @@ class Speculation:
         return list(self._open), [check.draft.first + check.taken - 1 for check in self._open.values()]
 
 
-def best_length(chances: list[float], behind: int, rate: float) -> int:
+def best_length(chances: list[float], rows: int, behind: int, rate: float, costs: StepCosts) -> int:
     """How many guesses to check, given the ``chances`` that all up to each of them come true.
 
-    ``rate``: tokens that a step brings forward in the time of a row without them. ``behind``: rows that must be fed
-    again, beside the guesses that came true, if not all do.
+    ``rate``: tokens that a step of ``rows`` brings forward without them, for each unit of its cost. ``behind``: those
+    of its rows that must be fed again, beside the guesses that came true, if not all do.
     """
+    of, last = costs.of, len(costs.of) - 1
+    here, next_time = of[rows], of[rows - behind]
     best, most, expected = 0, 0.0, 0.0
     for length, chance in enumerate(chances, 1):
         expected += chance
-        cost = COPY + length + (1 - chance) * (COPY + behind + expected + 1)
+        again = of[min(rows + 1 + math.ceil(expected), last)] - next_time
+        cost = costs.copy + of[rows + length] - here + (1 - chance) * (costs.copy + again)
         gain = expected - rate * cost
         if gain > most:
             best, most = length, gain
     return best
 
 
-def _guess(sequence: Sequence, most: int, least: float) -> tuple[list[int], list[float]]:
+def _guess(sequence: Sequence, most: int) -> tuple[list[int], list[float]]:
     """What may come next, see ``Drafter.guess``; nothing where there is no memory to find out."""
     try:
-        if sequence.drafter is None:
-            sequence.drafter = Drafter(sequence.prompt, sequence.expected)
         drafter = sequence.drafter
-        if drafter.rests > 0:
-            drafter.rests -= 1
-            return [], []
+        if drafter is None:
+            drafter = sequence.drafter = Drafter(sequence.prompt, sequence.expected)
         drafter.see(sequence.sampled[drafter.seen :])
-        guesses, chances = drafter.guess(most, least)
-        drafter.idle = 0 if guesses else min(drafter.idle + 1, MOST_IDLE)
-        drafter.rests = drafter.idle
-        return guesses, chances
+        return drafter.guess(most, LEAST_CHANCE)
     except MemoryError:
-        sequence.drafter, sequence.speculates = None, False
+        sequence.drafter, sequence.guess_at = None, math.inf
         return [], []
