@@ -11,10 +11,10 @@ from wingbeat.ops.row_costs import row_costs
 CURVE = [1 + 0.1 * max(0, rows - 1) for rows in range(33)]
 
 
-def taught(rows: list[int], seconds: list[float], state: float = 0.0, sequences: int = 1) -> StepCosts:
-    costs = StepCosts(CURVE, state)
+def taught(rows: list[int], seconds: list[float]) -> StepCosts:
+    costs = StepCosts(CURVE, 0.0)
     for row, second in zip(rows, seconds, strict=True):
-        costs.count(second, row, sequences)
+        costs.count(second, row, 1, 0)
     return costs
 
 
@@ -40,10 +40,9 @@ def test_a_machine_that_gets_slower_changes_no_proportion() -> None:
 
 
 def test_states_are_no_part_of_what_rows_cost() -> None:
-    rows = [1, 8] * 200
     costs = StepCosts(CURVE, 0.05)
-    for row in rows:
-        costs.count(CURVE[row] + (row - 1) * 0.05, row, row)
+    for row in [1, 8] * 200:
+        costs.count(CURVE[row] + (row - 1) * 0.05 + row * costs.copy, row, row, row)
     assert costs.of[8] == pytest.approx(CURVE[8], rel=0.08)
 
 

@@ -193,7 +193,8 @@ class Engine:
             except BaseException as error:  # Ctrl-C in a notebook: the caller's, once the engine is in order
                 self._fail(self._scheduler.touched(plan), error)
                 raise
-            self._meter.count(time.perf_counter() - start, len(plan.batch.tokens), len(plan.sequences))
+            seconds, rows = time.perf_counter() - start, len(plan.batch.tokens)
+            self._meter.count(seconds, rows, len(plan.sequences), len(plan.drafts))
         elif self._guarded and not self._outputs:
             self._guarded.wait()
         self._cache.tidy()

@@ -21,11 +21,11 @@ class Meter:
         self.bytes_moved = 0
         self.times = [0] * (len(STEP_BUCKETS) + 1)  # steps by duration; the last count is of longer ones than any edge
 
-    def count(self, seconds: float, rows: int, sequences: int) -> None:
-        """A step of so many rows and sequences took ``seconds``."""
+    def count(self, seconds: float, rows: int, sequences: int, copies: int) -> None:
+        """A step of so many rows and sequences took ``seconds``. ``copies``: of states that it kept."""
         self.steps += 1
         self.seconds += seconds
         self.bytes_moved += self._weight_bytes + 2 * sequences * self._state_bytes
         self.times[bisect_left(STEP_BUCKETS, seconds)] += 1
         if self._costs.asked:
-            self._costs.count(seconds, rows, sequences)
+            self._costs.count(seconds, rows, sequences, copies)

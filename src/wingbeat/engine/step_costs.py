@@ -31,12 +31,12 @@ class StepCosts:
         self._seconds = 0.0  # of a step of one row
         self._seen = [0] * (len(curve) - 2).bit_length()
 
-    def count(self, seconds: float, rows: int, sequences: int) -> None:
-        """A step of so many rows and sequences took ``seconds``."""
+    def count(self, seconds: float, rows: int, sequences: int, copies: int) -> None:
+        """A step of so many rows and sequences, with so many copies of a state, took ``seconds``."""
         self.asked = False
         if rows >= len(self.of):
             return
-        expected = self.of[rows] + (sequences - 1) * self.state
+        expected = self.of[rows] + (sequences - 1) * self.state + copies * self.copy
         if not self._seconds:
             self._seconds = seconds / expected
             return
