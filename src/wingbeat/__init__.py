@@ -14,6 +14,7 @@ _HOMES = {
     "Adapter": "wingbeat.adapter",
     "Conversation": "wingbeat.conversation",
     "SamplingParams": "wingbeat.sampling.params",
+    "Tool": "wingbeat.text.tools",
 }
 
 

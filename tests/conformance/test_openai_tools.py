@@ -15,7 +15,8 @@ from openai import OpenAI
 from pydantic import BaseModel, Field
 
 from tests.live import LiveServer
-from wingbeat.server.dialects import openai_tool_calls, openai_tools
+from wingbeat import calling
+from wingbeat.text import tool_calls
 from wingbeat.text.profile import PROFILES
 
 ASK: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
@@ -118,7 +119,7 @@ def test_the_model_chooses(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> N
     plain = client.chat.completions.create(**{**ANY, "max_tokens": 20}, tools=TOOLS).choices[0]
     assert plain.finish_reason in ("stop", "length")
     assert plain.message.tool_calls is None
-    for module in (openai_tools, openai_tool_calls):  # one that these weights can be made to write
+    for module in (calling, tool_calls):  # one that these weights can be made to write
         monkeypatch.setattr(module, "FENCE", "`")
     asked: dict[str, Any] = {**ANY, "tools": TOOLS, "logit_bias": {BACKTICK: 6}}
     choice = client.chat.completions.create(**asked).choices[0]
@@ -226,7 +227,7 @@ def test_a_thinking_model_calls_after_its_reasoning(
 
 def test_what_is_thought_is_no_call(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.registry.models[0], "_profile", PROFILES["g1"])
-    for module in (openai_tools, openai_tool_calls):
+    for module in (calling, tool_calls):
         monkeypatch.setattr(module, "FENCE", "`")
     body = {"messages": ASK, "tools": TOOLS, "reasoning_effort": "high", "thinking_budget": 40, "max_tokens": 2000}
     reply = server.http.post("/v1/chat/completions", json={**body, "seed": 2, "logit_bias": {BACKTICK: 6}})

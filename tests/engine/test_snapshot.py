@@ -11,7 +11,7 @@ import pytest
 
 from tests.random_models import write_safetensors
 from wingbeat.engine import snapshot as snapshot_module
-from wingbeat.engine.snapshot import Continuation, StateArray, StateSnapshot
+from wingbeat.engine.snapshot import Continuation, Reasoned, StateArray, StateSnapshot
 from wingbeat.formats.safetensors import open_safetensors, save_safetensors
 
 ARRAYS = {
@@ -119,7 +119,11 @@ def test_changed_values_are_found(snapshot: StateSnapshot, tmp_path: Path, array
 
 def test_all_that_going_on_needs_is_kept(snapshot: StateSnapshot, tmp_path: Path) -> None:
     continuation = Continuation(
-        *(2**62, 3, {7: 2, 1: 1}, [5, 9], b"\xe4\xbd"), last=7, weights={7: (0.1, 3), 1: (1 / 3, 0)}, mu=0.7 - 0.1
+        *(2**62, 3, {7: 2, 1: 1}, [5, 9], b"\xe4\xbd"),
+        last=7,
+        weights={7: (0.1, 3), 1: (1 / 3, 0)},
+        mu=0.7 - 0.1,
+        reasoned=Reasoned(used=12, closed=1, tail=b"</th"),
     )
     logits = np.array([0.5, -1.0, 3.0], np.float32)
     whole = StateSnapshot.from_arrays("fp", 12, snapshot.to_arrays(), logits, continuation)
@@ -145,10 +149,32 @@ def test_files_of_the_second_version_are_read(snapshot: StateSnapshot, tmp_path:
     assert StateSnapshot.load(old) == (whole, EXTRA)
 
 
+def test_files_of_the_third_version_are_read(snapshot: StateSnapshot, tmp_path: Path) -> None:
+    said = (
+        '{"seed":1,"choice":0,"generated":{"3":2},"read":[5],"undecoded":"","last":3,"weights":{"3":[0.5,1]},"mu":2.5}'
+    )
+    continued = Continuation(1, 0, {3: 2}, [5], last=3, weights={3: (0.5, 1)}, mu=2.5)
+    whole = StateSnapshot.from_arrays("fp", 12, snapshot.to_arrays(), None, continued)
+    whole.save(tmp_path / "new", EXTRA)
+    checksum = snapshot_module._checksum(whole, EXTRA, "3", said)
+    assert StateSnapshot.load(rewrite(tmp_path / "new", state="3", checksum=checksum, continuation=said)) == (
+        whole,
+        EXTRA,
+    )
+
+
+@pytest.mark.parametrize(
+    "reasoned", [Reasoned(used=-1), Reasoned(closed=-1), Reasoned(tail=b"x" * 8), Reasoned(used=2**40)]
+)
+def test_reasoning_that_cannot_be(reasoned: Reasoned) -> None:
+    assert Continuation(1, 0, reasoned=Reasoned(used=5, tail=b"</think")).possible(300)
+    assert not Continuation(1, 0, reasoned=reasoned).possible(300)
+
+
 def test_another_version_is_named(snapshot: StateSnapshot, tmp_path: Path) -> None:
     snapshot.save(tmp_path / "chat")
-    with pytest.raises(ValueError, match=r"version '4' .* reads up to '3'"):
-        StateSnapshot.load(rewrite(tmp_path / "chat", state="4"))
+    with pytest.raises(ValueError, match=r"version '5' .* reads up to '4'"):
+        StateSnapshot.load(rewrite(tmp_path / "chat", state="5"))
 
 
 def test_other_files_are_no_states(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.engine.helpers import complete, speller_engine
+from tests.engine.helpers import answers, complete, drain, request, speller_engine
+from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.thinking import ThinkingLimit
 from wingbeat.sampling.params import SamplingParams, ThinkingBudget
 from wingbeat.text.world import WorldTokenizer
@@ -53,3 +56,28 @@ def test_the_model_is_interrupted(tokenizer: WorldTokenizer) -> None:
     assert answer.text == "ABC\n</think>" + "ABCDEFGHIJKL"[3 + len(closing) :]
     assert answer.logprobs is not None
     assert all(entry.logprob < -10 for entry in answer.logprobs[3 : 3 + len(closing)])
+
+
+@pytest.mark.parametrize("spelled", ["ABCDEFGHIJKLMNOP", "<think>ABCDEFGHIJ", "AB</think>CDEFGH", "<thi ABCDEFGHIJK"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_budget_goes_on_with_the_answer(
+    tokenizer: WorldTokenizer, tmp_path: Path, spelled: str, *, begun: bool
+) -> None:
+    """Wherever it is cut, in the closing tokens too, and also of a state that was kept before the answer."""
+    ids = [tokenizer.encode(piece)[0] for piece in spelled]
+    budget = ThinkingBudget(10 if "<" in spelled else 3, tuple(tokenizer.encode("\n</think>")), begun)
+    engine = speller_engine(tokenizer, ids)
+    whole = complete(engine, [7], SamplingParams(seed=1, thinking=budget, max_tokens=16))
+    for cut in range(16):
+        first = request(engine, 1, [[7]], SamplingParams(seed=1, thinking=budget, max_tokens=cut))
+        first.keep = ("prompt", "end")
+        engine.submit(first)
+        begun_answer = answers(drain(engine))[1, 0]
+        assert begun_answer.extras is not None
+        state = begun_answer.extras.prompt_state if cut == 0 else begun_answer.extras.state
+        assert state is not None
+        state.save(tmp_path / "state")
+        rest = request(engine, 2, [[]], SamplingParams(thinking=budget, max_tokens=16 - cut))
+        rest.state, _ = StateSnapshot.load(tmp_path / "state")
+        engine.submit(rest)
+        assert begun_answer.token_ids + answers(drain(engine))[2, 0].token_ids == whole.token_ids

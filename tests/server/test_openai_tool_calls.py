@@ -11,10 +11,10 @@ import pytest
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_chat import ChatChoice
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.dialects.openai_tool_calls import CallReader
 from wingbeat.server.dialects.openai_tools import AnswerForm, offered_tools
 from wingbeat.server.dialects.openai_tools_schema import FunctionBody, ToolChoice
 from wingbeat.text.reasoning import ReasoningSplitter
+from wingbeat.text.tool_calls import CallReader
 from wingbeat.text.tools import ToolCall, written_calls
 
 NASTY = ToolCall("weather", '{"city":"a\\"}]```json\\\\","n":[1,{"x":{}}],"e":""}')

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wingbeat.engine.drafting import Drafter
 from wingbeat.engine.guard import Guard
 from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
-from wingbeat.engine.snapshot import Continuation
+from wingbeat.engine.snapshot import Continuation, Reasoned
 from wingbeat.engine.thinking import ThinkingLimit
 from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
@@ -140,7 +140,7 @@ class Sequence:
         self._transcript = Transcript(
             *(tokenizer, sampling.stop, self._continued.undecoded), special=not sampling.skip_special_tokens
         )
-        self._thinking = None if sampling.thinking is None else ThinkingLimit(sampling.thinking)
+        self._thinking = self._new_limit()
         self.restrained = self._thinking is not None  # whether some tokens may not come, now or later
         self._reply: list[int] | None = None  # of a sequence that has ended: the tokens that are shown
         self._path: bytes | None = None
@@ -256,6 +256,7 @@ class Sequence:
         return Continuation(
             *(self._seed, self._choice, dict(generated), sorted(read), undecoded, last, self._weights_after(reply)),
             self._mu[: len(reply)][-1] if self._mu and reply else self._continued.mu,
+            self._reasoned_after(reply),
         )
 
     @property
@@ -296,6 +297,19 @@ class Sequence:
         for token in reply:
             penalties.remember(token)
         return penalties.weights()
+
+    def _new_limit(self) -> ThinkingLimit | None:
+        """The limit to the reasoning, before anything is sampled."""
+        budget = self.sampling.thinking
+        return None if budget is None else ThinkingLimit(budget, self._continued.reasoned)
+
+    def _reasoned_after(self, reply: list[int]) -> Reasoned | None:
+        limit = self._new_limit()
+        if limit is None or self.sampling.thinking is None:
+            return self._continued.reasoned
+        for token in reply:
+            limit.push(token, self._bytes(token))
+        return limit.reasoned(self.sampling.thinking)
 
     def begin_at(self, fed: int, predicted: FloatArray | None = None) -> None:
         """Begin from a state that has seen ``fed`` tokens of what is to be read; ``predicted`` [V]: the logits after

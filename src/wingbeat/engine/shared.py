@@ -50,8 +50,11 @@ class SharedEngine:
             self._engine = None
             self._boxes.clear()
 
-    def compile(self, constraint: Constraint) -> None:
-        """See that a constraint can be used. Raises ConstraintError, RuntimeError when what compiles it has failed."""
+    def compile(self, constraint: Constraint) -> bool:
+        """See that a constraint can be used, and whether a text of its form may begin with white space.
+
+        Raises ConstraintError, RuntimeError when what compiles it has failed.
+        """
         number = self.new_id()
         with self.lock:
             self.engine.compile(Compile(number, constraint))
@@ -64,7 +67,7 @@ class SharedEngine:
                 time.sleep(COMPILE_POLL)
                 continue
             if answer.error is None:
-                return
+                return answer.begins_white
             raise RuntimeError(answer.error) if answer.away else ConstraintError(answer.error)
 
     def run(

@@ -21,13 +21,16 @@ from numpy.typing import NDArray
 from wingbeat.formats.lazy import Checkpoint
 from wingbeat.formats.safetensors import open_safetensors, save_safetensors
 
-FILE_VERSION = "3"
-READ_VERSIONS = ("1", "2", FILE_VERSION)
+FILE_VERSION = "4"
+READ_VERSIONS = ("1", "2", "3", FILE_VERSION)
 """Files of version 1 have neither logits nor a continuation; those of version 2 have nothing of mirostat and of
-penalties that decay."""
+penalties that decay; those of version 3 have nothing of reasoning."""
 
 MOST_GENERATED = 2**24
 """Tokens of an answer that goes on from a state."""
+
+MOST_OF_TAG = 7
+"""Bytes of a beginning of ``<think>`` or ``</think>``."""
 
 MOST_UNDECODED = 3
 """Bytes of a character that is not complete."""
@@ -58,13 +61,29 @@ class StateArray(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return np.frombuffer(self.data, _FLOAT).reshape(self.shape)
 
 
+class Reasoned(msgspec.Struct, frozen=True, gc=False):
+    """How far a reasoning with a budget had come: whether it has ``begun`` and is ``over``, the tokens ``used``, how
+    many of those that close it are said, and the ``tail`` of the text, which may become a tag."""
+
+    begun: bool = True
+    over: bool = False
+    used: int = 0
+    closed: int = 0
+    tail: bytes = b""
+
+    @property
+    def possible(self) -> bool:
+        return 0 <= self.used < MOST_GENERATED and self.closed >= 0 and len(self.tail) <= MOST_OF_TAG
+
+
 class Continuation(msgspec.Struct, frozen=True, gc=False):
     """What an answer needs, beside the state, to go on as if it had never stopped.
 
     ``seed`` and ``choice`` make its random numbers, together with the state's position. ``generated`` counts the tokens
     of the answer for the penalties, ``read`` are the different ones of its prompt, ``undecoded`` the bytes of a
     character that is not complete yet. ``last`` is the token that the state has seen last (-1: not known), ``weights``
-    are those of the penalties where ``generated`` does not say them, ``mu`` is mirostat's value.
+    are those of the penalties where ``generated`` does not say them, ``mu`` is mirostat's value, ``reasoned`` how far a
+    reasoning with a budget had come.
     """
 
     seed: int
@@ -75,6 +94,7 @@ class Continuation(msgspec.Struct, frozen=True, gc=False):
     last: int = -1
     weights: dict[int, tuple[float, int]] = {}
     mu: float | None = None
+    reasoned: Reasoned | None = None
 
     def possible(self, vocab_size: int) -> bool:
         """Whether a sampler may be told of this: a file may come from anywhere, and its checksum proves nothing."""
@@ -90,6 +110,7 @@ class Continuation(msgspec.Struct, frozen=True, gc=False):
             and -1 <= self.last < vocab_size
             and all(math.isfinite(weight) and 0 <= age < MOST_GENERATED for weight, age in self.weights.values())
             and (self.mu is None or math.isfinite(self.mu))
+            and (self.reasoned is None or self.reasoned.possible)
         )
 
 

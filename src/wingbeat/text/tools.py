@@ -52,6 +52,19 @@ class ToolCall(NamedTuple):
     name: str
     arguments: str
 
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """The arguments by their names. Raises ValueError for a call that was cut off."""
+        return json.loads(self.arguments)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end."""
+        try:
+            return isinstance(self.parsed, dict)
+        except ValueError:
+            return False
+
 
 def is_tool_name(name: str) -> bool:
     """Whether a tool may be called so: 1 to 64 letters, digits, `_` and `-`."""

@@ -12,10 +12,10 @@ import msgspec
 from wingbeat.engine.messages import RowOutput
 from wingbeat.server.dialects.openai_logprobs import Columns
 from wingbeat.server.dialects.openai_states import ReturnedStates
-from wingbeat.server.dialects.openai_tool_calls import CallDelta
 from wingbeat.server.errors import ApiError, openai_error, unavailable
 from wingbeat.server.registry import ServedModel
 from wingbeat.server.step_writer import TextEvents
+from wingbeat.text.tool_calls import CallDelta
 
 encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"

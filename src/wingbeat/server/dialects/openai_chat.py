@@ -15,12 +15,12 @@ from wingbeat.server.dialects.openai_logprobs import ChatLogprobs
 from wingbeat.server.dialects.openai_ranking import MeanLogprob
 from wingbeat.server.dialects.openai_states import check_goes_on
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.dialects.openai_tool_calls import CallDelta, WrittenCall
 from wingbeat.server.dialects.openai_tools import FREE, AnswerForm
 from wingbeat.server.registry import Prompts, ServedModel, Start
 from wingbeat.server.session_turn import Turn
 from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
+from wingbeat.text.tool_calls import CallDelta, WrittenCall
 
 CHAT = ObjectNames("chatcmpl-", "chat.completion", "chat.completion.chunk")
 

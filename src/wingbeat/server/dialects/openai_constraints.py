@@ -15,7 +15,6 @@ from wingbeat.sampling.constraint import MAX_CHOICES, Constraint, ConstraintKind
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.errors import bad_request, unsupported
 from wingbeat.server.registry import ServedModel
-from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.tools import is_tool_name
 
 _GBNF_RULE = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
@@ -229,17 +228,6 @@ def _grammar_asked(grammar: str | None, param: str) -> Asked | None:
 def json_text(value: Any) -> str:
     """A value of a body as the JSON text that it was."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def in_chat(asked: Asked | None, answer: ReasoningSplitter) -> Asked | None:
-    """The form as it holds for such an answer of a chat: after the reasoning, and a space may come first."""
-    if asked is None:
-        return None
-    before = answer.before_answer
-    constraint = msgspec.structs.replace(
-        asked.constraint, begins=before, required=bool(before), leading_white=answer.has_room
-    )
-    return asked._replace(constraint=constraint)
 
 
 async def constrained(sampling: SamplingParams, model: ServedModel, asked: Asked | None) -> SamplingParams:

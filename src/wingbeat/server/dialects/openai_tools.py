@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from wingbeat.calling import in_chat, may_call, must_call
 from wingbeat.engine.grammar_schema import prepared
 from wingbeat.sampling.constraint import Constraint, ConstraintError
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.server.dialects.openai_constraints import Asked, constrained, in_chat, json_text
-from wingbeat.server.dialects.openai_tool_calls import CallReader
+from wingbeat.server.dialects.openai_constraints import Asked, constrained, json_text
 from wingbeat.server.dialects.openai_tools_schema import FunctionBody, ToolChoice
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.registry import ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter
-from wingbeat.text.tools import FENCE, MAX_CALLS, Tool, calls_grammar
+from wingbeat.text.tool_calls import CallReader
+from wingbeat.text.tools import MAX_CALLS, Tool
 
 
 class OfferedTools(NamedTuple):
@@ -100,16 +101,14 @@ class AnswerForm(NamedTuple):
 
         Raises ApiError (400) for a form of the text that cannot be told from a call.
         """
-        if self.tools is None:
-            return in_chat(self.text, answer)
         tools = self.tools
+        if tools is None:
+            return None if self.text is None else self.text._replace(constraint=in_chat(self.text.constraint, answer))
         schemas = {tool.name: _prepared(json_text(tool.schema), tools.param(tool)) for tool in tools.may}
         if not self.constrains:
-            grammar = calls_grammar(schemas, tools.most, fenced=False)
-            return Asked(Constraint("lark", grammar, begins=FENCE, after=answer.before_answer), tools.field)
+            return Asked(may_call(schemas, tools.most, answer), tools.field)
         text = None if self.text is None or tools.required else _schema(self.text, tools)
-        either = calls_grammar(schemas, tools.most, answer=text)
-        return in_chat(Asked(Constraint("lark", either), tools.field), answer)
+        return Asked(must_call(schemas, tools.most, answer, text), tools.field)
 
     async def constrain(
         self, sampling: SamplingParams, model: ServedModel, answer: ReasoningSplitter

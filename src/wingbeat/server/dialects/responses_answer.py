@@ -12,7 +12,6 @@ from wingbeat.server.dialects.openai_answer import check_row, encode, ended_earl
 from wingbeat.server.dialects.openai_chat import ChatChoice
 from wingbeat.server.dialects.openai_states import ReturnedStates
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.dialects.openai_tool_calls import WrittenCall
 from wingbeat.server.dialects.responses_output import (
     CALL,
     MESSAGE,
@@ -26,6 +25,7 @@ from wingbeat.server.dialects.responses_schema import ResponsesBody
 from wingbeat.server.errors import ApiError, openai_error
 from wingbeat.server.registry import ServedModel
 from wingbeat.text.reasoning import ReasoningSplitter
+from wingbeat.text.tool_calls import WrittenCall
 
 Ending = Literal["completed", "incomplete"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from wingbeat.server.dialects.openai_answer import encode
-from wingbeat.server.dialects.openai_tool_calls import WrittenCall
+from wingbeat.text.tool_calls import WrittenCall
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 

@@ -12,63 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 
+from wingbeat.conversation.reply import FRESH, Reply, Seen
 from wingbeat.engine.snapshot import StateSnapshot
-from wingbeat.llm import LLM, Chunk, Completion, GenerationError, chat_sampling, to_message
+from wingbeat.llm import LLM, Chunk, GenerationError
+from wingbeat.llm.answers import message_of
+from wingbeat.llm.chatting import chat_request, to_message
+from wingbeat.llm.forms import AnswerReader, ChatForm, JsonSchema, to_tool
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.text.reasoning import ReasoningSplitter
 from wingbeat.text.templates import Message
+from wingbeat.text.tools import Tool
 
 _MESSAGES, _TOKENS, _MODEL = "conversation.messages", "conversation.tokens", "conversation.model"
 _READ_ONLY = SamplingParams(max_tokens=0)
-
-
-class Reply(Iterator[Chunk]):
-    """The answer to a message while it is written: an iterator of its pieces.
-
-    ``completion`` holds what there is of it so far, ``read`` how many tokens of its prompt no kept state had seen (0
-    until it begins). Nothing runs but while a piece is asked for.
-    """
-
-    def __init__(self, prompt_ids: list[int], write: Callable[[Reply], Generator[Chunk]]) -> None:
-        self.completion = Completion(prompt_ids)
-        self.read = 0
-        self._stopped = False
-        self._chunks = write(self)
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
-    def stop(self) -> None:
-        """End the answer after the step under way; go on to iterate for its last pieces. For signal handlers, too."""
-        self._stopped = True
-
-    def wait(self) -> Completion:
-        """The whole answer."""
-        for _ in self:
-            pass
-        return self.completion
-
-    def close(self) -> None:
-        """Leave it at what was said."""
-        self._chunks.close()
-
-    def __next__(self) -> Chunk:
-        return next(self._chunks)
-
-
-class _Seen(NamedTuple):
-    """Tokens and the state that has seen them; None: a fresh one."""
-
-    ids: list[int]
-    state: StateSnapshot | None
-
-
-_FRESH = _Seen([], None)
 
 
 class Conversation:
@@ -78,25 +37,35 @@ class Conversation:
     is not read again; a ``repetition_penalty`` counts all tokens, and so needs them all read.
     """
 
-    def __init__(self, llm: LLM, messages: Sequence[Mapping[str, str]] = (), *, system: str | None = None) -> None:
-        """``messages``: what was said before. ``system``: a message that comes before all others.
+    def __init__(
+        self,
+        llm: LLM,
+        messages: Sequence[Mapping[str, Any]] = (),
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] = (),
+    ) -> None:
+        """``messages``: what was said before. ``system``: a message that comes before all others. ``tools``: what the
+        model may call, as for ``LLM.chat``.
 
-        Raises ValueError for a message of another form, or a model that does not chat or has no tokenizer.
+        Raises ValueError for a message or a tool of another form, or a model that does not chat or has no tokenizer.
         """
         llm.profile.chat_template()
         self._llm = llm
         self._encode = llm.tokenizer.encode_segments
         self._turns = [to_message(message) for message in messages]
         self._system = system
-        self._seen: list[_Seen] = []  # at most those before, within and after the last turn
+        self._tools = [to_tool(tool) for tool in tools]
+        self._form = ChatForm(self._tools)
+        self._seen: list[Seen] = []  # at most those before, within and after the last turn
         self._reply: Reply | None = None
         if self._messages():
             llm.profile.render(self._messages())  # an unknown role is told now
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """All messages so far, the system's included. That of a reply under way comes when it has ended."""
-        return [{"role": message.role, "content": message.content} for message in self._messages()]
+        return [{**message_of(said.content, said.tool_calls), "role": said.role} for said in self._messages()]
 
     @property
     def system(self) -> str | None:
@@ -108,19 +77,61 @@ class Conversation:
         self._settle()
         self._system = text
 
-    def say(self, text: str, sampling_params: SamplingParams | None = None, *, thinking: bool | None = None) -> Reply:
+    def say(
+        self,
+        text: str,
+        sampling_params: SamplingParams | None = None,
+        *,
+        thinking: bool | None = None,
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        schema: JsonSchema | None = None,
+    ) -> Reply:
         """Send a message; iterate over the reply, or ``wait`` for it. An earlier reply under way is left as it is.
 
-        None takes the model's chat defaults. A reply that was stopped stays part of the conversation as far as it
-        came; one that failed, or was stopped before its first word, does not, and neither does the message.
+        None takes the model's chat defaults; the last three are those of ``LLM.chat``. A reply that was stopped stays
+        part of the conversation as far as it came; one that failed, or was stopped before its first word, does not, and
+        neither does the message.
         Raises ValueError at once for a bad parameter, GenerationError while iterating when the answer fails.
         """
         self._settle()
-        return self._answer([*self._turns, Message("user", text)], sampling_params, thinking)
+        form = self._asked(tool_choice, schema, parallel=parallel_tool_calls)
+        return self._answer([*self._turns, Message("user", text)], sampling_params, thinking, form)
 
-    def retry(self, sampling_params: SamplingParams | None = None, *, thinking: bool | None = None) -> Reply:
+    def give(
+        self,
+        results: Sequence[str],
+        sampling_params: SamplingParams | None = None,
+        *,
+        thinking: bool | None = None,
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        schema: JsonSchema | None = None,
+    ) -> Reply:
+        """Send what the tools that the last reply called have given, one text for each call; otherwise as ``say``.
+
+        Raises ValueError where there are not as many calls.
+        """
+        self._settle()
+        calls = self._turns[-1].tool_calls if self._turns else ()
+        if isinstance(results, str) or not calls or len(results) != len(calls):
+            raise ValueError(f"the last reply has {len(calls)} calls: give a list of one text for each")
+        turns = [*self._turns, *(Message("tool", result) for result in results)]
+        form = self._asked(tool_choice, schema, parallel=parallel_tool_calls)
+        return self._answer(turns, sampling_params, thinking, form)
+
+    def retry(
+        self,
+        sampling_params: SamplingParams | None = None,
+        *,
+        thinking: bool | None = None,
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        schema: JsonSchema | None = None,
+    ) -> Reply:
         """Answer the last message again. Raises ValueError when there is none."""
-        return self._answer(self._turns[: self._last_message() + 1], sampling_params, thinking)
+        form = self._asked(tool_choice, schema, parallel=parallel_tool_calls)
+        return self._answer(self._turns[: self._last_message() + 1], sampling_params, thinking, form)
 
     def undo(self) -> None:
         """Take the last message and its answer back. Raises ValueError when there is none."""
@@ -140,7 +151,8 @@ class Conversation:
         if not self._turns:
             raise ValueError("there is nothing to save yet")
         # Without the label that opens the next reply: the next message comes before it.
-        ids = self._encode(self._llm.profile.render(self._messages())[:-1])
+        profile = self._llm.profile
+        ids = self._encode(profile.render(self._form.tell(self._messages(), profile.chat_template()))[:-1])
         seen = self._longest(ids)
         if seen.state is None:
             seen = self._read(ids)
@@ -164,7 +176,7 @@ class Conversation:
             raise ValueError(f"{path} was saved with another model{made_by}: load that one to go on with it")
         self._llm.check_state(state)
         try:
-            messages = [to_message(m) for m in msgspec.json.decode(extra[_MESSAGES], type=list[dict[str, str]])]
+            messages = [to_message(m) for m in msgspec.json.decode(extra[_MESSAGES], type=list[dict[str, Any]])]
             ids = msgspec.json.decode(extra[_TOKENS], type=list[int])
             self._llm.profile.render(messages)
         except (KeyError, ValueError, msgspec.MsgspecError) as error:
@@ -174,7 +186,7 @@ class Conversation:
         begins = bool(messages) and messages[0].role.lower() == "system"
         self._system = messages[0].content if begins else None
         self._turns = messages[begins:]
-        self._seen = [_Seen(ids, state)]
+        self._seen = [Seen(ids, state)]
 
     def _messages(self, turns: Sequence[Message] | None = None) -> list[Message]:
         turns = self._turns if turns is None else turns
@@ -193,36 +205,38 @@ class Conversation:
             self._reply.close()
             self._reply = None
 
-    def _answer(self, turns: list[Message], params: SamplingParams | None, thinking: bool | None) -> Reply:
+    def _asked(self, choice: str, schema: JsonSchema | None, *, parallel: bool) -> ChatForm:
+        return ChatForm(self._tools, choice, schema, parallel=parallel)
+
+    def _answer(
+        self, turns: list[Message], params: SamplingParams | None, thinking: bool | None, form: ChatForm
+    ) -> Reply:
         profile, messages = self._llm.profile, self._messages(turns)
         # Of what opens the reply, such as "<think", nothing stays in the conversation: it is read after the rest.
-        before = profile.render(messages)
-        segments = profile.render(messages, thinking=thinking)
+        before = profile.render(form.tell(messages, profile.chat_template()))
+        segments, sampling, reader = chat_request(profile, messages, params, thinking, form)
         base, opening = self._encode(before), self._encode(segments[len(before) :])
-        params = chat_sampling(profile, params, thinking)
-        params.validate(self._llm.info.vocab_size)
-        splitter = profile.splitter(segments)
+        sampling.validate(self._llm.info.vocab_size)
         self._reply = Reply(
-            base + opening, lambda reply: self._write(reply, turns, splitter, self._generate(reply, base, params))
+            base + opening, lambda reply: self._write(reply, turns, reader, self._generate(reply, base, sampling))
         )
         return self._reply
 
     def _write(
-        self, reply: Reply, turns: list[Message], splitter: ReasoningSplitter, chunks: Iterator[Chunk]
+        self, reply: Reply, turns: list[Message], reader: AnswerReader, chunks: Iterator[Chunk]
     ) -> Generator[Chunk]:
-        """Pass the pieces on, reasoning and answer apart; in the end make the answer part of the conversation."""
+        """Pass the pieces on, reasoning and text apart; in the end make the answer part of the conversation."""
         answer = reply.completion
         try:
             for chunk in chunks:
-                parts = [splitter.push(chunk.text)]
-                if chunk.finish_reason is not None:
-                    parts.append(splitter.flush())
-                chunk.reasoning, chunk.text = ("".join(part) for part in zip(*parts, strict=True))
+                last = chunk.finish_reason is not None
+                chunk.reasoning, chunk.text = reader.push(chunk.text, last=last)
                 answer.reasoning += chunk.reasoning
                 answer.text += chunk.text
                 answer.token_ids += chunk.token_ids
                 if chunk.logprobs is not None:
                     answer.logprobs = [*(answer.logprobs or []), *chunk.logprobs]
+                answer.tool_calls = reader.calls()
                 answer.finish_reason, answer.stop_reason = chunk.finish_reason, chunk.stop_reason
                 yield chunk
         except GenerationError as error:
@@ -231,13 +245,15 @@ class Conversation:
         finally:
             ended = answer.finish_reason in ("stop", "length")
             if ended or (answer.text and answer.finish_reason != "error"):
-                self._turns = [*turns, Message("assistant", answer.text)]
+                # A call that was cut off would be a bad example.
+                calls = tuple(call for call in answer.tool_calls if ended and call.is_whole)
+                self._turns = [*turns, Message("assistant", answer.text, tool_calls=calls)]
 
     def _generate(self, reply: Reply, base: list[int], params: SamplingParams) -> Iterator[Chunk]:
         """The answer to the prompt ``reply.completion.prompt_ids``, of which ``base`` will begin the next one, too."""
         ids = reply.completion.prompt_ids
         opened, counts_all = len(base) < len(ids), params.counts_prompt
-        start = _FRESH if counts_all else self._longest(ids)
+        start = FRESH if counts_all else self._longest(ids)
         reply.read = len(ids) - len(start.ids)
         self._seen = [start] if start.ids else []
         if opened and not counts_all and len(start.ids) < len(base):
@@ -251,20 +267,20 @@ class Conversation:
         ):
             for kept in (chunk.prompt_state, chunk.state):
                 if kept is not None:
-                    self._seen.append(_Seen([*ids, *(chunk.reply or ())][: kept.position], kept))
+                    self._seen.append(Seen([*ids, *(chunk.reply or ())][: kept.position], kept))
             yield chunk
 
-    def _read(self, ids: list[int], stop_when: Callable[[], bool] | None = None) -> _Seen:
+    def _read(self, ids: list[int], stop_when: Callable[[], bool] | None = None) -> Seen:
         """The state after ``ids``, kept; a fresh one when it was stopped on the way."""
         start = self._longest(ids)
         new = ids[len(start.ids) :]
         for chunk in self._llm.stream(new, _READ_ONLY, state=start.state, keep=("prompt",), stop_when=stop_when):
             if chunk.prompt_state is not None:
-                self._seen.append(_Seen(ids, chunk.prompt_state))
+                self._seen.append(Seen(ids, chunk.prompt_state))
                 return self._seen[-1]
-        return _FRESH
+        return FRESH
 
-    def _longest(self, ids: list[int]) -> _Seen:
+    def _longest(self, ids: list[int]) -> Seen:
         """The state that has seen the most of ``ids``, but not all: the next token must be predicted from one."""
         fitting = [seen for seen in self._seen if len(seen.ids) < len(ids) and ids[: len(seen.ids)] == seen.ids]
-        return max(fitting, key=lambda seen: len(seen.ids), default=_FRESH)
+        return max(fitting, key=lambda seen: len(seen.ids), default=FRESH)
