@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import calendar
 import json
-import os
 import random
 import re
-import signal
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -314,21 +312,6 @@ def test_hostile_grammars_are_refused_or_run_and_hold_up_nobody(engine: Engine) 
         Constraint("lark", "x" * 10_000_000).check()
     with pytest.raises(ConstraintError, match="JSON"):
         Constraint("json_schema", "[" * 100_000).check()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_grammar_process_that_is_killed_costs_its_rows_alone(engine: Engine) -> None:
-    endless = Constraint("lark", 'start: "a"+ "b"')
-    engine.submit(request(engine, 1, [[5, 6]], under(endless, 5000, logit_bias={98 + 1: -100})))
-    engine.submit(request(engine, 2, [[5, 6]], under(None, 60, ignore_eos=True)))
-    outputs = [row for _ in range(20) for row in engine.step().rows]
-    for pid in engine._guarded.grammars.pids:
-        os.kill(pid, signal.SIGKILL)
-    found = answers(outputs + drain(engine))
-    assert "the grammar process ended" in (found[1, 0].error or "")
-    assert found[2, 0].finish_reason == "length"
-    assert_empty(engine)
-    assert ask(engine, Constraint("choice", '["ab"]')).text == "ab"
 
 
 def test_cancelled_rows_leave_nothing(engine: Engine) -> None:

@@ -383,14 +383,13 @@ class Engine:
         masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
         result = self._sampler.sample(logits, slots, positions, masks)
         tokens, logprobs, mu = result.tokens.tolist(), result.logprobs.tolist(), result.mu.tolist()
-        for row, (sequence, token, logprob, top, sequence_mu) in enumerate(
-            zip(sequences, tokens, logprobs, result.top, mu, strict=True)
-        ):
+        for row in self._guarded.first(sequences):
+            sequence, token = sequences[row], tokens[row]
             if token < 0:
                 self._end([sequence], _why_none(sequence, logits[row]))
                 continue
             try:
-                output = sequence.accept(token, logprob, top, sequence_mu)
+                output = sequence.accept(token, logprobs[row], result.top[row], mu[row])
                 ended = output.finish_reason is not None
                 undone = self._speculation.undone(sequence, token, ended=ended)
                 if ended and not (sequence.settled and not (undone and sequence.wanted.state)):
@@ -406,7 +405,6 @@ class Engine:
             if output.finish_reason is not None:
                 self._beginnings.keep_last(sequence)
                 self._release(sequence)
-        self._guarded.flush()
 
     def _settle(self, sequence: Sequence, output: RowOutput) -> RowOutput:
         """Have the state, which is wanted, see just what is shown. Returns the output without its end until then."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
 import sys
 from typing import Any
 
+from wingbeat.engine.grammar_compiling import begin
 from wingbeat.engine.grammar_legacy import is_legacy, to_kbnf
 from wingbeat.engine.grammar_messages import Vocabulary
+from wingbeat.engine.grammar_trial import TooMuch, attempt
 from wingbeat.sampling.constraint import Constraint, ConstraintError
 
 OPTIONAL = ("torch", "jax", "jaxlib", "triton", "mlx", "tensorflow")
 """What kbnf imports where it is installed. None of it is needed here, and some takes seconds."""
 
 REGEX_MEMORY = 64 << 20  # bytes for the automaton of one expression
-TRIAL_SECONDS = 4.0
-TRIAL_MEMORY = 2 << 30
+TRIAL_SECONDS = 2.0
+"""Twice that is what compiling may take: what has been tried is done again."""
+TRIAL_MEMORY = 2 << 30  # bytes
 TOO_MUCH = "the grammar takes too long or too much memory to compile: use shorter repetitions and expressions"
 
 _REMAINDER = re.compile(r'errors: \[\("((?:[^"\\]|\\.)*)"')
@@ -64,6 +66,11 @@ class Matcher:
         size = 4 * self._words
         return bits if len(bits) == size else bits[:size].ljust(size, b"\0")
 
+    def reset(self) -> bool:
+        """Go back to the beginning. It knows the masks that it has computed, most of which take a millisecond."""
+        self._engine.reset()
+        return True
+
 
 class Compiler:
     """Makes matchers for a vocabulary. A grammar is tried in a process of its own first, which can be ended."""
@@ -76,7 +83,23 @@ class Compiler:
     def compile(self, constraint: Constraint) -> Matcher:
         """Raises ConstraintError."""
         grammar = to_kbnf(constraint.grammar) if is_legacy(constraint.grammar) else constraint.grammar
-        _try(grammar)
+        try:
+            refusal = attempt(lambda: self._try(grammar), TRIAL_SECONDS, TRIAL_MEMORY)
+        except TooMuch:
+            raise ConstraintError(TOO_MUCH) from None
+        if refusal:
+            raise ConstraintError(refusal)
+        return self._make(grammar)
+
+    def _try(self, grammar: str) -> str:
+        """What is wrong with it, if anything is."""
+        try:
+            begin(self._make(grammar))
+        except ConstraintError as error:
+            return str(error)
+        return ""
+
+    def _make(self, grammar: str) -> Matcher:
         try:
             engine = make_engine(self._kbnf, grammar, self._vocabulary)
         except ValueError as error:
@@ -97,19 +120,6 @@ def make_engine(kbnf: Any, grammar: str, vocabulary: Any) -> Any:
     expressions.max_memory_usage = REGEX_MEMORY
     config.regex_config = expressions
     return kbnf.InternalEngine(grammar, vocabulary, config)
-
-
-def _try(grammar: str) -> None:
-    """Raises ConstraintError for a grammar that cannot be compiled within the limits."""
-    command = [sys.executable, "-P", "-m", "wingbeat.engine.grammar_trial"]
-    try:
-        done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=TRIAL_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise ConstraintError(TOO_MUCH) from None
-    if done.returncode != 0:
-        raise ConstraintError(TOO_MUCH)
-    if done.stdout:
-        raise ConstraintError(explain(grammar, done.stdout.decode()))
 
 
 def explain(grammar: str, error: str) -> str:

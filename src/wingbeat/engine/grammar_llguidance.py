@@ -69,6 +69,10 @@ class Matcher:
         self._check()
         return bits
 
+    def reset(self) -> bool:
+        """Not worth while: what it finds out for one text helps little with the next."""
+        return False
+
     def _check(self) -> None:
         if self._matcher.is_error():
             error = self._matcher.get_error()

@@ -10,12 +10,19 @@ from wingbeat.sampling.constraint import Constraint
 
 Library = Literal["llguidance", "kbnf"]
 
+STUCK = 4
+"""Exit status of a grammar process in which a constraint took too long to compile."""
+
+TOO_LONG = "it takes too long to compile: use shorter repetitions, fewer alternatives, simpler expressions"
+
 
 class GrammarBootstrap(msgspec.Struct):
-    """On standard input: the number of the open socket to the engine, and which library to use."""
+    """On standard input: the number of the open socket to the engine, which library to use, and how long compiling a
+    constraint may take."""
 
     socket: int
     library: Library
+    compile_seconds: float
 
 
 class Vocabulary(msgspec.Struct, tag=True):
@@ -34,10 +41,11 @@ class Check(msgspec.Struct, tag=True):
 
 
 class Open(msgspec.Struct, tag=True):
-    """A row begins under a constraint; ``Verdicts`` has its first mask when it is compiled."""
+    """A row begins under a constraint, or goes on after ``tokens``; ``Verdicts`` has its mask when it is compiled."""
 
     row: int
     constraint: Constraint
+    tokens: list[int] = []
 
 
 class Accept(msgspec.Struct, tag=True):

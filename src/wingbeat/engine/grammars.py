@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from wingbeat.engine.frame_pipe import wait
 from wingbeat.engine.grammar_messages import (
+    TOO_LONG,
     Accept,
     Check,
     Checked,
@@ -22,24 +24,30 @@ from wingbeat.engine.grammar_messages import (
     Vocabulary,
     library_of,
 )
-from wingbeat.engine.grammar_process import GrammarProcess
+from wingbeat.engine.grammar_process import GrammarProcess, Loss
 from wingbeat.engine.messages import Compile, Compiled
 from wingbeat.sampling.constraint import Constraint
 
 log = logging.getLogger(__name__)
 
 AGAIN = "; ask again"
+MOST_DEATHS = 3
+"""How often a process may end while it owes an answer for the same row; once where that has had none at all."""
+HANGING = 2  # deaths that a process counts as that had to be ended
 
 
 class Grammar:
     """What is known of one row's text: after its tokens so far, ``bits`` may follow, or it is complete, or failed."""
 
-    __slots__ = ("bits", "complete", "count", "error", "library", "number")
+    __slots__ = ("begun", "bits", "complete", "constraint", "deaths", "error", "library", "number", "tokens")
 
-    def __init__(self, number: int, library: Library) -> None:
+    def __init__(self, number: int, constraint: Constraint) -> None:
         self.number = number
-        self.library: Library = library
-        self.count = 0  # tokens taken
+        self.constraint = constraint
+        self.library: Library = library_of(constraint)
+        self.tokens: list[int] = []  # which another process is told of, should this one end
+        self.begun = False  # whether there was an answer
+        self.deaths = 0  # of processes that owed one, since the last
         self.bits: NDArray[np.uint32] | None = None
         self.complete = False
         self.error: str | None = None
@@ -55,7 +63,8 @@ class Lane:
     def __init__(self, process: GrammarProcess) -> None:
         self.process = process
         self.rows: dict[int, Grammar] = {}
-        self.checks: set[int] = set()
+        self.checks: dict[int, Constraint] = {}
+        self.asked_again: set[int] = set()  # checks that a process has died over
         self.accepted: list[tuple[int, int]] = []  # not sent yet
         self.waiting: set[int] = set()  # rows whose next mask is not there
 
@@ -63,11 +72,18 @@ class Lane:
     def owing(self) -> bool:
         return bool(self.waiting or self.checks)
 
-    def ask(self, asked: set[int], number: int) -> None:
-        """The process is about to owe an answer."""
+    def expect(self, grammar: Grammar) -> None:
+        """The process is about to owe a mask."""
         if not self.owing:
             self.process.expect()
-        asked.add(number)
+        self.waiting.add(grammar.number)
+
+    def clear(self) -> tuple[list[Grammar], dict[int, Constraint], set[int]]:
+        """Forget everything. Returns the rows, those that waited last, the checks, and the waiting rows."""
+        rows = sorted(self.rows.values(), key=lambda grammar: (grammar.number in self.waiting, not grammar.begun))
+        lost = rows, self.checks, self.waiting
+        self.rows, self.checks, self.waiting, self.accepted = {}, {}, set(), []
+        return lost
 
 
 class Grammars:
@@ -92,9 +108,7 @@ class Grammars:
 
     def check(self, command: Compile) -> None:
         """Have a constraint compiled; ``take_compiled`` has the answer in time."""
-        lane = self._lane(library_of(command.constraint))
-        lane.ask(lane.checks, command.id)
-        self._send(lane, Check(command.id, command.constraint))
+        self._check(self._lane(library_of(command.constraint)), command.id, command.constraint)
 
     def take_compiled(self) -> list[Compiled]:
         """Answers to ``check`` since the last call."""
@@ -103,22 +117,18 @@ class Grammars:
 
     def open(self, constraint: Constraint) -> Grammar:
         """A text begins under a constraint."""
-        library = library_of(constraint)
-        grammar = Grammar(next(self._numbers), library)
-        lane = self._lane(library)
-        lane.rows[grammar.number] = grammar
-        lane.ask(lane.waiting, grammar.number)
-        self._send(lane, Open(grammar.number, constraint))
+        grammar = Grammar(next(self._numbers), constraint)
+        self._open(self._lane(grammar.library), grammar)
         return grammar
 
     def accept(self, grammar: Grammar, token: int) -> None:
         """A token has been drawn; ``flush`` tells the process."""
         lane = self._lanes[grammar.library]
-        if grammar.number not in lane.rows:  # its process is gone
+        if grammar.number not in lane.rows:  # it has failed
             return
-        grammar.count += 1
+        grammar.tokens.append(token)
         grammar.bits = None
-        lane.ask(lane.waiting, grammar.number)
+        lane.expect(grammar)
         lane.accepted.append((grammar.number, token))
 
     def flush(self) -> None:
@@ -141,64 +151,99 @@ class Grammars:
     def poll(self) -> None:
         """Take what has come, without waiting."""
         for lane in self._lanes.values():
-            if lane.process.pid is None:
+            if not lane.owing:
                 continue
             for event in lane.process.receive():
                 self._take(lane, event)
-            error = lane.process.lost(owing=lane.owing)
-            if error is not None:
-                log.error("%s", error)
-                self._lose(lane, error)
+            loss = lane.process.lost() if lane.owing else None
+            if loss is not None:
+                log.error("%s", loss.reason)
+                self._lose(lane, loss)
 
     def wait(self, grammars: Iterable[Grammar], seconds: float) -> None:
-        """Until something has come from the process of the first that is not known, but no longer."""
-        for grammar in grammars:
-            if not grammar.known:
-                self._lanes[grammar.library].process.wait(seconds)
-                return
+        """Until something has come from a process of those that are not known, but no longer."""
+        lanes = {grammar.library: self._lanes[grammar.library] for grammar in grammars if not grammar.known}
+        pipes = [lane.process.pipe for lane in lanes.values() if lane.process.pipe is not None]
+        if pipes:
+            wait(pipes, seconds)
 
     def shut(self) -> None:
         """End the processes."""
         for lane in self._lanes.values():
             lane.process.close()
-            self._lose(lane, "the engine was closed")
+            self._fail(lane, "the engine was closed")
 
     def _lane(self, library: Library) -> Lane:
         if library not in self._lanes:
             if self._vocabulary is None:
                 self._vocabulary = self._make_vocabulary()
             self._lanes[library] = Lane(GrammarProcess(library, self._vocabulary))
-        return self._lanes[library]
+        lane = self._lanes[library]
+        if not lane.owing and lane.process.ended:  # nobody was there to notice
+            lane.process.close()
+            self._lose(lane, Loss("the grammar process ended", hung=False))
+        return lane
+
+    def _check(self, lane: Lane, number: int, constraint: Constraint) -> None:
+        if not lane.owing:
+            lane.process.expect()
+        lane.checks[number] = constraint
+        self._send(lane, Check(number, constraint))
+
+    def _open(self, lane: Lane, grammar: Grammar) -> None:
+        lane.rows[grammar.number] = grammar
+        lane.expect(grammar)
+        self._send(lane, Open(grammar.number, grammar.constraint, grammar.tokens))
 
     def _send(self, lane: Lane, command: Check | Open | Accept | Close) -> None:
         try:
             lane.process.send(command)
         except OSError as error:
-            self._lose(lane, f"the grammar process cannot be started: {error}")
+            self._fail(lane, f"the grammar process cannot be started: {error}")
 
     def _take(self, lane: Lane, event: Event) -> None:
-        if isinstance(event, Checked):
-            lane.checks.discard(event.id)
-            self._compiled.append(Compiled(event.id, event.error, begins_white=event.begins_white))
-        elif isinstance(event, Verdicts):
+        if isinstance(event, Verdicts):
             for verdict in event.rows:
                 self._judge(lane, verdict)
+        elif isinstance(event, Checked):
+            lane.checks.pop(event.id, None)
+            lane.asked_again.discard(event.id)
+            self._compiled.append(Compiled(event.id, event.error, begins_white=event.begins_white))
 
     def _judge(self, lane: Lane, verdict: Verdict) -> None:
         grammar = lane.rows.get(verdict.row)
-        if grammar is None or (verdict.count != grammar.count and verdict.error is None):
+        if grammar is None or (verdict.count != len(grammar.tokens) and verdict.error is None):
             return
         lane.waiting.discard(verdict.row)
+        grammar.begun, grammar.deaths = True, 0
         grammar.complete, grammar.error = verdict.complete, verdict.error
         if verdict.bits:
             grammar.bits = np.frombuffer(verdict.bits, np.uint32)
 
-    def _lose(self, lane: Lane, error: str) -> None:
-        """The process is gone: its rows fail, since nobody knows any more what may follow."""
-        for grammar in lane.rows.values():
+    def _lose(self, lane: Lane, loss: Loss) -> None:
+        """The process is gone: tell another one of all that this one knew, but for what may be its end again."""
+        rows, checks, waiting = lane.clear()
+        asked = len(checks) + sum(not grammar.begun for grammar in rows)
+        for grammar in rows:
+            if grammar.number in waiting:
+                grammar.deaths += HANGING if loss.hung else 1
+            if grammar.deaths > (MOST_DEATHS if grammar.begun else 1):
+                grammar.error = TOO_LONG if loss.hung and not grammar.begun and asked == 1 else loss.reason + AGAIN
+            else:
+                self._open(lane, grammar)
+        for number, constraint in checks.items():
+            if loss.hung and asked == 1:
+                self._compiled.append(Compiled(number, TOO_LONG))
+            elif loss.hung or number in lane.asked_again:
+                self._compiled.append(Compiled(number, loss.reason + AGAIN, away=True))
+            else:
+                lane.asked_again.add(number)
+                self._check(lane, number, constraint)
+        lane.asked_again.intersection_update(lane.checks)
+
+    def _fail(self, lane: Lane, error: str) -> None:
+        """There is no process, and there will be none for what has been asked."""
+        rows, checks, _ = lane.clear()
+        for grammar in rows:
             grammar.error = error + AGAIN
-        self._compiled += [Compiled(number, error + AGAIN, away=True) for number in lane.checks]
-        lane.rows.clear()
-        lane.waiting.clear()
-        lane.checks.clear()
-        lane.accepted.clear()
+        self._compiled += [Compiled(number, error + AGAIN, away=True) for number in checks]

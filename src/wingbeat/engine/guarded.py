@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Rows
 from typing import NamedTuple
 
@@ -79,6 +79,17 @@ class Guarded:
         """Tell the grammar processes of the tokens that were drawn."""
         if self._sequences:
             self.grammars.flush()
+
+    def first(self, sequences: Rows[Sequence]) -> Iterator[int]:
+        """The rows, those under a guard first: their grammar processes work while the others' tokens are reported."""
+        if self._sequences:
+            for row, sequence in enumerate(sequences):
+                if sequence.guard is not None:
+                    yield row
+            self.grammars.flush()
+        for row, sequence in enumerate(sequences):
+            if sequence.guard is None:
+                yield row
 
     def heed(self) -> tuple[list[Sequence], list[Sequence]]:
         """The sequences whose grammar has failed, and those that are over, before a step is planned."""
