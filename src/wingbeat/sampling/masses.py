@@ -18,7 +18,7 @@ _LOG2_E = 1.4426950408889634
 _TO_EIGHTHS = np.float32(1572864.0)  # 1.5 * 2^20: adding it leaves the nearest eighth in the low mantissa bits
 _POLYNOMIAL = (0.0554962232708931, 0.2402576357126236, 0.6931472420692444, 1.0)
 _K = np.arange(8, dtype=np.uint32)
-_EIGHTHS = np.exp2(_K / 8).astype(np.float32).view(np.uint32) - (_K << np.uint32(20))
+_EIGHTHS: NDArray[np.uint32] = np.exp2(_K / 8).astype(np.float32).view(np.uint32) - (_K << np.uint32(20))
 _ROUNDER = 1.5 * 2.0**23  # adding it to a float64 leaves whole grains
 
 
@@ -35,7 +35,8 @@ def exp2_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
         power = power * r + np.float32(coefficient)
     bits = shifted.view(np.uint32)
     # Shifted to the exponent, n brings k along, which the table makes up for.
-    return (_EIGHTHS[bits & np.uint32(7)] + (bits << np.uint32(20))).view(np.float32) * power
+    scale: NDArray[np.uint32] = _EIGHTHS[bits & np.uint32(7)] + (bits << np.uint32(20))
+    return scale.view(np.float32) * power
 
 
 def depths(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
