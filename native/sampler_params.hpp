@@ -62,6 +62,7 @@ inline void begin_penalties(Sequence& sequence, nb::handle params, nb::handle me
         const auto [weight, age] = nb::cast<std::pair<double, int64_t>>(value);
         weights.push_back({nb::cast<int32_t>(token), weight, age});
     }
+    penalties.late = field<bool>(params, "global_penalty") && counts.empty();
     if (penalties.repetition == 1 || field<std::string>(params, "repetition_over") != "all") prompt.clear();
     std::erase_if(prompt, [&](int32_t token) { return token < 0 || static_cast<size_t>(token) >= vocab; });
     penalties.begin(tokens_of(params, "penalty_history", vocab), counts, weights, prompt);

@@ -15,6 +15,7 @@ class Penalties {
     double presence = 0, frequency = 0, repetition = 1, decay = 1;
     PenaltyStyle style = PenaltyStyle::counts;
     std::vector<int32_t> free;  // ascending
+    bool late = false;          // what came before the answer counts from its second token on
 
     struct Weight {
         int32_t token;
@@ -60,10 +61,11 @@ class Penalties {
     template <class Set>
     void apply(const float* logits, const Set& set) {
         for (const Entry& entry : entries_) {
-            if (!entry.repeated && !entry.weighed) continue;
+            const bool weighed = entry.weighed && !(late && now_ == 0);
+            if (!entry.repeated && !weighed) continue;
             double logit = logits[entry.token];
             if (entry.repeated) logit = logit > 0 ? logit / repetition : logit * repetition;
-            if (entry.weighed) logit -= penalty_of(entry);
+            if (weighed) logit -= penalty_of(entry);
             set(entry.token, logit);
         }
     }

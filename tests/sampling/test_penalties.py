@@ -1,10 +1,12 @@
 """The penalties' formulae, seen through greedy choices and through log-odds of draws."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.sampling.oracle import IMPLEMENTATIONS
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.penalties import Memory
 from wingbeat.sampling.samplers import Sampler
 
 pytestmark = pytest.mark.parametrize("native", IMPLEMENTATIONS)
@@ -90,6 +92,17 @@ def test_history_counts_as_if_it_had_been_generated(native):
     assert decaying(native, "values", [], penalty_history=history) == 1 + 0.5 * (1 + 0.125)
     assert decaying(native, "values", [2, 0], penalty_history=history) == (1 + 0.5 * 1.125) * 0.25 + 0.5
     assert decaying(native, "counts", [2], penalty_history=(0,), penalty_free=(0,)) == 1
+
+
+def test_a_global_history_counts_from_the_second_token_on(native):
+    params = SamplingParams(temperature=0, frequency_penalty=1.0, penalty_history=(0, 0), global_penalty=True)
+    assert generate(native, params, [5.0, 3.5, 0.0], 3) == [0, 1, 1]  # 5 | 2 < 3.5 | 2 < 2.5
+    assert generate(native, msgspec.structs.replace(params, global_penalty=False), [5.0, 3.5, 0.0], 1) == [1]  # 3 < 3.5
+    row, first = np.array([[5.0, 3.5, 0.0]], np.float32), np.array([0])
+    for memory, want in ((Memory(weights={0: (2.0, 0)}), 0), (Memory(counts={0: 1}, weights={0: (3.0, 0)}), 1)):
+        sampler = Sampler(1, 3, native=native)  # one that goes on: from the prompt, from the answer's first token
+        sampler.start(0, params, np.array([], np.int32), seed=0, choice=0, memory=memory)
+        assert sampler.sample(row, SLOT, first).tokens[0] == want
 
 
 def test_repetition_may_leave_the_prompt_alone(native):

@@ -111,7 +111,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """answer: the repetition penalty leaves the tokens of the prompt alone."""
 
     global_penalty: bool = False
-    """Count the prompt's tokens for the presence and frequency penalties too, but for spaces, digits and marks."""
+    """Count the prompt's tokens for the presence and frequency penalties too, but for spaces, digits and marks; from
+    the second token of the answer on, as RWKV Runner does."""
 
     no_repeat: tuple[int, ...] = ()
     """Tokens that never come twice in a row; the first token of an answer follows the prompt's last one."""

@@ -56,6 +56,8 @@ class Penalties:
         self._params = params
         self._vocab = vocab_size  # of tokens that have logits
         self._free = frozenset(params.penalty_free)
+        # What came before the answer counts from its second token on, as with RWKV Runner.
+        self._late = params.global_penalty and not memory.counts
         self._now = 0  # tokens since the beginning of this part of the answer
         self._powers = [1.0]  # of the decay
         self._weights: dict[int, tuple[float, int]] = {}  # token -> weight, and when it was written
@@ -97,13 +99,14 @@ class Penalties:
 
     def apply(self, logits: NDArray[np.float32]) -> None:
         """Change the logits [N] of tokens that have occurred; each in float64, rounded to float32 once."""
-        for token in self._weights.keys() | self._repeated:
+        weights = {} if self._late and self._now == 0 else self._weights
+        for token in weights.keys() | self._repeated:
             logit = float(logits[token])
             if token in self._repeated:
                 penalty = self._params.repetition_penalty
                 logit = logit / penalty if logit > 0 else logit * penalty
-            if token in self._weights:
-                logit -= self._penalty(*self._weights[token])
+            if token in weights:
+                logit -= self._penalty(*weights[token])
             logits[token] = logit
 
     def _penalty(self, weight: float, then: int) -> float:
