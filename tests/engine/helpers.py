@@ -136,6 +136,7 @@ def assert_empty(engine: Engine) -> None:
     stats = engine.stats()
     assert (stats.waiting, stats.running, stats.slots_in_use) == (0, 0, 0)
     assert not engine._groups
+    assert not engine._speculation.behind
     assert not engine._sampler._logprobs
 
 

@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from tests.engine.helpers import assert_empty, complete, speller_engine
 from wingbeat.engine.grammar_legacy import to_kbnf
 from wingbeat.engine.grammar_schema import FARTHEST, prepared
 from wingbeat.llm import LLM
 from wingbeat.sampling.constraint import Constraint, ConstraintError
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.text.world import WorldTokenizer
 
 
 def test_rules_that_name_each_other_twice_are_looked_at_once() -> None:
@@ -53,3 +55,22 @@ def test_nothing_ends_an_answer_before_the_grammar_that_it_must_have() -> None:
             "<think>a</thin", SamplingParams(constraint=constraint, seed=1, bad_words=("q",), **ending)
         )
         assert begun[0].finish_reason in ("stop", "length")
+
+
+@pytest.mark.parametrize("begins", ["", ">"])
+def test_stops_that_do_not_count_are_not_held_back_for_min_tokens(tokenizer: WorldTokenizer, begins: str) -> None:
+    """Else each "a" would come only where nothing else may."""
+    engine = speller_engine(tokenizer, [ord(">") + 1] + [0] * 20)
+    a = ord("a") + 1
+    wish = SamplingParams(
+        constraint=Constraint("regex", "[ab]{8}", begins=begins),
+        min_tokens=9,
+        stop_token_ids=(a,),
+        logit_bias={a: 40.0},
+        seed=1,
+        max_tokens=20,
+    )
+    answer = complete(engine, [5], wish)
+    assert answer.text == begins + "a" * 8
+    assert_empty(engine)
+    engine.close()

@@ -390,6 +390,8 @@ class Engine:
                 continue
             try:
                 output = sequence.accept(token, logprobs[row], result.top[row], mu[row])
+                if sequence.relieved:
+                    sequence.start_sampling(self._sampler)
                 ended = output.finish_reason is not None
                 undone = self._speculation.undone(sequence, token, ended=ended)
                 if ended and not (sequence.settled and not (undone and sequence.wanted.state)):
@@ -432,6 +434,7 @@ class Engine:
     def _release(self, sequence: Sequence) -> None:
         """Free everything that a sequence holds, wherever it stands."""
         self._guarded.leave(sequence)
+        self._speculation.leave(sequence)
         if sequence.slot >= 0:
             self._sampler.finish(sequence.slot)
         self._cached_tokens += sequence.cached

@@ -73,7 +73,7 @@ class Sequence:
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
         *("request", "restrained", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot"),
-        *("guess_at", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
+        *("guess_at", "relieved", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
     )
 
     def __init__(
@@ -141,6 +141,7 @@ class Sequence:
             *(tokenizer, sampling.stop, self._continued.undecoded), special=not sampling.skip_special_tokens
         )
         self._thinking = self._new_limit()
+        self.relieved = False  # stops have ceased to count, which the sampler is yet to be told
         self.restrained = self._thinking is not None  # whether some tokens may not come, now or later
         self._reply: list[int] | None = None  # of a sequence that has ended: the tokens that are shown
         self._path: bytes | None = None
@@ -280,7 +281,10 @@ class Sequence:
         memory = self._memory
         if self._mu:
             memory = msgspec.structs.replace(memory, mu=self._mu[-1])
-        sampler.start(self.slot, self.sampling, prompt, self._seed, self._choice, self.sampled, memory)
+        sampling, self.relieved = self.sampling, False
+        if sampling.stop_token_ids and not self._stop_ids:  # they end nothing, so that none need be held back
+            sampling = msgspec.structs.replace(sampling, stop_token_ids=())
+        sampler.start(self.slot, sampling, prompt, self._seed, self._choice, self.sampled, memory)
 
     @property
     def _memory(self) -> Memory:
@@ -419,7 +423,10 @@ class Sequence:
         """Let the guard know of a token. Returns the text that was held back for a stop, where those end to count."""
         free = not guard.holds
         guard.accept(token, self._bytes(token))
-        return self._let_stops_go() if free and guard.holds else ""
+        if not (free and guard.holds):
+            return ""
+        self.relieved = bool(self._stop_ids)
+        return self._let_stops_go()
 
     def _bytes(self, token: int) -> bytes:
         return b"" if self._token_bytes is None else self._token_bytes(token)

@@ -138,7 +138,10 @@ class Speculation:
             self.drafted += len(draft.tokens)
         if self._behind:
             self._behind.difference_update(fed)
-            self._behind = {sequence for sequence in self._behind if sequence.slot >= 0}
+
+    def leave(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        self._behind.discard(sequence)
 
     def undone(self, sequence: Sequence, token: int, *, ended: bool) -> bool:
         """Check the token that was drawn for ``sequence``. Whether its state had to be put back."""
