@@ -40,6 +40,10 @@ def is_greeting(text: str) -> bool:
 FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "response_format": ({"response_format": NAMED}, fits_schema),
     "response_format.schema": ({"response_format": {"type": "json_object", "schema": SCHEMA}}, fits_schema),
+    "response_format.schema, of json_schema": (
+        {"response_format": {"type": "json_schema", "schema": SCHEMA}},
+        fits_schema,
+    ),
     "guided_json": ({"guided_json": SCHEMA}, fits_schema),
     "guided_json, a text": ({"guided_json": json.dumps(SCHEMA)}, fits_schema),
     "json_schema": ({"json_schema": SCHEMA}, fits_schema),
@@ -96,6 +100,18 @@ def test_any_object(server: LiveServer) -> None:
         assert isinstance(json.loads(*texts(reply)), dict)
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_white_space_where_it_is_asked_for(server: LiveServer, path: str) -> None:
+    for fields in (
+        {"guided_json": SCHEMA, "guided_whitespace_pattern": "[ \n]"},
+        {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": r"\s{1,2}", "disable_any_whitespace": False}},
+        {"response_format": NAMED, "guided_whitespace_pattern": " ", "guided_decoding_backend": "xgrammar"},
+    ):
+        found = texts(ask(server, path, n=3, temperature=2, **fields))
+        assert all(map(fits_schema, found))
+        assert any(re.search(r'[ \n]["}:]', text) for text in found)
+
+
 def test_stops_do_not_count_inside(server: LiveServer) -> None:
     fields = {"guided_regex": r"a\n\nb\nUser:c", "stop": ["b"]}
     assert texts(ask(server, "chat/completions", **fields)) == ["a\n\nb\nUser:c"]
@@ -138,6 +154,21 @@ def test_a_thinking_model_reasons_first(
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "guided_regex and guided_choice exclude"),
         ({"grammar": GBNF, "structured_outputs": {"regex": "a"}}, "structured_outputs.regex", "exclude each other"),
         ({"structured_outputs": {"json_object": True, "regex": "a"}}, "structured_outputs.json_object", "exclude"),
+        ({"guided_whitespace_pattern": " ?"}, "guided_whitespace_pattern", "whose form is JSON"),
+        ({"guided_regex": "a", "guided_whitespace_pattern": " ?"}, "guided_whitespace_pattern", "whose form is JSON"),
+        ({"guided_json": {}, "guided_whitespace_pattern": "a*"}, "guided_whitespace_pattern", "white space only"),
+        ({"guided_json": {}, "guided_whitespace_pattern": "( "}, "guided_whitespace_pattern", "is not possible"),
+        (
+            {"structured_outputs": {"json": {}, "whitespace_pattern": " ?", "disable_any_whitespace": True}},
+            "structured_outputs.whitespace_pattern",
+            "exclude each other",
+        ),
+        (
+            {"structured_outputs": {"json": {}, "whitespace_pattern": " "}, "guided_whitespace_pattern": " "},
+            "structured_outputs.whitespace_pattern",
+            "leave one out",
+        ),
+        ({"structural_tag": "x"}, "structural_tag", "does not offer"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "not supported"),
         ({"guided_regex": "a("}, "guided_regex", "line 1"),
         ({"guided_grammar": 'start: "a" b\n'}, "guided_grammar", "line 1"),
@@ -165,6 +196,8 @@ def test_formats_that_are_none(server: LiveServer) -> None:
     for given, param in (
         ({"type": "xml"}, "response_format"),
         ({"type": "json_schema"}, "response_format.json_schema"),
+        ({"type": "json_object", "json_schema": {"name": "a"}}, "response_format.json_schema"),
+        ({"type": "text", "schema": {}}, "response_format.schema"),
         ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, "response_format.json_schema.name"),
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 5}}}, "response_format"),
     ):

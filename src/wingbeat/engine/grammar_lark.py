@@ -15,7 +15,7 @@ _JSON = re.compile(r"%json\b\s*")
 _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
 _EXCERPT = re.compile(r"\n +\d+ \|.*", re.DOTALL)
 _EXPRESSION = re.compile(r'^invalid regex "((?:[^"\\]|\\.)*)"')
-_WANTED = re.compile(r'\s*\(at "(.*)" \(.*\)\)\s*$', re.DOTALL)
+_WANTED = re.compile(r'\s*\(at "?(.*?)"? \(.*\)\)\s*$', re.DOTALL)
 _HEAD = re.compile(r"^[ \t]*[?!]?([a-z_][a-z0-9_]*)[ \t]*(?:\.\d+)?[ \t]*(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILINE)
 _NAMED = re.compile(r"['\"`@]([\w-]+)['\"`]?")
 _SPECIAL = re.compile(r"<\|?[A-Za-z_][\w-]*\|?>")
@@ -51,13 +51,22 @@ def explain_lark(text: str, error: str, fault: Fault, dead: Callable[[str], bool
         return f"line {_line(text, special.start())}: the model has no special token {special[0]!r:.60}"
     place = _PLACE.match(error)
     if place is not None:
-        return f"line {place[1]}, column {place[2]}: {_reason(_EXCERPT.sub('', place[3]).strip())}"
+        reason = _EXCERPT.sub("", place[3]).strip()
+        line, column = _expression_place(text, reason) or (place[1], place[2])
+        return f"line {line}, column {column}: {_reason(reason)}"
     if "no start rule" in error:
         return "line 1: there is no rule 'start', with which a text begins"
     for name in _NAMED.findall(error):
         if found := re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
             return f"line {_line(text, found.start())}: {first_line(error)}"
     return f"line 1: {TOO_BIG if is_too_big(error) else first_line(error)}"
+
+
+def _expression_place(text: str, error: str) -> tuple[int, int] | None:
+    """Where the expression stands that is no good: llguidance tells the beginning of its rule."""
+    expression = _EXPRESSION.match(error)
+    at = text.find("/" + expression[1].replace("\\\\", "\\") + "/") if expression else -1
+    return None if at < 0 else (_line(text, at), at - text.rfind("\n", 0, at))
 
 
 def _reason(error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import llguidance
@@ -159,5 +160,13 @@ def _grammar(constraint: Constraint) -> str:
 
 
 def _from_schema(schema: str, white: str = "") -> str:
-    options: JsonCompileOptions = {"whitespace_flexible": False, "whitespace_pattern": white} if white else COMPACT
+    options: JsonCompileOptions = {**COMPACT, "whitespace_pattern": _json_white(white)} if white else COMPACT
     return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=options)
+
+
+def _json_white(expression: str) -> str:
+    """With ``\\s`` as the white space that JSON may have."""
+    each = r" \t\n\r"
+    return re.sub(
+        r"\[[^]]*\]|\\s", lambda part: part[0].replace(r"\s", each if part[0][0] == "[" else f"[{each}]"), expression
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Literal, get_args
 
 import msgspec
@@ -16,6 +17,10 @@ MAX_GRAMMAR_LENGTH = 262_144
 
 MAX_CHOICES = 2_000
 MAX_BEGINS_LENGTH = 1000
+MAX_WHITE_LENGTH = 200
+
+_SPACE = r"(?:[ \t\n\r]|\\[tnrs])"
+_WHITE = re.compile(rf"(?:{_SPACE}|\[{_SPACE}+\]|\(\?:|[()|?*+]|\{{[0-9]{{1,3}}(?:,[0-9]{{0,3}})?\}})*")
 
 
 class ConstraintError(ValueError):
@@ -68,12 +73,31 @@ class Constraint(msgspec.Struct, frozen=True):
         for name, value in (("begins", self.begins), ("after", self.after)):
             if len(value) > MAX_BEGINS_LENGTH:
                 raise ConstraintError(f"{name} must have at most {MAX_BEGINS_LENGTH} characters, not {len(value)}")
+        if self.white:
+            check_white(self.white)
+            if self.kind not in ("json_schema", "json_object"):
+                raise ConstraintError(f"white space between its parts is for JSON, not for a {_word(self.kind)}")
         if self.kind == "json_schema":
             _check_schema(self.grammar)
         elif self.kind == "choice":
             choices(self.grammar)
         elif self.kind != "json_object" and not (self.grammar if self.kind == "regex" else self.grammar.strip()):
             raise ConstraintError(f"the {_word(self.kind)} is empty")
+
+
+def check_white(expression: str) -> None:
+    """Raises ConstraintError for an expression that is not one of JSON's white space."""
+    if len(expression) > MAX_WHITE_LENGTH:
+        raise ConstraintError(f"the expression of white space must have at most {MAX_WHITE_LENGTH} characters")
+    if not _WHITE.fullmatch(expression):
+        raise ConstraintError(
+            "the expression must match white space only: blanks, \\t, \\n, \\r and \\s, lists of them in [], "
+            "groups in (), |, and ?, *, +, {m,n}"
+        )
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ConstraintError(f"the expression of white space is not possible: {error}") from None
 
 
 def choices(grammar: str) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_constraints import ResponseFormat
+from wingbeat.server.dialects.openai_forms import ResponseFormat
 from wingbeat.server.dialects.openai_other_names import AnswerLimit
 from wingbeat.server.dialects.openai_other_schema import Off
 from wingbeat.server.dialects.openai_ranking import RankingBody

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_constraints import Asked, ResponseFormat
+from wingbeat.server.dialects.openai_forms import Asked, ResponseFormat
 from wingbeat.server.dialects.openai_ranking import RankingBody
 from wingbeat.server.dialects.openai_schema import IDS, MAX_COUNT, TEXTS, example, or_false, whole_numbers
 from wingbeat.server.errors import bad_request

@@ -1,21 +1,20 @@
-"""The form that an answer must have, as clients ask for it: OpenAI's `response_format`, vLLM's `guided_*` and
-`structured_outputs`, llama.cpp's `grammar` and `json_schema`, Ai00's `bnf_schema`."""
+"""The form that an answer must have, as clients ask for it beyond OpenAI: vLLM's `guided_*` and `structured_outputs`,
+llama.cpp's `grammar` and `json_schema`, Ai00's `bnf_schema`."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.sampling.constraint import MAX_CHOICES, Constraint, ConstraintKind
+from wingbeat.sampling.constraint import MAX_CHOICES, MAX_WHITE_LENGTH, Constraint, check_white
 from wingbeat.sampling.params import SamplingParams
+from wingbeat.server.dialects.openai_forms import Asked, asked_by, json_text, schema_asked_by
 from wingbeat.server.errors import bad_request, unsupported
 from wingbeat.server.registry import ServedModel
-from wingbeat.text.tools import is_tool_name
 
 _GBNF_RULE = re.compile(r"^[ \t]*[A-Za-z][\w-]*[ \t]*::=", re.MULTILINE)
 
@@ -38,83 +37,21 @@ def _choices(value: Any) -> Any:
     return value
 
 
-def _name(value: Any) -> Any:
-    """A validator of names as OpenAI allows them."""
-    if isinstance(value, str) and not is_tool_name(value):
-        raise ValueError("1 to 64 letters, digits, '_' and '-' are wanted")
-    return value
+def _white(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        check_white(value)
+    return value or None
 
-
-Name = Annotated[str, BeforeValidator(_name), Field(json_schema_extra={"pattern": "^[a-zA-Z0-9_-]{1,64}$"})]
 
 _OBJECT_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}
 _CHOICES = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_CHOICES}
 
 JsonSchema = Annotated[dict[str, Any] | str | None, BeforeValidator(_schema), WithJsonSchema(_OBJECT_OR_TEXT)]
 Grammar = Annotated[str | None, BeforeValidator(_grammar)]
+White = Annotated[str | None, BeforeValidator(_white), Field(max_length=MAX_WHITE_LENGTH)]
 Choices = Annotated[
     list[str] | None, BeforeValidator(_choices), WithJsonSchema({"anyOf": [_CHOICES, {"type": "null"}]})
 ]
-
-
-class NamedSchema(BaseModel):
-    """A JSON schema with a name, which changes nothing."""
-
-    model_config = ConfigDict(strict=True)
-
-    name: Name
-    description: str | None = Field(None, description="Without effect: say in the messages what is wanted.")
-    schema_: dict[str, Any] | None = Field(None, alias="schema", description="Absent: any JSON object.")
-    strict: bool | None = Field(None, description="Without effect: the answer always follows the schema.")
-
-
-_KINDS: dict[str, Any] = {"enum": ["text", "json_object", "json_schema"]}
-
-
-class ResponseFormat(BaseModel):
-    """The form of the answer, as OpenAI's clients ask for it."""
-
-    model_config = ConfigDict(strict=True)
-
-    type: str = Field(description="`json_object`: any JSON object.", json_schema_extra=_KINDS)
-    json_schema: NamedSchema | None = Field(None, description="With type `json_schema`: what the answer is valid for.")
-    schema_: dict[str, Any] | None = Field(
-        None, alias="schema", description="Beyond OpenAI. With type `json_object`: what the object is valid for."
-    )
-
-    def asked(self, param: str = "response_format") -> Asked | None:
-        """What it asks for in the field `param`; None for a text. Raises ApiError (400)."""
-        if self.type == "json_schema":
-            if self.json_schema is None:
-                raise bad_request(f"{param}.json_schema: this field is required.", f"{param}.json_schema")
-            return _form(self.type, self.json_schema.schema_, param)
-        return _form(self.type, self.schema_, param)
-
-
-class TextFormat(BaseModel):
-    """The form of the answer, as clients of the Responses API ask for it."""
-
-    model_config = ConfigDict(strict=True)
-
-    type: str = Field(description="`json_object`: any JSON object.", json_schema_extra=_KINDS)
-    name: Name | None = Field(None, description="With type `json_schema`: required.")
-    description: str | None = Field(None, description="Without effect: say in the input what is wanted.")
-    schema_: dict[str, Any] | None = Field(None, alias="schema", description="What the answer is valid for.")
-    strict: bool | None = Field(None, description="Without effect: the answer always follows the schema.")
-
-    def asked(self, param: str) -> Asked | None:
-        """As that of `ResponseFormat`."""
-        if self.type == "json_schema" and self.name is None:
-            raise bad_request(f"{param}.name: this field is required.", f"{param}.name")
-        return _form(self.type, self.schema_, param)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """As a response gives it back."""
-        if self.type != "json_schema":
-            return {"type": self.type}
-        fields = {"name": self.name, "description": self.description, "schema": self.schema_ or {}}
-        return {"type": self.type, **fields, "strict": self.strict is not False}
 
 
 class StructuredOutputs(BaseModel):
@@ -127,14 +64,16 @@ class StructuredOutputs(BaseModel):
     choice: Choices = Field(None, description="As `guided_choice`.")
     grammar: Grammar = Field(None, description="As `guided_grammar`.")
     json_object: bool | None = Field(None, description="Any JSON object.")
-    structural_tag: str | None = Field(None, description="Refused: not supported.", json_schema_extra={"type": "null"})
-
-
-class Asked(NamedTuple):
-    """A form that was asked for, and the field that did."""
-
-    constraint: Constraint
-    param: str
+    whitespace_pattern: White = Field(None, description="As `guided_whitespace_pattern`.")
+    disable_any_whitespace: bool | None = Field(
+        None,
+        description="Without effect: JSON has no white space but that of `whitespace_pattern`. True excludes that.",
+    )
+    disable_additional_properties: bool | None = Field(
+        None, description="Without effect: an object with `properties` has no others unless its schema says so."
+    )
+    disable_fallback: bool | None = Field(None, description="Without effect.")
+    structural_tag: Any = Field(None, description="Refused: not supported.", json_schema_extra={"type": "null"})
 
 
 OneForm = "Beyond OpenAI. The form of the answer, of which a request has one: "
@@ -153,6 +92,11 @@ class ConstraintFields(BaseModel):
         None, description=OneForm + "a text of this grammar: Lark, or GBNF, whose rules have `::=`."
     )
     structured_outputs: StructuredOutputs | None = Field(None, description=OneForm + "one of the fields in here.")
+    guided_whitespace_pattern: White = Field(
+        None,
+        description="Beyond OpenAI. An expression of the white space that may stand between the parts of JSON, in an "
+        "answer whose form is JSON. Default: none does.",
+    )
     grammar: Grammar = Field(None, description=OneForm + "a text of this GBNF grammar, as of llama.cpp.")
     json_schema: JsonSchema = Field(None, description="As `guided_json`, by llama.cpp's name.")
     regex: Grammar = Field(None, description="As `guided_regex`, by SGLang's name.")
@@ -165,20 +109,37 @@ class ConstraintFields(BaseModel):
         if len(forms) > 1:
             first, second = forms[0].param, forms[1].param
             raise bad_request(f"{first} and {second} exclude each other: an answer has one form.", second)
-        return forms[0] if forms else None
+        return _with_white(forms[0] if forms else None, self)
+
+
+def _with_white(form: Asked | None, body: ConstraintFields) -> Asked | None:
+    """The form with the white space that the body asks for. Raises ApiError (400)."""
+    outputs, names = body.structured_outputs, ("guided_whitespace_pattern", "structured_outputs.whitespace_pattern")
+    patterns = (body.guided_whitespace_pattern, outputs and outputs.whitespace_pattern)
+    asked = [(name, pattern) for name, pattern in zip(names, patterns, strict=True) if pattern]
+    if not asked:
+        return form
+    name, pattern = asked[0]
+    if len(asked) > 1:
+        raise bad_request(f"{' and '.join(names)} are two names of one thing; leave one out.", names[1])
+    if outputs and outputs.disable_any_whitespace:
+        raise bad_request(f"{name} and structured_outputs.disable_any_whitespace exclude each other.", name)
+    if form is None or form.constraint.kind not in ("json_schema", "json_object"):
+        raise bad_request(f"{name}: only an answer whose form is JSON has white space between its parts.", name)
+    return form._replace(constraint=msgspec.structs.replace(form.constraint, white=pattern))
 
 
 def _by_field(body: ConstraintFields) -> list[Asked | None]:
     return [
-        _schema_asked(body.guided_json, "guided_json"),
-        _asked("regex", body.guided_regex, "guided_regex"),
+        schema_asked_by(body.guided_json, "guided_json"),
+        asked_by("regex", body.guided_regex, "guided_regex"),
         _choice_asked(body.guided_choice, "guided_choice"),
         _grammar_asked(body.guided_grammar, "guided_grammar"),
-        _asked("gbnf", body.grammar, "grammar"),
-        _schema_asked(body.json_schema, "json_schema"),
-        _asked("kbnf", body.bnf_schema, "bnf_schema"),
-        _asked("regex", body.regex, "regex"),
-        _asked("gbnf", body.ebnf, "ebnf"),
+        asked_by("gbnf", body.grammar, "grammar"),
+        schema_asked_by(body.json_schema, "json_schema"),
+        asked_by("kbnf", body.bnf_schema, "bnf_schema"),
+        asked_by("regex", body.regex, "regex"),
+        asked_by("gbnf", body.ebnf, "ebnf"),
     ]
 
 
@@ -189,45 +150,21 @@ def _by_structured_outputs(outputs: StructuredOutputs | None) -> list[Asked | No
     if outputs.structural_tag:
         raise unsupported(f"{name}.structural_tag", f"{name}.structural_tag")
     return [
-        _schema_asked(outputs.json_, f"{name}.json"),
-        _asked("regex", outputs.regex, f"{name}.regex"),
+        schema_asked_by(outputs.json_, f"{name}.json"),
+        asked_by("regex", outputs.regex, f"{name}.regex"),
         _choice_asked(outputs.choice, f"{name}.choice"),
         _grammar_asked(outputs.grammar, f"{name}.grammar"),
         Asked(Constraint("json_object"), f"{name}.json_object") if outputs.json_object else None,
     ]
 
 
-def _asked(kind: ConstraintKind, grammar: str | None, param: str) -> Asked | None:
-    return None if grammar is None else Asked(Constraint(kind, grammar), param)
-
-
-def _schema_asked(schema: dict[str, Any] | str | None, param: str) -> Asked | None:
-    return _asked("json_schema", json_text(schema) if isinstance(schema, dict) else schema, param)
-
-
-def _json_asked(schema: dict[str, Any] | None, param: str) -> Asked:
-    return _schema_asked(schema, param) or Asked(Constraint("json_object"), param)
-
-
-def _form(kind: str, schema: dict[str, Any] | None, param: str) -> Asked | None:
-    """That of a `response_format` of this kind."""
-    if kind not in ("text", "json_object", "json_schema"):
-        raise unsupported(f"{param} of type {kind[:40]!r}", param)
-    return None if kind == "text" else _json_asked(schema, param)
-
-
 def _choice_asked(choices: list[str] | None, param: str) -> Asked | None:
-    return _asked("choice", json_text(choices) if choices else None, param)
+    return asked_by("choice", json_text(choices) if choices else None, param)
 
 
 def _grammar_asked(grammar: str | None, param: str) -> Asked | None:
     """Rules of GBNF have `::=`, those of Lark a colon."""
-    return _asked("gbnf" if grammar and _GBNF_RULE.search(grammar) else "lark", grammar, param)
-
-
-def json_text(value: Any) -> str:
-    """A value of a body as the JSON text that it was."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return asked_by("gbnf" if grammar and _GBNF_RULE.search(grammar) else "lark", grammar, param)
 
 
 async def constrained(sampling: SamplingParams, model: ServedModel, asked: Asked | None) -> SamplingParams:

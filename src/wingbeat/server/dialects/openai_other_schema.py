@@ -107,7 +107,6 @@ class OtherFields(BaseModel):
     add_special_tokens: bool | None = Field(None, description=_Nothing + " RWKV's prompts have no token before them.")
     spaces_between_special_tokens: bool | None = Field(None, description=_Nothing)
     guided_decoding_backend: str | None = Field(None, description=_Nothing)
-    guided_whitespace_pattern: str | None = Field(None, description=_Nothing + " JSON is written without white space.")
     n_keep: int | None = Field(None, description=_Nothing + " Nothing is ever dropped: a state has no length.")
     n_discard: int | None = Field(None, description=_Nothing + " Nothing is ever dropped: a state has no length.")
     num_ctx: int | None = Field(None, description=_Nothing + " Models have no limit of their own.")

@@ -9,7 +9,8 @@ from wingbeat.calling import in_chat, may_call, must_call
 from wingbeat.engine.grammar_schema import prepared
 from wingbeat.sampling.constraint import Constraint, ConstraintError
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.server.dialects.openai_constraints import Asked, constrained, json_text
+from wingbeat.server.dialects.openai_constraints import constrained
+from wingbeat.server.dialects.openai_forms import Asked, json_text
 from wingbeat.server.dialects.openai_tools_schema import FunctionBody, ToolChoice
 from wingbeat.server.errors import ApiError, bad_request
 from wingbeat.server.registry import ServedModel
@@ -135,6 +136,9 @@ FREE = AnswerForm()
 
 
 def _schema(text: Asked, tools: OfferedTools) -> object:
+    if text.constraint.white:
+        problem = f"{text.param}: JSON is written without white space where there are {tools.field}."
+        raise bad_request(problem, text.param, "unsupported_value")
     if text.constraint.kind == "json_object":
         return {"type": "object"}
     if text.constraint.kind == "json_schema":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic.json_schema import WithJsonSchema
 
-from wingbeat.server.dialects.openai_constraints import Name
+from wingbeat.server.dialects.openai_forms import Name
 from wingbeat.server.errors import not_supported
 from wingbeat.text.tools import MAX_CALLS, Tool, ToolCall
 

@@ -13,7 +13,7 @@ from wingbeat.server.dialects.openai_chat_schema import (
     TemplateSettings,
     wants_thinking,
 )
-from wingbeat.server.dialects.openai_constraints import TextFormat
+from wingbeat.server.dialects.openai_forms import TextFormat
 from wingbeat.server.dialects.openai_other_names import AnswerLimit
 from wingbeat.server.dialects.openai_other_schema import Off
 from wingbeat.server.dialects.openai_schema import MAX_COUNT, GenerationBody, Ignored, NotYet, example, whole_numbers
