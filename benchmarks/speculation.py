@@ -1,6 +1,6 @@
 """What checking guesses gains: tokens per second with `speculative_tokens` as it is by default, over those without.
 
-    python benchmarks/speculation.py [MODEL] [--dtype int8] [--threads 2] [--rounds 7]
+    python benchmarks/speculation.py [MODEL] [--dtype int8] [--threads 2] [--rounds 7] [--only prose]
 
 Without a model: the bundled demo, which writes by itself, prose that it was trained on and prose that it was not.
 With a model (its weights may be random) the answers are given, so that they are those of a good model: what the sampler
@@ -172,15 +172,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--speculative-tokens", type=int, default=DEFAULT)
+    parser.add_argument("--only", default="", help="only tasks with this in their name")
     args = parser.parse_args()
     bench = Bench(args.model or demo_model_path(), args.dtype, args.threads, args.speculative_tokens)
     print(f"{bench.name}, speculative_tokens {args.speculative_tokens}")
     print(f"{'task':24}{'sequences':>10}{'ratio':>8}{'tokens/s':>10}{'drafted':>9}{'accepted':>10}")
     for task in free_tasks() if args.model is None else given_tasks():
+        if args.only not in task.name:
+            continue
         for sequences in args.sequences:
             ratio, run = bench.ratio(task, sequences, args.rounds)
             print(
-                f"{task.name:24}{sequences:10}{ratio:8.2f}{run.tok_s:10.0f}{run.drafted:9.2f}{run.accepted:10.0%}",
+                f"{task.name:24}{sequences:10}{ratio:8.3f}{run.tok_s:10.0f}{run.drafted:9.2f}{run.accepted:10.0%}",
                 flush=True,
             )
 

@@ -25,6 +25,9 @@ SURE = 8
 CHANCES = (0.02, 0.1, 0.15, 0.35, 0.65, 0.85)
 """That a guess comes true, before any was seen to, by the tokens in common: 0, 1, 2-3, 4-7, 8-15, more."""
 
+LOST = 8
+"""Wrong guesses in a row after which a place is followed no longer."""
+
 MEMORY = 1 / 16
 """The weight of the newest guess in a sequence's own figures in place of these."""
 
@@ -45,7 +48,7 @@ class Drafter:
     without a try. A token costs about half a microsecond, however long the prompt.
     """
 
-    __slots__ = ("_before", "_chances", "_common", "_latest", "_place", "_tokens", "idle", "seen")
+    __slots__ = ("_before", "_chances", "_common", "_latest", "_lost", "_place", "_tokens", "idle", "seen")
 
     def __init__(self, prompt: IntArray, expected: Sequence[int] = ()) -> None:
         self._tokens: list[int] = [*expected[:MOST_INDEXED], _BORDER, *prompt[-MOST_INDEXED:].tolist()]
@@ -55,36 +58,40 @@ class Drafter:
         self._chances = list(CHANCES)
         self._place = 0 if len(expected) else -1  # of the token that is the guess; -1: there is none
         self._common = SURE if len(expected) else 0
+        self._lost = 0  # guesses in a row that were wrong
         self.seen = 0  # tokens of the answer
         self.idle = 0  # how often in a row nothing came of asking it
         if not len(expected) and self._before[-1] >= 0:
-            self._follow(self._before[-1])
+            self._place, self._common = self._best(self._before[-1])
 
     def see(self, tokens: Iterable[int]) -> None:
         """The next tokens of the answer."""
         history, latest, before, chances = self._tokens, self._latest, self._before, self._chances
-        last, here = history[-1], len(history)
-        begin = here
-        for token in tokens:
-            if self._place >= 0:
-                kind = _KIND[self._common]
-                if history[self._place] == token:
-                    chances[kind] += MEMORY * (1.0 - chances[kind])
-                    self._common = min(self._common + 1, LONGEST)
+        place, common = self._place, self._common
+        last, begin = history[-1], len(history)
+        for here, token in enumerate(tokens, begin + 1):
+            if place >= 0:
+                chance = chances[_KIND[common]]
+                if history[place] == token:
+                    chances[_KIND[common]] = chance + MEMORY * (1.0 - chance)
+                    common = min(common + 1, LONGEST)
+                    self._lost = 0
                 else:
-                    chances[kind] -= MEMORY * chances[kind]
-                    self._common = 0
-                self._place += 1
+                    chances[_KIND[common]] = chance - MEMORY * chance
+                    common = 0
+                    self._lost += 1
+                place = place + 1 if self._lost < LOST else -1
             history.append(token)
-            here += 1
             pair = last * _SHIFT + token
             found = latest.get(pair, -1)
             before.append(found)
             latest[pair] = here
             last = token
-            if found >= 0 and self._common < 2:
-                self._follow(found)
-        self.seen += here - begin
+            if found >= 0 and common < 2:
+                place, common = self._best(found)
+                self._lost = 0
+        self._place, self._common = place, common
+        self.seen += len(history) - begin
 
     def guess(self, most: int, least: float = 0.0) -> tuple[list[int], list[float]]:
         """Up to ``most`` tokens that may come next, and for each the chance that it and those before it do.
@@ -106,16 +113,17 @@ class Drafter:
             chances.append(chance)
         return guesses, chances
 
-    def _follow(self, place: int) -> None:
-        """Follow the best of ``place`` and those before it: behind each of them the last two tokens are the same."""
-        self._common = 0
+    def _best(self, place: int) -> tuple[int, int]:
+        """The best of ``place`` and those before it, and the tokens that it has in common with the end: two or more."""
+        best, most = place, 0
         for _ in range(CANDIDATES):
             common = self._common_at(place)
-            if common > self._common:
-                self._place, self._common = place, common
+            if common > most:
+                best, most = place, common
             place = self._before[place - 1]
-            if place < 0 or self._common >= LONGEST:
-                return
+            if place < 0 or most >= LONGEST:
+                break
+        return best, most
 
     def _common_at(self, place: int) -> int:
         """How many tokens before ``place`` are the last ones, too."""

@@ -33,7 +33,7 @@ MOST_ROWS = 32
 LEAST_CHANCE = 0.02
 """Guesses that come true more rarely are not worth a thought."""
 
-PAUSES = (1, 1, 2, 4, 8, 16)
+PAUSES = (1, 1, 2, 4, 8, 16, 32)
 """Steps until a sequence is asked for guesses again, when nothing came of it so many times in a row. What is asked in
 vain is asked in the same step as the others, so that most steps know nothing of guesses."""
 
