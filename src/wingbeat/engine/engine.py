@@ -179,12 +179,14 @@ class Engine:
                 self._speculation.keep(plan.drafts, plan.sequences)
                 logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
-                self._score(plan, logits)
-                self._take_hidden(plan)
-                self._keep(plan, logits)
-                self._end_read(plan)
+                if plan.reads:
+                    self._score(plan, logits)
+                    self._take_hidden(plan)
+                    self._keep(plan, logits)
+                    self._end_read(plan)
                 self._sample(*self._fork(plan, logits))
-                self._sample_drafts(plan, logits)
+                if plan.drafts:
+                    self._sample_drafts(logits)
                 self._scheduler.quarantine.clear(plan.sequences)
             except Exception as error:  # a step that ends half-way leaves its states unusable
                 failing = self._recovery.recover(plan)
@@ -291,8 +293,6 @@ class Engine:
 
     def _keep(self, plan: StepPlan, logits: FloatArray) -> None:
         """Keep states of prompts that are being read, and give them to those that wait to go on from there."""
-        if plan.decoding == len(plan.sequences):
-            return
         last = dict(zip(plan.sampled, plan.sampled_rows, strict=True))
         for sequence in plan.sequences[plan.decoding :]:
             if sequence.slot < 0 or sequence.ending is not None:  # its prompt could not be scored, or it is read again
@@ -307,7 +307,7 @@ class Engine:
 
         Returns the sequences that get a token, and the logits for each.
         """
-        if plan.decoding == len(plan.sequences):
+        if not plan.reads:
             return plan.sampled, rows_of(logits, plan.sampled_rows)
         rows, sequences = [], []
         for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
@@ -325,10 +325,8 @@ class Engine:
                     sequences.append(follower)
         return sequences, rows_of(logits, rows)
 
-    def _sample_drafts(self, plan: StepPlan, logits: FloatArray) -> None:
+    def _sample_drafts(self, logits: FloatArray) -> None:
         """Draw on where the tokens drawn so far were those that had been fed as guesses, one more for each row."""
-        if not plan.drafts:
-            return
         sequences, rows = self._speculation.agreed()
         while sequences:
             self._sample(sequences, rows_of(logits, rows))
@@ -337,6 +335,8 @@ class Engine:
 
     def _heed(self) -> None:
         """End the guarded sequences that have nothing more to say, or whose grammar has failed."""
+        if not (self._guarded or self._guarded.checking):
+            return
         failed, over = self._guarded.heed()
         self._end_guarded(failed)
         for sequence in over:
@@ -383,6 +383,7 @@ class Engine:
         masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
         result = self._sampler.sample(logits, slots, positions, masks)
         tokens, logprobs, mu = result.tokens.tolist(), result.logprobs.tolist(), result.mu.tolist()
+        checking = self._speculation.checking
         for row in self._guarded.first(sequences):
             sequence, token = sequences[row], tokens[row]
             if token < 0:
@@ -393,7 +394,7 @@ class Engine:
                 if sequence.relieved:
                     sequence.start_sampling(self._sampler)
                 ended = output.finish_reason is not None
-                undone = self._speculation.undone(sequence, token, ended=ended)
+                undone = checking and self._speculation.undone(sequence, token, ended=ended)
                 if ended and not (sequence.settled and not (undone and sequence.wanted.state)):
                     output = self._settle(sequence, output)
                 if sequence.wanted is not NOTHING:

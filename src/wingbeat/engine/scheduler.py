@@ -54,6 +54,11 @@ class StepPlan(NamedTuple):
     hidden: list[HiddenRows]
     drafts: list[DraftRows]
 
+    @property
+    def reads(self) -> bool:
+        """Whether there are rows of sequences that are being read."""
+        return self.decoding < len(self.sequences)
+
 
 class Scheduler:
     """The waiting queue and the running set. It hands out the pool's slots, first come, first served."""

@@ -80,6 +80,11 @@ class Speculation:
         """Whether there are sequences whose state has to see more than the token that was drawn last."""
         return bool(self._behind)
 
+    @property
+    def checking(self) -> bool:
+        """Whether guesses were fed in this step that no drawn token has contradicted yet."""
+        return bool(self._open)
+
     def propose(self, decoding: list[Sequence], others: int, budget: int) -> Mapping[Sequence, list[int]]:
         """Guesses for a step of ``decoding`` and of ``others`` rows, where they promise more than they cost.
 
