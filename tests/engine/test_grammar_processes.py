@@ -132,6 +132,9 @@ def test_a_constraint_that_takes_too_long_is_refused_and_costs_nobody_else(
     while not gone(pids[0]):
         time.sleep(0.001)
     assert answers(outputs + drain(engine, STEPS)) == undisturbed
+    pids = engine._guarded.grammars.pids
+    assert compiled(engine, SLOW)[0].error == by_id[1].error  # which is remembered
+    assert engine._guarded.grammars.pids == pids
     assert "takes too long to compile" in (ask(engine, SLOW).error or "")
     assert ask(engine, Constraint("choice", '["ab"]')).text == "ab"
 

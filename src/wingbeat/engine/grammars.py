@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 AGAIN = "; ask again"
 MOST_DEATHS = 3
 """How often a process may end while it owes an answer for the same row; once where that has had none at all."""
+MOST_REFUSED = 32
+"""Constraints that take too long to compile are remembered, so that each costs a process once."""
 HANGING = 2  # deaths that a process counts as that had to be ended
 
 
@@ -95,6 +98,7 @@ class Grammars:
         self._lanes: dict[Library, Lane] = {}
         self._numbers = itertools.count(1)
         self._compiled: list[Compiled] = []
+        self._too_long: deque[tuple[str, str]] = deque(maxlen=MOST_REFUSED)
 
     @property
     def pids(self) -> list[int]:
@@ -108,7 +112,10 @@ class Grammars:
 
     def check(self, command: Compile) -> None:
         """Have a constraint compiled; ``take_compiled`` has the answer in time."""
-        self._check(self._lane(library_of(command.constraint)), command.id, command.constraint)
+        if _content(command.constraint) in self._too_long:
+            self._compiled.append(Compiled(command.id, TOO_LONG))
+        else:
+            self._check(self._lane(library_of(command.constraint)), command.id, command.constraint)
 
     def take_compiled(self) -> list[Compiled]:
         """Answers to ``check`` since the last call."""
@@ -206,7 +213,9 @@ class Grammars:
             for verdict in event.rows:
                 self._judge(lane, verdict)
         elif isinstance(event, Checked):
-            lane.checks.pop(event.id, None)
+            constraint = lane.checks.pop(event.id, None)
+            if constraint is not None and event.error == TOO_LONG:
+                self._too_long.append(_content(constraint))
             lane.asked_again.discard(event.id)
             self._compiled.append(Compiled(event.id, event.error, begins_white=event.begins_white))
 
@@ -247,3 +256,8 @@ class Grammars:
         for grammar in rows:
             grammar.error = error + AGAIN
         self._compiled += [Compiled(number, error + AGAIN, away=True) for number in checks]
+
+
+def _content(constraint: Constraint) -> tuple[str, str]:
+    """What is compiled."""
+    return constraint.kind, constraint.grammar
