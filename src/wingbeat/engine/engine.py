@@ -26,11 +26,12 @@ from wingbeat.engine.messages import (
     StepOutput,
 )
 from wingbeat.engine.meter import Meter
+from wingbeat.engine.origin import NOTHING
 from wingbeat.engine.prefix_cache import prefix_cache
 from wingbeat.engine.recovery import Recovery
 from wingbeat.engine.row_masks import row_masks
 from wingbeat.engine.scheduler import Scheduler, StepPlan
-from wingbeat.engine.sequence import NOTHING, Sequence
+from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.speculation import MOST_ROWS, Speculation
 from wingbeat.engine.state_pool import StatePool, default_slots
 from wingbeat.engine.step_costs import StepCosts

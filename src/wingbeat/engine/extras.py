@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from wingbeat.engine.messages import Embed, RowExtras, RowOutput
-from wingbeat.engine.sequence import NOTHING, Sequence, Wanted
+from wingbeat.engine.origin import NOTHING, Wanted
+from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.engine.state_pool import StatePool
 from wingbeat.ops.table import FloatArray

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wingbeat.engine.sequence import FRESH, Origin
+from wingbeat.engine.origin import FRESH, Origin
 from wingbeat.models import Model
 from wingbeat.models.tuned_states import read_tuned_state
 from wingbeat.ops.table import FloatArray

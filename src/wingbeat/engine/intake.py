@@ -7,7 +7,8 @@ import numpy as np
 from wingbeat.engine.global_penalty import with_prompt_counted
 from wingbeat.engine.initial_states import InitialStates
 from wingbeat.engine.messages import EngineConfig, GenerationRequest, with_seed
-from wingbeat.engine.sequence import NOTHING, Origin, Sequence, Wanted
+from wingbeat.engine.origin import NOTHING, Origin, Wanted
+from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StateLayout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from wingbeat.engine.drafting import Drafter
 from wingbeat.engine.guard import Guard
-from wingbeat.engine.messages import Embed, FinishReason, GenerationRequest, RowOutput, TokenLogprob
+from wingbeat.engine.messages import FinishReason, GenerationRequest, RowOutput, TokenLogprob
+from wingbeat.engine.origin import FRESH, NOTHING, Origin, Wanted
 from wingbeat.engine.snapshot import Continuation, Reasoned
 from wingbeat.engine.thinking import ThinkingLimit
 from wingbeat.engine.transcript import Transcript
@@ -28,35 +28,6 @@ from wingbeat.text.world import END_OF_TEXT
 class Finish(NamedTuple):
     reason: FinishReason
     detail: str | int | None = None  # the stop string or id that matched
-
-
-class Origin(NamedTuple):
-    """The state that a sequence begins from: how many tokens that has seen, and its fields. None: a fresh one.
-
-    ``key`` names its content for the prefix cache; None keeps sequences from here out of it. ``logits`` [V] and
-    ``continuation`` are there where an answer can go on from it.
-    """
-
-    position: int = 0
-    arrays: Mapping[str, FloatArray] | None = None
-    key: str | None = None
-    logits: FloatArray | None = None
-    continuation: Continuation | None = None
-
-
-class Wanted(NamedTuple):
-    """What goes out beside a sequence's tokens; see ``RowExtras``."""
-
-    prompt_logprobs: int | None = None  # alternatives to list for each token of the prompt
-    prompt_state: bool = False
-    state: bool = False
-    reply: bool = False
-    embed: Embed | None = None
-
-
-FRESH = Origin(key="fresh")
-NOTHING = Wanted()
-"""The only value of those that want nothing: it is told by identity, for every token."""
 
 
 class Sequence:
