@@ -148,6 +148,8 @@ def serve(
     api_key: Annotated[
         list[str] | None,
         typer.Option(
+            "--api-key",
+            "--password",
             help="A key that clients must send; repeat it for several. "
             "Better in the environment, WINGBEAT_API_KEYS=a,b: flags show in the list of processes.",
             rich_help_panel=_SERVER,

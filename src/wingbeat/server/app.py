@@ -15,7 +15,17 @@ from wingbeat.config import Settings, version
 from wingbeat.server import states
 from wingbeat.server.auth import ApiKeyGate, Key, digest
 from wingbeat.server.cors import Origins
-from wingbeat.server.dialects import ai00, ai00_embeds, openai, openai_embeddings, openai_tokenize, responses
+from wingbeat.server.dialects import (
+    ai00,
+    ai00_embeds,
+    lightning,
+    lightning_sessions,
+    lightning_translate,
+    openai,
+    openai_embeddings,
+    openai_tokenize,
+    responses,
+)
 from wingbeat.server.drain import DrainGate
 from wingbeat.server.errors import ApiError, handle_api_error, handle_crash, handle_http_exception
 from wingbeat.server.figures import SAMPLE_SECONDS
@@ -107,7 +117,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     app.add_exception_handler(ApiError, handle_api_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(Exception, handle_crash)
-    _add_gates(app, settings, traffic)
+    _add_gates(app, settings, traffic, max_body)
     for own in (
         health_router(registry, traffic),
         overview_router(registry, traffic, needs_key=settings.needs_key),
@@ -115,6 +125,18 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         load_router(registry, replacement, settings, traffic, max_body),
     ):
         app.include_router(own)
+    batches = lightning.Batches(registry)
+    chats = (registry, store, starts, sessions, max_body)
+    for prefix, other in {
+        "/v1": lightning.contents_form(batches, lightning.V1, alone=False),
+        "/openai/v1": None,
+        "/v2": lightning.contents_form(batches, lightning.V2, alone=True),
+        "/v3": lightning.contents_form(batches, lightning.V3, alone=True),
+    }.items():
+        app.include_router(openai.chat_router(*chats, other), prefix=prefix, include_in_schema=prefix != "/openai/v1")
+    app.include_router(lightning.lightning_router(batches, max_body))
+    app.include_router(lightning_translate.translate_router(registry, max_body))
+    app.include_router(lightning_sessions.sessions_router(registry, sessions, starts, max_body))
     for router in (
         openai.openai_router(registry, store, starts, sessions, max_body),
         responses.responses_router(registry, store, starts, sessions, max_body),
@@ -136,6 +158,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         app.include_router(embeds, prefix=prefix, include_in_schema=prefix in ("/v1", ai00.PREFIXES[0]))
     serve_docs(app)
     homes = (openai, openai_embeddings, responses, openai_tokenize, states, ai00, ai00_embeds)
+    homes = (*homes, lightning, lightning_sessions, lightning_translate)
     schemas = [schema for home in homes for schema in home.SCHEMAS]
     describe(app, (*schemas, LoadBody), needs_key=settings.needs_key)
     return app
@@ -180,12 +203,12 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
 
 
-def _add_gates(app: FastAPI, settings: Settings, traffic: Traffic) -> None:
+def _add_gates(app: FastAPI, settings: Settings, traffic: Traffic, max_body: int) -> None:
     """What a request passes, from the last to the first."""
     limits = Limits(settings.key_requests_per_minute, settings.key_tokens_per_minute, settings.key_max_running)
     app.add_middleware(LimitGate, everyone=None if settings.needs_key else Allowance(limits))
     if settings.needs_key:
-        app.add_middleware(ApiKeyGate, keys=_keys(settings, limits))
+        app.add_middleware(ApiKeyGate, keys=_keys(settings, limits), max_body=max_body)
     app.add_middleware(DrainGate, traffic=traffic)
     if settings.allowed_origins:  # outside the keys' gate: a browser's preflight carries no key
         app.add_middleware(

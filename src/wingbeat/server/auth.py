@@ -6,14 +6,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wingbeat.server.errors import ApiError, openai_response
+from wingbeat.server.errors import ApiError, is_lightning, lightning_response, openai_response
 from wingbeat.server.limits import Allowance
+from wingbeat.server.password import Peeked, peek
 from wingbeat.server.tracking import current_request
 
 OPEN_PATHS = frozenset({"/health", "/health/live"})
@@ -35,40 +37,51 @@ def digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+PASSWORD_PATHS = re.compile(r"/(?:v2|v3|state|multi_state|big_batch|FIM|translate)/|(?:/openai)?/v1/chat/completions$")
+"""Where rwkv_lightning's clients send their key as a field of the body."""
+
+
 class ApiKeyGate:
     """ASGI middleware that wants one of `keys`, and notes whose it is.
 
-    A key comes as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or, from browsers that look at a page, as the
-    password of `Authorization: Basic`. The latter is for reading only: a browser sends it unasked, from any page.
+    A key comes as `Authorization: Bearer KEY`, as `x-api-key: KEY`, as the field `password` of a body of at most
+    `max_body` bytes (see `PASSWORD_PATHS`), or, from browsers that look at a page, as the password of `Authorization:
+    Basic`. The latter is for reading only: a browser sends it unasked, from any page.
 
     Keys are compared by digest and in constant time, and all of them are always tried, so that the time of a refusal
     tells nothing about any key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[Key], max_body: int) -> None:
         self.app = app
         self._keys = keys
+        self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
         headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
-        key = self._find(headers, basic=reads)
+        key, peeked = self._find(_secrets(headers, basic=reads)), Peeked()
+        if key is None and scope["method"] == "POST" and PASSWORD_PATHS.match(scope["path"]):
+            peeked, receive = await peek(receive, self._max_body)
+            key = self._find([] if peeked.password is None else [peeked.password.encode()])
         if key is None:
-            await openai_response(_refusal(for_browser=reads and "text/html" in headers.get("accept", "")))(
-                scope, receive, send
-            )
+            if peeked.has_contents or is_lightning(scope["path"]):
+                refusal = lightning_response(ApiError(401, "Unauthorized: invalid or missing password"))
+            else:
+                refusal = openai_response(_refusal(for_browser=reads and "text/html" in headers.get("accept", "")))
+            await refusal(scope, receive, send)
             return
         record = current_request()
         if record is not None:
             record.key = key
         await self.app(scope, receive, send)
 
-    def _find(self, headers: Headers, *, basic: bool) -> Key | None:
+    def _find(self, secrets: Iterable[bytes]) -> Key | None:
         found = [
             key
-            for secret in _secrets(headers, basic=basic)
+            for secret in secrets
             for given in [digest(secret)]
             for key in self._keys
             if hmac.compare_digest(given, key.digest)

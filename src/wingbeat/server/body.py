@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
@@ -40,18 +41,39 @@ async def run_sized(size: int, function: Callable[P, T], *args: P.args, **kwargs
 
 
 async def read_model(request: Request, model: type[Model], limit: int) -> Model:
-    """The body as `model`, whatever its content type says.
+    """The body as `model`, whatever its content type says. Raises ApiError as `read_raw` and `parse_model`."""
+    return await parse_model(await read_raw(request, limit), model)
 
-    Raises:
-        ApiError: 413 when it is longer than `limit` bytes (found while reading, not after), 415 when it is compressed,
-            400 when it does not fit.
+
+async def read_raw(request: Request, limit: int) -> bytes:
+    """The bytes of the body.
+
+    Raises ApiError: 413 when there are more than `limit` (found while reading, not after), 415 when it is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         message = f"Content-Encoding {encoding[:40]!r} is not supported: send the body as it is."
         raise ApiError(415, message, code="unsupported_content_encoding", headers={"Accept-Encoding": "identity"})
-    raw = await _read(request, limit)
+    return await _read(request, limit)
+
+
+async def parse_model(raw: bytes, model: type[Model]) -> Model:
+    """JSON as `model`. Raises ApiError (400) when it does not fit."""
     return await run_sized(len(raw), _parse, raw, model)
+
+
+async def parse_fields(raw: bytes) -> Any:
+    """JSON as Python's values. Raises ApiError (400) when it is none."""
+    return await run_sized(len(raw), _decode, raw)
+
+
+def _decode(raw: bytes) -> Any:
+    raw = raw.removeprefix(_BOM)
+    check_shape(raw)
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise bad_request(f"Invalid JSON: {error}") from None
 
 
 def _parse(raw: bytes, model: type[Model]) -> Model:

@@ -8,7 +8,7 @@ import time
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wingbeat.server.errors import ApiError, openai_response
+from wingbeat.server.errors import ApiError, error_response
 from wingbeat.server.tracking import Traffic
 
 log = structlog.get_logger("wingbeat")
@@ -38,7 +38,7 @@ class DrainGate:
             return
         headers = {"Retry-After": str(RETRY_SECONDS)}
         refusal = ApiError(503, "The server is stopping.", code="engine_unavailable", headers=headers)
-        await openai_response(refusal)(scope, receive, send)
+        await error_response(scope["path"], refusal)(scope, receive, send)
 
 
 class Drain:

@@ -21,7 +21,8 @@ _NOT_SUPPORTED = "unsupported_value"
 class ApiError(Exception):
     """A request that is refused or a generation that failed.
 
-    `param` is the path of the field at fault (`messages[0].content`), `code` a stable word for programs.
+    `param` is the path of the field at fault (`messages[0].content`), `code` a stable word for programs. `extra`: more
+    that a dialect has fields for.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -39,6 +41,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
@@ -169,10 +172,31 @@ def ai00_response(error: ApiError) -> Response:
     return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
 
 
+def lightning_response(error: ApiError) -> Response:
+    """The same for rwkv_lightning's clients, who know one text."""
+    body = msgspec.json.encode({"error": error.message, **error.extra})
+    return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
+
+
+_LIGHTNING = re.compile(r"/(?:v2|v3|state|multi_state|big_batch|FIM|translate)/")
+
+
+def is_lightning(path: str) -> bool:
+    """Whether a path is rwkv_lightning's alone."""
+    return _LIGHTNING.match(path) is not None
+
+
+def error_response(path: str, error: ApiError) -> Response:
+    """An error in the shape that clients of this path know."""
+    if path.startswith("/api/"):
+        return ai00_response(error)
+    return lightning_response(error) if is_lightning(path) else openai_response(error)
+
+
 async def handle_api_error(request: Request, error: Exception) -> Response:
     """An `ApiError` that left a route."""
     assert isinstance(error, ApiError)
-    return ai00_response(error) if request.url.path.startswith("/api/") else openai_response(error)
+    return error_response(request.url.path, error)
 
 
 _NOT_OFFERED = {
@@ -214,7 +238,7 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
         refusal.headers["Allow"] = _allowed(request)
     else:
         refusal = ApiError(error.status_code, str(error.detail), headers=error.headers)
-    return openai_response(refusal)
+    return error_response(request.url.path, refusal)
 
 
 def _allowed(request: Request) -> str:
@@ -233,4 +257,4 @@ async def handle_crash(request: Request, error: Exception) -> Response:
     """A defect of ours: the details go to the log, not to the client."""
     message = f"{HTTPStatus.INTERNAL_SERVER_ERROR.phrase}. The server's log has the details."
     headers = {"Connection": "close"}  # which uvicorn does after a defect, but does not say
-    return openai_response(ApiError(500, message, code="internal_error", headers=headers))
+    return error_response(request.url.path, ApiError(500, message, code="internal_error", headers=headers))

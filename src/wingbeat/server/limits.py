@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wingbeat.engine.client import Generation
-from wingbeat.server.errors import ApiError, bad_request, openai_response
+from wingbeat.server.errors import ApiError, bad_request, error_response
 from wingbeat.server.tracking import current_request
 
 RATE_LIMIT_HEADERS = tuple(
@@ -168,7 +168,7 @@ class LimitGate:
                 if record.allowance is not None:
                     record.allowance.admit_request()
             except ApiError as refusal:
-                await openai_response(refusal)(scope, receive, send)
+                await error_response(scope["path"], refusal)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -89,6 +89,7 @@ class Turn:
         self._earlier = earlier
         self._model = model
         self._new: list[int] = []
+        self._keeps: tuple[str, ...] = ()
         self._kept: Awaitable[None] | None = None
         self._problem: ApiError | None = None
         self.state = before.state or None
@@ -158,16 +159,26 @@ class Turn:
         tokenizer = self._model.tokenizer
         return "" if tokenizer is None else tokenizer.decode(ids)
 
-    def prompts(self, new: Prompts) -> Prompts:
-        """The session's tokens and those of the one prompt in `new`."""
-        (ids,) = new
-        earlier = [token for turn in self._earlier for token in (*turn.read, *turn.written)]
-        # What an engine reads in place of nothing must be in the log, too.
-        self._new = ids if ids or earlier else [self._model.start_token]
-        return Prompts([earlier + self._new], new.fingerprint, logged=len(earlier))
+    @property
+    def history(self) -> list[int]:
+        """The tokens of the session so far."""
+        return [token for turn in self._earlier for token in (*turn.read, *turn.written)]
 
-    def follow(self, generation: Generation) -> None:
-        """Keep what is generated when it ends, and let the next turn begin then. `state` must be known."""
+    def prompts(self, new: Prompts, copied: Sequence[int] = ()) -> Prompts:
+        """The session's tokens and those of the one prompt in `new`; between them `copied` ones of another session,
+        which this one will hold too."""
+        (ids,) = new
+        earlier = self.history
+        # What an engine reads in place of nothing must be in the log, too.
+        self._new = [*copied, *ids] if copied or ids or earlier else [self._model.start_token]
+        return Prompts([earlier + self._new], new.fingerprint, logged=len(earlier) + len(copied))
+
+    def follow(self, generation: Generation, *, cancelled: bool = True) -> None:
+        """Keep what is generated when it ends, and let the next turn begin then. `state` must be known.
+
+        `cancelled`: keep what there is of an answer that was cancelled, too.
+        """
+        self._keeps = ("stop", "length", "cancelled") if cancelled else ("stop", "length")
         assert self.state is not None
         self._before = self._before._replace(state=self.state)
         self.generating = True
@@ -181,7 +192,8 @@ class Turn:
     async def _end(self, output: RowOutput) -> None:
         try:
             reply = output.extras.reply if output.extras else None
-            if reply is not None and output.finish_reason != "error" and (reply or output.finish_reason != "cancelled"):
+            reason = output.finish_reason
+            if reply is not None and reason in self._keeps and (reply or reason != "cancelled"):
                 await self._store.append(self._before, LoggedTurn(self._new, reply))
         except SessionConflict as conflict:
             log.warning(_NOT_ADDED, session=self._before.id, reason=str(conflict))

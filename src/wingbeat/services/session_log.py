@@ -96,6 +96,14 @@ def newest(db: sqlite3.Connection, owner: str, limit: int, after: Session | None
     return [Session(*row) for row in rows]
 
 
+def below(db: sqlite3.Connection, owner: str, session_id: str) -> list[str]:
+    """Ids of the owner's sessions that begin with this one and a colon."""
+    rows = db.execute(
+        "SELECT id FROM sessions WHERE owner = ? AND id >= ? AND id < ?", (owner, f"{session_id}:", f"{session_id};")
+    )
+    return [found for (found,) in rows]
+
+
 def append(db: sqlite3.Connection, before: Session, turn: LoggedTurn, now: float) -> Session:
     """Add a turn to the session, which is ``before``; one of no turns begins. Durable when this returns.
 

@@ -55,6 +55,10 @@ class SessionStore:
         """Whether it is somebody's turn."""
         return self._queues.busy(session.name)
 
+    def held(self, prefix: str) -> list[str]:
+        """Names that begin with this one, of sessions where it is somebody's turn."""
+        return [name for name in self._queues.names() if name.startswith(prefix)]
+
     def expires(self, session: Session) -> float | None:
         """When it goes unless it is used before, in seconds since 1970."""
         return session.updated + self._seconds if self._seconds else None
@@ -69,6 +73,10 @@ class SessionStore:
     async def newest(self, owner: str, limit: int, after: Session | None = None) -> list[Session]:
         """So many of the owner's sessions, the last used first, beginning after ``after``."""
         return await self._database.run(lambda db: session_log.newest(db, owner, limit, after))
+
+    async def below(self, owner: str, session_id: str) -> list[str]:
+        """Ids of the owner's sessions that begin with this one and a colon."""
+        return await self._database.run(lambda db: session_log.below(db, owner, session_id))
 
     async def append(self, before: Session, turn: LoggedTurn) -> Session:
         """The session ``before`` with one turn more, which is on the disk when this returns.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wingbeat.server.body import read_model, run_sized
+from wingbeat.server.body import parse_model, read_model, read_raw, run_sized
 from wingbeat.server.dialects.openai_answer import Answer, encode
 from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt, predict
 from wingbeat.server.dialects.openai_chat_schema import ChatBody
@@ -51,10 +52,14 @@ SCHEMAS = (ChatBody, ChatChunk, CompletionBody, CompletionChunk)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 
+OtherForm = Callable[[Request, bytes], Awaitable[Response | None]]
+"""Answers a body, if it has the form of another dialect on the same path."""
+
+
 def openai_router(
     registry: ModelRegistry, store: StateStore, starts: Starts, sessions: SessionStore, max_body: int
 ) -> APIRouter:
-    """The routes, without their prefix. Bodies over `max_body` bytes are refused."""
+    """The routes but those of chats, without their prefix. Bodies over `max_body` bytes are refused."""
     router = APIRouter(tags=["OpenAI"])
 
     @router.get("/models/", include_in_schema=False)
@@ -117,6 +122,20 @@ def openai_router(
         more = await turn.report() if turn else None
         return Response(await run_sized(size, answer.whole, best, more), media_type="application/json")
 
+    return router
+
+
+def chat_router(
+    registry: ModelRegistry,
+    store: StateStore,
+    starts: Starts,
+    sessions: SessionStore,
+    max_body: int,
+    other: OtherForm | None = None,
+) -> APIRouter:
+    """The routes of chats, without their prefix."""
+    router = APIRouter(tags=["OpenAI"])
+
     @router.post(
         "/chat/completions",
         response_model=ChatReply,
@@ -125,7 +144,10 @@ def openai_router(
     )
     async def chat(request: Request) -> Response:
         """Answer a conversation."""
-        body = await read_model(request, ChatBody, max_body)
+        raw = await read_raw(request, max_body)
+        if other is not None and (reply := await other(request, raw)) is not None:
+            return reply
+        body = await parse_model(raw, ChatBody)
         body.refuse_unsupported()
         model = ready_model(registry, body)
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, body.sampled_logprobs)

@@ -1,0 +1,58 @@
+"""Errors as rwkv_lightning's clients know them: `{"error": "what is wrong"}`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from wingbeat.server.body import LARGE, parse_fields, read_raw, run_sized
+from wingbeat.server.errors import ApiError, bad_request, from_validation, lightning_response
+from wingbeat.server.registry import ServedModel
+
+Model = TypeVar("Model", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def check_rows(rows: int, model: ServedModel) -> None:
+    """Raises ApiError (400) for more rows than can run and wait."""
+    most = model.config.max_queue + model.client.stats().slots
+    if rows > most:
+        sizes = {"request_bsz": rows, "max_bsz": most}
+        raise ApiError(400, f"bsz overflow, Max bsz={most}", code="too_many_rows", extra=sizes)
+
+
+def in_own_shape(handler: Handler) -> Handler:
+    """The handler with its errors in this dialect's shape, whatever its path."""
+
+    @functools.wraps(handler)
+    async def handle(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return lightning_response(error)
+
+    return handle
+
+
+async def read_fields(request: Request, model: type[Model], max_body: int) -> Model:
+    """The body of a request; an empty one counts as `{}`. Raises ApiError."""
+    raw = await read_raw(request, max_body)
+    return await checked(await parse_fields(raw) if raw.strip() else {}, model, len(raw))
+
+
+async def checked(fields: object, model: type[Model], size: int = LARGE + 1) -> Model:
+    """Parsed JSON, which came as so many bytes, as `model`. Raises ApiError (400) when it does not fit."""
+    if not isinstance(fields, dict):
+        raise bad_request("The body must be a JSON object.")
+    try:
+        return await run_sized(size, model.model_validate, fields)
+    except ValidationError as error:
+        found = from_validation(error)
+        if found.code == "missing_required_parameter":
+            found = bad_request(f"Missing {found.param} parameter", found.param, found.code)
+        raise found from None
