@@ -108,6 +108,11 @@ _TRADITIONAL = frozenset(
     "們個這來說時國會對開關門問間長東車馬鳥魚龍風飛頭題話語請讓讀書寫學習覺見觀電腦網頁與為無過還進遠運動種樣機業產廠發經濟實現際應該當點燈爾"
     "親愛愛歡樂萬億買賣價錢銀行體驗號碼標準備註冊選擇條項總統計劃圖畫質優點擊錄視頻聽聲顯類歷歲報紙聞團員師資訊傳輸線約級組織結構終給統維護"
 )
+_SIMPLIFIED = frozenset(
+    "这们说时对关门问间长东车马鸟鱼龙风飞头题话语请让读习觉见观电脑网页为无过还进远运动种样业产厂发经济实现应该亲欢乐亿买卖价钱银验码标备"
+    "选择项总统计划图质优击录视频听显类历岁报纸闻团员师资讯传输线约级组织结构终给维护气热"
+)
+"""Characters that neither traditional Chinese nor Japanese has."""
 
 _CLEAR = 6.0
 """Natural logarithm of how much likelier than English a text must be in another language."""
@@ -148,9 +153,9 @@ def _detect(text: str, otherwise: str) -> str:
         if letters.search(text):
             return code
     if han := _HAN.findall(text):
-        if otherwise == "ja":
+        if otherwise == "ja" and _SIMPLIFIED.isdisjoint(han):
             return otherwise
-        return "zh-TW" if any(letter in _TRADITIONAL for letter in han) else "zh-CN"
+        return "zh-CN" if _TRADITIONAL.isdisjoint(han) else "zh-TW"
     return _by_letters(text, otherwise)
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -52,7 +53,7 @@ async def checked(fields: object, model: type[Model], size: int = LARGE + 1) -> 
     try:
         return await run_sized(size, model.model_validate, fields)
     except ValidationError as error:
-        found = from_validation(error)
+        found = from_validation(error, msgspec.json.encode(fields))
         if found.code == "missing_required_parameter":
             found = bad_request(f"Missing {found.param} parameter", found.param, found.code)
         raise found from None
