@@ -48,10 +48,10 @@ class Stream:
         raise SystemExit(f"the server answered: {self.tail.decode(errors='replace')}")
 
 
-def open_stream(port: int, body: dict[str, Any]) -> Stream:
-    """Send a completion request, streamed, with the counts at its end."""
+def open_stream(port: int, body: dict[str, Any], path: str = "/v1/completions") -> Stream:
+    """Send a completion request, streamed, with the counts at its end where `path` is OpenAI's."""
     data = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     connection = socket.create_connection((HOST, port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)

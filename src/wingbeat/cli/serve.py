@@ -46,6 +46,10 @@ def serve(
             autocompletion=model_files,
         ),
     ] = None,
+    model_path: Annotated[
+        str | None,
+        typer.Option(help="The same, as a flag; `.pth` may be left out.", rich_help_panel=MODEL),
+    ] = None,
     dtype: Dtype = None,
     quant: Quant = None,
     quant_layers: QuantLayers = None,
@@ -271,7 +275,7 @@ def serve(
     environment wins over the file.
     """
     flags = {
-        "model": model,
+        "model": model if model_path is None else _with_suffix(model_path),
         "models_dir": models_dir,
         "embed_model": embed_model,
         "embed_threads": embed_threads,
@@ -318,6 +322,11 @@ def serve(
         "access_log": access_log,
     }
     _serve(flags, config)
+
+
+def _with_suffix(path: str) -> str:
+    """The file that a name without its `.pth` means."""
+    return f"{path}.pth" if not Path(path).exists() and Path(f"{path}.pth").is_file() else path
 
 
 def _serve(flags: dict[str, Any], config: Path | None) -> None:
