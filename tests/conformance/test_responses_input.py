@@ -234,5 +234,8 @@ def test_what_means_nothing_here_is_no_obstacle(client: OpenAI) -> None:
 
 
 def test_every_field_is_described() -> None:
-    text = (Path(__file__).parents[2] / "docs/responses.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "responses.md").read_text(encoding="utf-8")
+    assert "api.md#fields-of-other-servers" in text
+    text += (docs / "api.md").read_text(encoding="utf-8").split("## Fields of other servers")[1]
     assert [name for name in ResponsesBody.model_fields if f"`{name}`" not in text] == []
