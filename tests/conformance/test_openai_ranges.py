@@ -16,6 +16,12 @@ ROUTES = {
     "/v1/responses": {"input": "x", "max_output_tokens": 1},
 }
 
+BODIES = {
+    "/v1/completions": "CompletionBody",
+    "/v1/chat/completions": "ChatBody",
+    "/v1/responses": "ResponsesBody",
+}
+
 OF_ALL_TYPES: list[Any] = [True, False, 0, -1, 5, 0.5, 2**70, "", "x", [], ["x"], [-1], [None], {}, {"x": 5}]
 
 NO_LIMIT = {-1}
@@ -26,6 +32,13 @@ TAKEN_TOO: dict[str, set[Any]] = {
     "max_tokens": NO_LIMIT,
 }
 """Values that stand for an absent field, as other servers have them, and that the document does not advertise."""
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_null_means_absent(server: LiveServer, path: str) -> None:
+    for name in document(server)["components"]["schemas"][BODIES[path]]["properties"].keys() - ROUTES[path].keys():
+        reply = server.http.post(path, json=ROUTES[path] | {name: None})
+        assert reply.status_code == 200, (name, reply.text)
 
 
 def document(server: LiveServer) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def exp2_f32(x: NDArray[np.float32]) -> NDArray[np.float32]:
     bits = shifted.view(np.uint32)
     # Shifted to the exponent, n brings k along, which the table makes up for.
     scale: NDArray[np.uint32] = _EIGHTHS[bits & np.uint32(7)] + (bits << np.uint32(20))
-    return scale.view(np.float32) * power
+    scaled: NDArray[np.float32] = np.multiply(scale.view(np.float32), power, dtype=np.float32)
+    return scaled
 
 
 def depths(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:

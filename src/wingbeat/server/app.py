@@ -127,13 +127,12 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         app.include_router(own)
     batches = lightning.Batches(registry)
     chats = (registry, store, starts, sessions, max_body)
-    for prefix, other in {
-        "/v1": lightning.contents_form(batches, lightning.V1, alone=False),
-        "/openai/v1": None,
-        "/v2": lightning.contents_form(batches, lightning.V2, alone=True),
-        "/v3": lightning.contents_form(batches, lightning.V3, alone=True),
-    }.items():
-        app.include_router(openai.chat_router(*chats, other), prefix=prefix, include_in_schema=prefix != "/openai/v1")
+    for prefix, rules in {"/v1": lightning.V1, "/v2": lightning.V2, "/v3": lightning.V3}.items():
+        first = prefix == "/v1"
+        form = lightning.contents_form(batches, rules, alone=not first)
+        described = openai.CHAT_ROUTE if first else lightning.BATCH_OR_CHAT
+        app.include_router(openai.chat_router(*chats, form, described), prefix=prefix)
+    app.include_router(openai.chat_router(*chats), prefix="/openai/v1", include_in_schema=False)
     app.include_router(lightning.lightning_router(batches, max_body))
     app.include_router(lightning_translate.translate_router(registry, max_body))
     app.include_router(lightning_sessions.sessions_router(registry, sessions, starts, max_body))

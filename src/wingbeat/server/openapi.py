@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,9 +18,9 @@ from wingbeat.server.auth import OPEN_PATHS
 _REF = "#/components/schemas/{model}"
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads `model` from its body."""
-    return {"requestBody": {"required": True, "content": {"application/json": _schema(model)}}}
+def body_of(*models: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads one of `models` from its body."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _any_of(models)}}}}
 
 
 def stream_of(*events: type[BaseModel], end: str | None = None) -> dict[str, Any]:
@@ -28,8 +28,7 @@ def stream_of(*events: type[BaseModel], end: str | None = None) -> dict[str, Any
 
     OpenAPI 3.1 describes each event by itself.
     """
-    kinds = [_schema(event)["schema"] for event in events]
-    content = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    content = _any_of(events)
     data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
     if end is not None:
         data = {"anyOf": [{"const": end}, data]}
@@ -40,8 +39,9 @@ def stream_of(*events: type[BaseModel], end: str | None = None) -> dict[str, Any
     }
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return {"schema": {"$ref": _REF.format(model=model.__name__)}}
+def _any_of(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    kinds = [{"$ref": _REF.format(model=model.__name__)} for model in models]
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
 
 
 def serve_docs(app: FastAPI) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from wingbeat.engine.client import Generation
@@ -13,18 +14,43 @@ from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.body import parse_fields
 from wingbeat.server.dialects.lightning_answer import BatchAnswer, BatchStream
 from wingbeat.server.dialects.lightning_errors import check_rows, checked, in_own_shape, read_fields
+from wingbeat.server.dialects.lightning_replies import ERRORS, BatchChunk, BatchReply, TextError
 from wingbeat.server.dialects.lightning_sampling import joint, noisy, ordered, plain
 from wingbeat.server.dialects.lightning_schema import BatchBody, BigBatchBody, InfillBody, ReplyBody, SamplingBody
 from wingbeat.server.dialects.openai import OtherForm
+from wingbeat.server.dialects.openai_chat_schema import ChatBody
+from wingbeat.server.dialects.openai_replies import ERRORS as CHAT_ERRORS
+from wingbeat.server.dialects.openai_replies import ChatChunk, ChatReply, ErrorReply
 from wingbeat.server.errors import bad_request
-from wingbeat.server.openapi import body_of
+from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, Prompts, ServedModel
 from wingbeat.server.streaming import EventStream, collect
 
-SCHEMAS = (BatchBody, BigBatchBody, InfillBody)
+SCHEMAS = (BatchBody, BigBatchBody, InfillBody, BatchChunk, TextError)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 TAG = "rwkv_lightning"
+
+
+def describing(body: type[BaseModel], *events: type[BaseModel], **more: Any) -> dict[str, Any]:
+    """How a route that continues prompts is described. `events`: what its streams have beside pieces and errors."""
+    return {
+        "response_model": BatchReply,
+        "response_model_exclude_none": True,
+        "responses": {200: stream_of(BatchChunk, *events, TextError, end="[DONE]"), **ERRORS, **more.get("errors", {})},
+        "openapi_extra": body_of(body),
+    }
+
+
+BATCH_OR_CHAT: dict[str, Any] = {
+    "response_model": BatchReply | ChatReply,
+    "responses": {
+        200: stream_of(BatchChunk, ChatChunk, TextError, ErrorReply, end="[DONE]"),
+        **{status: {**entry, "model": TextError | ErrorReply} for status, entry in (CHAT_ERRORS | ERRORS).items()},
+    },
+    "openapi_extra": body_of(BatchBody, ChatBody),
+}
+"""How a route is described that takes `contents` and `messages`."""
 
 
 class Version(NamedTuple):
@@ -98,7 +124,7 @@ def lightning_router(batches: Batches, max_body: int) -> APIRouter:
     """The routes that are this dialect's alone."""
     router = APIRouter(tags=[TAG])
 
-    @router.post("/big_batch/completions", openapi_extra=body_of(BigBatchBody))
+    @router.post("/big_batch/completions", **describing(BigBatchBody))
     @in_own_shape
     async def big_batch(request: Request) -> Response:
         """Continue many prompts, with a temperature and nothing else. Always a stream."""
@@ -106,7 +132,7 @@ def lightning_router(batches: Batches, max_body: int) -> APIRouter:
         body.stream = True
         return await batches.answer(request, body, BIG)
 
-    @router.post("/FIM/v1/batch-FIM", openapi_extra=body_of(InfillBody))
+    @router.post("/FIM/v1/batch-FIM", **describing(InfillBody))
     @in_own_shape
     async def infill(request: Request) -> Response:
         """Fill the gaps between texts. The model must have been trained for that."""

@@ -43,14 +43,17 @@ def _at_least_one(value: int) -> int:
 
 
 Texts = Annotated[list[str], BeforeValidator(_texts)]
-StopTokens = Annotated[list[int | str] | None, BeforeValidator(_stops), Field(max_length=MAX_STOP_IDS)]
+StopTokens = Annotated[Annotated[list[int | str], Field(max_length=MAX_STOP_IDS)] | None, BeforeValidator(_stops)]
 Penalty = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
+
+
+def shown(body: dict[str, Any]) -> ConfigDict:
+    """The configuration of a body that is shown by `body` at /docs."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 class _Body(BaseModel):
     """A body whose fields that are null count as absent."""
-
-    model_config = ConfigDict(extra="ignore")
 
     @model_validator(mode="before")
     @classmethod
@@ -89,24 +92,22 @@ class ReplyBody(_Body):
 class BigBatchBody(SamplingBody, ReplyBody):
     """Prompts to continue, each a row of one batch."""
 
+    model_config = shown({"contents": ["Once upon a time"], "max_tokens": 16, "temperature": 0.8})
+
     contents: Texts = Field(description="The prompts, read as they are.")
 
 
 class BatchBody(BigBatchBody):
     """The same with what v1, v2 and v3 know beside."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "contents": ["Chinese: 今天天气很好\n\nEnglish:", "Chinese: 我喜欢读书\n\nEnglish:"],
-                    "max_tokens": 64,
-                    "stop_tokens": [0, 261, 24281],
-                    "temperature": 1.0,
-                    "noise": 0,
-                    "stream": False,
-                }
-            ]
+    model_config = shown(
+        {
+            "contents": ["Chinese: 今天天气很好\n\nEnglish:", "Chinese: 我喜欢读书\n\nEnglish:"],
+            "max_tokens": 64,
+            "stop_tokens": [0, 261, 24281],
+            "temperature": 1.0,
+            "top_k": 1,
+            "stream": False,
         }
     )
 
@@ -125,11 +126,17 @@ class TurnBody(SamplingBody, ReplyBody):
 class StateBody(TurnBody):
     """A turn that follows the last one of a session."""
 
+    model_config = shown({"session_id": "mine", "contents": ["User: Hello!\n\nAssistant:"], "max_tokens": 32})
+
     session_id: SessionId = Field(None, description="The conversation. Absent: nothing is remembered.")
 
 
 class TreeBody(TurnBody):
     """A turn that follows any other one of a tree."""
+
+    model_config = shown(
+        {"session_id": "mine", "dialogue_idx": 0, "contents": ["User: Hello!\n\nAssistant:"], "max_tokens": 32}
+    )
 
     session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID - 12)]
     dialogue_idx: int = Field(ge=0, le=2**31 - 1, description="The turn to go on from; 0: the beginning.")
@@ -138,14 +145,22 @@ class TreeBody(TurnBody):
 class InfillBody(SamplingBody, ReplyBody):
     """Gaps to fill between texts, each a row of one batch."""
 
+    model_config = shown(
+        {"prefix": ["A cat darted from the alley,"], "suffix": ["And then a lamp came on."], "max_tokens": 32}
+    )
+
     prefix: Texts = Field(description="What comes before each gap.")
     suffix: Texts = Field(description="What comes after it; as many as `prefix` has.")
 
 
 class StatusBody(_Body):
+    model_config = shown({})
+
     password: str | None = None
 
 
 class DeleteBody(StatusBody):
+    model_config = shown({"session_id": "mine", "delete_prefix": True})
+
     session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID)]
     delete_prefix: bool = Field(False, description="Delete the turns of a tree, too.")

@@ -11,9 +11,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from wingbeat.engine.client import Generation
-from wingbeat.server.dialects.lightning import TAG
+from wingbeat.server.dialects.lightning import TAG, describing
 from wingbeat.server.dialects.lightning_answer import BatchAnswer, BatchStream, event
 from wingbeat.server.dialects.lightning_errors import in_own_shape, read_fields
+from wingbeat.server.dialects.lightning_replies import (
+    CONFLICT,
+    ERRORS,
+    NOT_FOUND,
+    DeleteReply,
+    StatusReply,
+    TreeEvent,
+)
 from wingbeat.server.dialects.lightning_sampling import joint
 from wingbeat.server.dialects.lightning_schema import DeleteBody, StateBody, StatusBody, TreeBody, TurnBody
 from wingbeat.server.errors import ApiError, bad_request
@@ -29,7 +37,7 @@ from wingbeat.services.sessions import SessionStore
 from wingbeat.services.turn_tree import next_number, node_id
 from wingbeat.text.templates import SEPARATOR
 
-SCHEMAS = (StateBody, TreeBody, StatusBody, DeleteBody)
+SCHEMAS = (StateBody, TreeBody, StatusBody, DeleteBody, TreeEvent)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
 
 _PAGE = 1_000
@@ -39,19 +47,19 @@ def sessions_router(registry: ModelRegistry, sessions: SessionStore, starts: Sta
     router = APIRouter(tags=[TAG])
     turns = Turns(registry, sessions, starts)
 
-    @router.post("/state/chat/completions", openapi_extra=body_of(StateBody))
+    @router.post("/state/chat/completions", **describing(StateBody, errors=CONFLICT))
     @in_own_shape
     async def converse(request: Request) -> Response:
         """Go on with a conversation: send only what is new."""
         return await turns.next(request, await read_fields(request, StateBody, max_body))
 
-    @router.post("/multi_state/chat/completions", openapi_extra=body_of(TreeBody))
+    @router.post("/multi_state/chat/completions", **describing(TreeBody, TreeEvent, errors=NOT_FOUND | CONFLICT))
     @in_own_shape
     async def branch(request: Request) -> Response:
         """Go on from any turn of a conversation; all others stay as they are."""
         return await turns.branch(request, await read_fields(request, TreeBody, max_body))
 
-    @router.post("/state/status", openapi_extra=body_of(StatusBody))
+    @router.post("/state/status", response_model=StatusReply, responses=ERRORS, openapi_extra=body_of(StatusBody))
     @in_own_shape
     async def status(request: Request) -> Response:
         """Your conversations, the last used first."""
@@ -59,7 +67,12 @@ def sessions_router(registry: ModelRegistry, sessions: SessionStore, starts: Sta
         with _reading():
             return JSONResponse(_report([_card(found, sessions) for found in await _every(sessions)]))
 
-    @router.post("/state/delete", openapi_extra=body_of(DeleteBody))
+    @router.post(
+        "/state/delete",
+        response_model=DeleteReply,
+        responses={**ERRORS, 404: {"model": DeleteReply, "description": "No such session."}},
+        openapi_extra=body_of(DeleteBody),
+    )
     @in_own_shape
     async def delete(request: Request) -> Response:
         """Forget a conversation, and with `delete_prefix` its tree."""

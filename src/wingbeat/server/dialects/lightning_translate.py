@@ -14,6 +14,8 @@ from wingbeat.sampling.params import SamplingParams
 from wingbeat.server.dialects.lightning import TAG
 from wingbeat.server.dialects.lightning_answer import BatchAnswer
 from wingbeat.server.dialects.lightning_errors import check_rows, in_own_shape, read_fields
+from wingbeat.server.dialects.lightning_replies import ERRORS, TranslateReply
+from wingbeat.server.dialects.lightning_schema import shown
 from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
@@ -30,21 +32,13 @@ def _texts(value: Any) -> Any:
 
 
 class TranslateBody(BaseModel):
+    model_config = shown({"source_lang": "en", "target_lang": "zh-CN", "text_list": ["Hello world!", "Good morning"]})
+
     source_lang: str = Field(AUTO, max_length=100, description="A code such as `en` or `zh-CN`, a name, or `auto`.")
     target_lang: str = Field(min_length=1, max_length=100, description="A code or a name.")
     text_list: Annotated[list[str], BeforeValidator(_texts)] = Field(description="The texts. Each is translated alone.")
     placeholders: list[str] | None = Field(None, description="Without effect: marks are known by their form.")
     password: str | None = Field(None, description="A key, where the server wants one; or send it as a header.")
-
-
-class Translation(BaseModel):
-    detected_source_lang: str
-    text: str
-    error: str | None = Field(None, description="Why there is no translation of this text. Absent for the others.")
-
-
-class TranslateReply(BaseModel):
-    translations: list[Translation]
 
 
 SCHEMAS = (TranslateBody,)
@@ -67,7 +61,12 @@ class Outcome(NamedTuple):
 def translate_router(registry: ModelRegistry, max_body: int) -> APIRouter:
     router = APIRouter(tags=[TAG])
 
-    @router.post("/translate/v1/batch-translate", response_model=TranslateReply, openapi_extra=body_of(TranslateBody))
+    @router.post(
+        "/translate/v1/batch-translate",
+        response_model=TranslateReply,
+        responses=ERRORS,
+        openapi_extra=body_of(TranslateBody),
+    )
     @in_own_shape
     async def translate(request: Request) -> Response:
         """Translate texts, each by itself. One that fails says why; the others are there."""

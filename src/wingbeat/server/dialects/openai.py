@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -36,7 +36,7 @@ from wingbeat.server.dialects.openai_request import begin, ready_model, settling
 from wingbeat.server.dialects.openai_sampling import sampling_params, with_budget
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.errors import ApiError
+from wingbeat.server.errors import ApiError, openai_response
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.session_turn import session_turn
@@ -122,7 +122,22 @@ def openai_router(
         more = await turn.report() if turn else None
         return Response(await run_sized(size, answer.whole, best, more), media_type="application/json")
 
+    @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
+    @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    @router.get("/chat/completions/{name}/messages", include_in_schema=False)
+    async def stored_chats(request: Request) -> Response:
+        """Nothing is stored: the answer is always 404."""
+        raise ApiError(404, "There are no stored completions: `store` is without effect here.", code="not_found")
+
     return router
+
+
+CHAT_ROUTE: dict[str, Any] = {
+    "response_model": ChatReply,
+    "responses": {200: stream_of(ChatChunk, ErrorReply, end="[DONE]"), **ERRORS},
+    "openapi_extra": body_of(ChatBody),
+}
+"""How the route of chats is described."""
 
 
 def chat_router(
@@ -132,22 +147,24 @@ def chat_router(
     sessions: SessionStore,
     max_body: int,
     other: OtherForm | None = None,
+    described: Mapping[str, Any] = CHAT_ROUTE,
 ) -> APIRouter:
-    """The routes of chats, without their prefix."""
+    """The routes of chats, without their prefix. What is not of the `other` form is answered, and refused, as OpenAI
+    does."""
     router = APIRouter(tags=["OpenAI"])
 
-    @router.post(
-        "/chat/completions",
-        response_model=ChatReply,
-        responses={200: stream_of(ChatChunk, ErrorReply, end="[DONE]"), **ERRORS},
-        openapi_extra=body_of(ChatBody),
-    )
+    @router.post("/chat/completions", **described)
     async def chat(request: Request) -> Response:
         """Answer a conversation."""
         raw = await read_raw(request, max_body)
         if other is not None and (reply := await other(request, raw)) is not None:
             return reply
-        body = await parse_model(raw, ChatBody)
+        try:
+            return await answer_chat(request, await parse_model(raw, ChatBody))
+        except ApiError as error:
+            return openai_response(error)
+
+    async def answer_chat(request: Request, body: ChatBody) -> Response:
         body.refuse_unsupported()
         model = ready_model(registry, body)
         sampling = sampling_params(body, model, body.token_limit, model.profile.stops, body.sampled_logprobs)
@@ -184,13 +201,6 @@ def chat_router(
         if prompt_logprobs is not None:
             more["prompt_logprobs"] = await run_sized(len(prompt.prompts[0]), prompt_logprobs.rendered)
         return Response(answer.whole(best, more), media_type="application/json")
-
-    @router.get("/chat/completions", status_code=404, response_model=ErrorReply, responses={401: ERRORS[401]})
-    @router.api_route("/chat/completions/{name}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
-    @router.get("/chat/completions/{name}/messages", include_in_schema=False)
-    async def stored_chats(request: Request) -> Response:
-        """Nothing is stored: the answer is always 404."""
-        raise ApiError(404, "There are no stored completions: `store` is without effect here.", code="not_found")
 
     return router
 

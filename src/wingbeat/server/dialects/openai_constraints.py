@@ -40,7 +40,7 @@ def _choices(value: Any) -> Any:
 def _white(value: Any) -> Any:
     if isinstance(value, str) and value:
         check_white(value)
-    return value or None
+    return None if value == "" else value
 
 
 _OBJECT_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}
@@ -48,7 +48,7 @@ _CHOICES = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxIt
 
 JsonSchema = Annotated[dict[str, Any] | str | None, BeforeValidator(_schema), WithJsonSchema(_OBJECT_OR_TEXT)]
 Grammar = Annotated[str | None, BeforeValidator(_grammar)]
-White = Annotated[str | None, BeforeValidator(_white), Field(max_length=MAX_WHITE_LENGTH)]
+White = Annotated[Annotated[str, Field(max_length=MAX_WHITE_LENGTH)] | None, BeforeValidator(_white)]
 Choices = Annotated[
     list[str] | None, BeforeValidator(_choices), WithJsonSchema({"anyOf": [_CHOICES, {"type": "null"}]})
 ]
