@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace wingbeat::sampler {
@@ -73,6 +74,12 @@ class Penalties {
    private:
     static constexpr int64_t max_age = 1 << 20;
 
+    // The nearest number that is: an infinite penalty would make NaN of an infinite logit.
+    static double finite(double value) {
+        constexpr double most = std::numeric_limits<double>::max();
+        return std::clamp(value, -most, most);
+    }
+
     struct Entry {
         int32_t token;
         bool repeated = false;  // the repetition penalty is for it
@@ -81,7 +88,7 @@ class Penalties {
         int64_t then = 0;  // when the weight was written
         void write(double value, int64_t now) {
             weighed = true;
-            weight = value;
+            weight = finite(value);
             then = now;
         }
     };
@@ -104,7 +111,7 @@ class Penalties {
         }
         if (style != PenaltyStyle::values) return;
         for (Entry& entry : entries_)
-            if (entry.weighed) entry.weight = presence + frequency * entry.weight;
+            if (entry.weighed) entry.write(presence + frequency * entry.weight, 0);
     }
 
     // It was generated `count` times just now.
@@ -124,7 +131,8 @@ class Penalties {
     double penalty_of(const Entry& entry) {
         const int64_t age = now_ - entry.then;
         if (style == PenaltyStyle::values) return decayed(entry.weight, age);
-        return presence + frequency * decayed(entry.weight, style == PenaltyStyle::counts_decay_first ? age + 1 : age);
+        const bool first = style == PenaltyStyle::counts_decay_first;
+        return finite(presence + frequency * decayed(entry.weight, first ? age + 1 : age));
     }
 
     double decayed(double weight, int64_t age) {

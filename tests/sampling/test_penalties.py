@@ -7,7 +7,7 @@ import pytest
 from tests.sampling.oracle import IMPLEMENTATIONS
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory
-from wingbeat.sampling.samplers import Sampler
+from wingbeat.sampling.samplers import Masks, Sampler
 
 pytestmark = pytest.mark.parametrize("native", IMPLEMENTATIONS)
 
@@ -154,3 +154,18 @@ def test_penalties_change_the_odds_by_their_formula(native):
     sampler.sample(np.tile(np.array([0, -np.inf], np.float32), (slots, 1)), everyone, np.zeros(slots, np.int64))
     ones = sampler.sample(np.zeros((slots, 2), np.float32), everyone, np.ones(slots, np.int64)).tokens.mean()
     assert ones == pytest.approx(1 / (1 + np.exp(-0.7)), abs=0.04)
+
+
+@pytest.mark.parametrize("style", ["counts", "counts_decay_first", "values"])
+@pytest.mark.parametrize("decay", [1.0, 1e-200])
+@pytest.mark.parametrize("frequency", [-1.5e308, 1.5e308])
+def test_penalties_too_large_for_numbers_leave_infinite_logits_alone(native, style, decay, frequency):
+    params = SamplingParams(
+        temperature=0, frequency_penalty=frequency, penalty_decay=decay, penalties=style, logit_bias={1: 1e308}
+    )
+    sampler = Sampler(1, 4, native=native)
+    sampler.start(0, params, np.array([], np.int32), seed=0, choice=0, generated=[1, 1, 1, 2, 2, 2])
+    row = np.array([[0.0, 2.0, -np.inf, 3.0]], np.float32)
+    assert sampler.sample(row, SLOT, np.array([6])).tokens[0] == 1
+    masks = Masks(np.array([[0b1101]], np.uint32), np.array([0], np.int32))
+    assert sampler.sample(row, SLOT, np.array([7]), masks).tokens[0] == 3

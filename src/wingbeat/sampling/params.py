@@ -29,9 +29,9 @@ DEFAULT_TAU: dict[SamplerName, float] = {"typical": 0.5, "mirostat": 3.0, "miros
 
 MAX_BAD_WORDS = 256
 MAX_BAD_WORD_LENGTH = 200
+"""Characters of one text that is not wanted."""
 MAX_BAD_WORDS_LENGTH = 2_000
 """Characters of all of them: what they take of memory and time grows with that."""
-"""Characters of one text that is not wanted."""
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True):
@@ -235,7 +235,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"bad_words must hold texts of 1 to {MAX_BAD_WORD_LENGTH} characters, not {text!r:.100}"
                 )
-
         if sum(map(len, self.bad_words)) > MAX_BAD_WORDS_LENGTH:
             raise ValueError(f"bad_words must hold at most {MAX_BAD_WORDS_LENGTH} characters, all texts together")
 

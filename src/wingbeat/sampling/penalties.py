@@ -7,6 +7,7 @@ counts `weight * decay^age`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -77,7 +78,7 @@ class Penalties:
             power *= self._params.penalty_decay
         if self._params.penalties == "values":
             presence, frequency = self._params.presence_penalty, self._params.frequency_penalty
-            self._weights = {token: (presence + frequency * w, 0) for token, (w, _) in self._weights.items()}
+            self._weights = {t: (_finite(presence + frequency * w), 0) for t, (w, _) in self._weights.items()}
         for token, count in memory.counts.items():
             self._add(token, count)
 
@@ -115,7 +116,7 @@ class Penalties:
             return self._decayed(weight, age)
         first = self._params.penalties == "counts_decay_first"
         weight = self._decayed(weight, age + 1 if first else age)
-        return self._params.presence_penalty + self._params.frequency_penalty * weight
+        return _finite(self._params.presence_penalty + self._params.frequency_penalty * weight)
 
     def _add(self, token: int, count: int) -> None:
         """`token` was generated `count` times just now."""
@@ -129,10 +130,15 @@ class Penalties:
             weight += self._params.frequency_penalty * gain
         else:
             weight = self._params.presence_penalty + self._params.frequency_penalty * max(0, gain - 1)
-        self._weights[token] = (weight, self._now)
+        self._weights[token] = (_finite(weight), self._now)
 
     def _decayed(self, weight: float, age: int) -> float:
         age = min(age, MAX_AGE)
         while len(self._powers) <= age:
             self._powers.append(self._powers[-1] * self._params.penalty_decay)
         return weight * self._powers[age]
+
+
+def _finite(value: float) -> float:
+    """The nearest number that is: an infinite penalty would make NaN of an infinite logit."""
+    return max(-sys.float_info.max, min(value, sys.float_info.max))
