@@ -43,6 +43,21 @@ def test_what_must_come(tokens: int, begun: bool, pieces: tuple[bytes, ...], for
     assert forced_after(ThinkingBudget(tokens, CLOSING, begun), *pieces) == forced
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [(b"Certainly, said the model",), (b"<", b"b>: that is bold"), (b"<think>and so to begin with", b" </th", b"ink>")],
+)
+def test_how_far_it_has_come_is_always_possible(pieces: tuple[bytes, ...]) -> None:
+    budget = ThinkingBudget(1, CLOSING, begun=False)
+    limit = ThinkingLimit(budget)
+    for piece in pieces:
+        limit.push(100, piece)
+        before = limit.reasoned(budget)
+        assert before.possible
+        assert ThinkingLimit(budget, before).forced == limit.forced
+        limit = ThinkingLimit(budget, before)
+
+
 def test_nothing_must_come_where_there_is_no_end() -> None:
     assert forced_after(ThinkingBudget(0, ()), b"a") == [None, None]
 

@@ -50,7 +50,7 @@ class ThinkingLimit:
 
     def reasoned(self, budget: ThinkingBudget) -> Reasoned:
         """How far it has come under this budget, which is its own."""
-        tail = self._tail if self._thinking else self._beginning
+        tail = b"" if self._over else self._tail if self._thinking else self._beginning
         closed = len(budget.closing) - len(self._closing)
         return Reasoned(begun=self._thinking, over=self._over, used=self._used, closed=closed, tail=tail)
 
@@ -58,7 +58,8 @@ class ThinkingLimit:
         self._beginning = seen = (self._beginning + data).lstrip()
         if seen.startswith(_OPEN):
             self._thinking = True
-            self._tail = seen[len(_OPEN) :]
-            self._over = _CLOSE in self._tail
+            said = seen[len(_OPEN) :]
+            self._over = _CLOSE in said
+            self._tail = said[1 - len(_CLOSE) :]
         else:
             self._over = not _OPEN.startswith(seen)
