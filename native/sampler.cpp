@@ -71,6 +71,11 @@ class Sampler {
         sequences_.at(slot).reset();
     }
 
+    // `sample` follows in a moment.
+    void prepare(size_t rows) {
+        if (shared(rows)) pool_.wake();
+    }
+
     // Throws before anything is changed when the slots are not those of different sequences.
     void sample(Rows<float> logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
                 Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
@@ -117,12 +122,17 @@ class Sampler {
             throw nb::value_error((name + " occurs twice: every row of a step needs its own slot").c_str());
     }
 
-    // Calls work(row, worker) for each row on the pool's threads, and throws what one of them threw. Threads that sleep
-    // are not woken for what is done sooner than they are awake.
+    // Whether so many rows are shared by the pool's threads: those that sleep are not woken for what is done sooner than
+    // they are awake.
+    bool shared(size_t rows) const {
+        constexpr size_t worth_waking = 1 << 16;  // logits
+        return rows >= 2 && rows * vocab_ >= worth_waking;
+    }
+
+    // Calls work(row, worker) for each row, and throws what one of them threw.
     template <class Work>
     void run(size_t rows, const Work& work) {
-        constexpr size_t worth_waking = 1 << 16;  // logits
-        if (rows < 2 || rows * vocab_ < worth_waking) {
+        if (!shared(rows)) {
             const PlainFloats mode;
             for (size_t row = 0; row < rows; ++row) work(row, workers_[0]);
             return;
@@ -163,6 +173,7 @@ NB_MODULE(_sampler, module) {
              nb::arg("pool").none(), nb::arg("level"), nb::arg("end_of_text"))
         .def("start", &Sampler::start)
         .def("finish", &Sampler::finish)
+        .def("prepare", &Sampler::prepare)
         // Never converted: results would go into a copy.
         .def("sample", &Sampler::sample, nb::arg().noconvert(), nb::arg(), nb::arg(), nb::arg().noconvert(),
              nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg(),

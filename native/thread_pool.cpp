@@ -99,10 +99,14 @@ void ThreadPool::run(const std::vector<int>& units, const Work& work, std::share
   run.plan = std::move(plan);
   run.open.store(true);
   current_.store(&run);
-  epoch_.fetch_add(1);
-  if (sleepers_.load() > 0) epoch_.notify_all();
+  wake();
   take_part(run, 0);
   run.open.store(false);
+}
+
+void ThreadPool::wake() {
+  epoch_.fetch_add(1);
+  if (sleepers_.load() > 0) epoch_.notify_all();
 }
 
 int ThreadPool::run_units(Run& run, int stage, int thread) noexcept {

@@ -36,6 +36,9 @@ class ThreadPool {
   // While a thread waits for the last units of others it fetches what `plan` says.
   void run(const std::vector<int>& units, const Work& work, std::shared_ptr<const FetchPlan> plan = nullptr);
 
+  // A run follows in a moment: wakes the threads that sleep, and keeps the others from falling asleep.
+  void wake();
+
  private:
   struct Share {  // on a cache line of its own: a claim must not disturb others
     alignas(64) std::atomic<int> next{0};

@@ -379,6 +379,7 @@ class Engine:
             sequences, logits = self._due(sequences, logits)
         if not sequences:
             return
+        self._sampler.prepare(len(sequences))
         slots = np.array([s.slot for s in sequences], np.int32)
         positions = np.array([s.next_draw for s in sequences], np.int64)
         masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)

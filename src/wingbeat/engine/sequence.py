@@ -44,7 +44,7 @@ class Sequence:
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
         *("request", "restrained", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot"),
-        *("guess_at", "relieved", "strikes", "to_read", "wanted", "_earlier", "_vocab_size"),
+        *("guess_at", "relieved", "strikes", "to_read", "wanted", "_earlier", "_first_draw", "_vocab_size"),
     )
 
     def __init__(
@@ -60,6 +60,7 @@ class Sequence:
     ) -> None:
         self.request, self.row = request.id, row
         self.prompt = prompt  # int32 [T]; T is 0 only where an answer goes on
+        self._first_draw = origin.position + len(prompt)
         self.sampling = sampling  # with a seed
         self.origin = origin
         self.wanted = wanted
@@ -144,7 +145,7 @@ class Sequence:
     @property
     def next_draw(self) -> int:
         """The position of the next draw: the tokens before it."""
-        return self.origin.position + len(self.prompt) + len(self.sampled)
+        return self._first_draw + len(self.sampled)
 
     @property
     def pending(self) -> list[int]:

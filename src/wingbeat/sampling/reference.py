@@ -77,6 +77,9 @@ class ReferenceSampler:
     def finish(self, slot: int) -> None:
         self._sequences[slot] = None
 
+    def prepare(self, rows: int) -> None:
+        """There is nothing to prepare."""
+
     def sample(
         self,
         logits: NDArray[np.float32],

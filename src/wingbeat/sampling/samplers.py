@@ -81,6 +81,7 @@ class _Core(Protocol):
         /,
     ) -> None: ...
     def finish(self, slot: int, /) -> None: ...
+    def prepare(self, rows: int, /) -> None: ...
     def sample(
         self,
         logits: NDArray[np.float32],
@@ -200,6 +201,10 @@ class Sampler:
         self._check_slot(slot)
         self._core.finish(slot)
         self._logprobs.pop(slot, None)
+
+    def prepare(self, rows: int) -> None:
+        """A call of `sample` with so many rows follows in a moment: threads that sleep wake up meanwhile."""
+        self._core.prepare(rows)
 
     def sample(
         self,

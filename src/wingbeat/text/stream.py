@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
-
 
 class StreamDecoder:
     """Joins the bytes of tokens to text, never handing out half a character.
@@ -18,23 +16,24 @@ class StreamDecoder:
     the joined result equals `data.decode("utf-8", "replace")`.
     """
 
+    __slots__ = ("pending",)
+
     def __init__(self, pending: bytes = b"") -> None:
         """`pending` continues a stream that was left with these bytes undecoded."""
-        self._decoder = _Utf8Decoder("replace")
-        self._decoder.setstate((pending, 0))
-
-    @property
-    def pending(self) -> bytes:
+        self.pending = pending
         """The bytes held back: the beginning of a character, at most three."""
-        return self._decoder.getstate()[0]
 
-    def push(self, data: bytes) -> str:
+    def push(self, data: bytes, *, final: bool = False) -> str:
         """The text that these bytes complete, possibly empty."""
-        return self._decoder.decode(data)
+        if self.pending:
+            data = self.pending + data
+        text, read = codecs.utf_8_decode(data, "replace", final)
+        self.pending = data[read:]
+        return text
 
     def flush(self) -> str:
         """The end of the stream: an unfinished character becomes U+FFFD. The decoder is as new afterwards."""
-        return self._decoder.decode(b"", final=True)
+        return self.push(b"", final=True)
 
 
 class StopMatcher:
@@ -43,6 +42,8 @@ class StopMatcher:
     The stop that completes first wins; of several that complete with the same character, the longest. Only text that
     could still grow into a stop is held back. Work per character is constant, whatever the length of the output.
     """
+
+    __slots__ = ("_automaton", "_held", "_state", "matched")
 
     def __init__(self, stops: Iterable[str]) -> None:
         """Raises ValueError for an empty stop string."""
