@@ -139,6 +139,27 @@ def test_a_constraint_that_takes_too_long_is_refused_and_costs_nobody_else(
     assert ask(engine, Constraint("choice", '["ab"]')).text == "ab"
 
 
+def test_another_process_is_not_told_of_a_row_that_has_failed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(grammar_process.COMPILE_SECONDS, "llguidance", 0.5)
+    grammars = engine._guarded.grammars
+    slow, other = grammars.open(SLOW), grammars.open(LARK)
+    deadline = time.monotonic() + 60
+    while not (slow.known and other.known):
+        assert time.monotonic() < deadline
+        grammars.poll()
+    assert "takes too long to compile" in (slow.error or "")
+    first = grammars.pids
+    while grammars.pids == first:  # its rows have not been closed by then
+        assert time.monotonic() < deadline
+        other.bits = None
+        grammars.accept(other, ord("a") + 1)
+        grammars.flush()
+        while not other.known:
+            grammars.poll()
+    assert not grammars._lanes["llguidance"].owing
+    assert other.error is None
+
+
 def test_a_grammar_that_keeps_kbnf_busy_is_refused_before_it_does(engine: Engine) -> None:
     slow, good = compiled(engine, SLOW_KBNF, KBNF)
     assert "takes too long or too much memory" in (slow.error or "")

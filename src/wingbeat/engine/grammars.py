@@ -82,8 +82,9 @@ class Lane:
         self.waiting.add(grammar.number)
 
     def clear(self) -> tuple[list[Grammar], dict[int, Constraint], set[int]]:
-        """Forget everything. Returns the rows, those that waited last, the checks, and the waiting rows."""
-        rows = sorted(self.rows.values(), key=lambda grammar: (grammar.number in self.waiting, not grammar.begun))
+        """Forget everything. Returns the rows that go on, those that waited last, the checks, and the waiting rows."""
+        going = [grammar for grammar in self.rows.values() if not grammar.complete and grammar.error is None]
+        rows = sorted(going, key=lambda grammar: (grammar.number in self.waiting, not grammar.begun))
         lost = rows, self.checks, self.waiting
         self.rows, self.checks, self.waiting, self.accepted = {}, {}, set(), []
         return lost
@@ -98,7 +99,7 @@ class Grammars:
         self._lanes: dict[Library, Lane] = {}
         self._numbers = itertools.count(1)
         self._compiled: list[Compiled] = []
-        self._too_long: deque[tuple[str, str]] = deque(maxlen=MOST_REFUSED)
+        self._too_long: deque[tuple[str, str, str]] = deque(maxlen=MOST_REFUSED)
 
     @property
     def pids(self) -> list[int]:
@@ -258,6 +259,6 @@ class Grammars:
         self._compiled += [Compiled(number, error + AGAIN, away=True) for number in checks]
 
 
-def _content(constraint: Constraint) -> tuple[str, str]:
+def _content(constraint: Constraint) -> tuple[str, str, str]:
     """What is compiled."""
-    return constraint.kind, constraint.grammar
+    return constraint.kind, constraint.white, constraint.grammar
