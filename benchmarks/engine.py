@@ -7,7 +7,8 @@ of its time. `kernels` is the model's recorded program, head included, in one ca
 of the kernels' bare rate. What comes beside it is `sampling` (bias, penalties, temperature, top-p and the draw),
 `messages` (a frame for each step, encoded and handed to a socket) and `python` (all else: scheduling, stops, text,
 outputs); `beside` is the sum of these three. `bandwidth` is the bytes that the steps had to move a second as a share of
-what the memory can read (beyond 100 %: from the caches). Without a model: the bundled demo.
+what the memory can read (beyond 100 %: from the caches). States are not kept when sequences end: where a machine gives
+new memory slowly, that would be most of `python`. Without a model: the bundled demo.
 
 Random models have flat logits: at top_p 0.9 tens of thousands of tokens are left to draw from, the slowest case. With
 --temperature 0.1 it is tens of tokens, as with a trained model. --plain asks for nothing: temperature 1, no penalties,
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="sample as for a request that says nothing of it")
     args = parser.parse_args()
     sampling = PLAIN if args.plain else {"temperature": args.temperature, "top_p": args.top_p}
-    engine = make_engine(args.model or demo_model_path(), args.dtype, args.threads, max(args.sequences))
+    engine = make_engine(args.model or demo_model_path(), args.dtype, args.threads, max(args.sequences), cache_memory=0)
     executable = engine.model.executable
     bandwidth = read_bandwidth(executable.threads) if isinstance(executable, CpuExecutable) else float("inf")
     print(f"{engine.model.info.name}, {engine.model.info.dtype}, memory reads {bandwidth / 1e9:.1f} GB/s")

@@ -62,12 +62,13 @@ class Served:
 
 
 @contextmanager
-def serving(model: Path, dtype: str, threads: int | None, streams: int) -> Iterator[tuple[int, int]]:
-    """`wingbeat serve` on a free port: gives the port and the API's process id once the model is loaded."""
+def serving(model: Path, dtype: str, threads: int | None, streams: int, *flags: str) -> Iterator[tuple[int, int]]:
+    """`wingbeat serve` on a free port, with `flags`: gives the port and the API's process id once the model is
+    loaded."""
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "wingbeat", "serve", str(model), "--port", str(port), "--log-level", "warning"]
-    command += ["--dtype", dtype, "--max-batch", str(streams), "--token-budget", str(TOKEN_BUDGET)]
+    command += ["--dtype", dtype, "--max-batch", str(streams), "--token-budget", str(TOKEN_BUDGET), *flags]
     if threads is not None:
         command += ["--threads", str(threads)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
