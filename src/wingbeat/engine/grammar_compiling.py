@@ -61,10 +61,12 @@ class Compiled:
         """One for a new row, and how many tokens it has taken for others. Some know masks from then."""
         return self._spare.pop() if self._spare else (self._matcher.copy(), 0)
 
-    def give_back(self, matcher: Matcher, taken: int) -> None:
-        """A row has ended; all its matcher's tokens are ``taken``."""
-        if taken <= MOST_TOKENS and len(self._spare) < MOST_SPARE and matcher.reset():
-            self._spare.append((matcher, taken))
+    def give_back(self, matcher: Matcher, taken: int) -> bool:
+        """A row has ended; all its matcher's tokens are ``taken``. Whether it is kept, so that ``size`` has grown."""
+        if taken > MOST_TOKENS or len(self._spare) == MOST_SPARE or not matcher.reset():
+            return False
+        self._spare.append((matcher, taken))
+        return True
 
 
 class Shelf:
@@ -80,6 +82,10 @@ class Shelf:
 
     def put(self, key: bytes, compiled: Compiled) -> None:
         self._kept[key] = compiled
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what is too much."""
         size = sum(kept.size for kept in self._kept.values())
         while len(self._kept) > 1 and (len(self._kept) > MOST_KEPT or size > MOST_KEPT_BYTES):
             size -= self._kept.popitem(last=False)[1].size
@@ -111,7 +117,7 @@ class Compiling:
         self._compiler, self._end_of_text, self._seconds = compiler, vocabulary.end_of_text, seconds
         self._white = {token_id for token_id, token in enumerate(vocabulary.tokens) if token.startswith(WHITE)}
         self._pool = ThreadPoolExecutor(COMPILERS, "compile")
-        self._shelf = Shelf()
+        self.shelf = Shelf()
         self._under_way: dict[bytes, Compilation] = {}
         self.stuck = False  # a thread is lost to a constraint that has been refused
 
@@ -122,7 +128,7 @@ class Compiling:
         """Have ``answer`` called with the constraint, compiled, or what is wrong with it: now or by ``settle``."""
         text = f"{constraint.kind} {constraint.white!r} {constraint.grammar}"
         key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        known = self._shelf.get(key)
+        known = self.shelf.get(key)
         if known is not None:
             answer(known)
             return
@@ -142,7 +148,7 @@ class Compiling:
                 continue
             del self._under_way[key]
             if isinstance(result, Compiled):
-                self._shelf.put(key, result)
+                self.shelf.put(key, result)
             for answer in compilation.waiting:
                 answer(result)
 

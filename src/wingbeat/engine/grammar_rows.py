@@ -24,8 +24,9 @@ class Row:
         self.count += 1
         self.matcher.accept(token)
 
-    def close(self) -> None:
-        self._compiled.give_back(self.matcher, self._taken_before + self.count)
+    def close(self) -> bool:
+        """Whether its matcher is kept for another row."""
+        return self._compiled.give_back(self.matcher, self._taken_before + self.count)
 
 
 class Rows:
@@ -69,8 +70,8 @@ class Rows:
         for number in rows:
             self._opening.pop(number, None)
             row = self._rows.pop(number, None)
-            if row is not None:
-                row.close()
+            if row is not None and row.close():
+                self._compiling.shelf.tidy()
 
     def accept(self, tokens: list[tuple[int, int]]) -> None:
         """Take tokens of rows."""
