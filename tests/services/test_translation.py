@@ -47,6 +47,12 @@ def test_a_long_line_is_parted_after_sentences() -> None:
     chinese = "这是一个句子。" * 300
     assert all(piece.text.endswith("。") for piece in CutText(chinese).wanted)
     assert [piece.text for piece in CutText("x" * 3000).wanted] == ["x" * 3000]
+    for long in ("很" * (MAX_PIECE + 1) + "。", "word " * MAX_PIECE + "end. "):
+        assert [piece.text for piece in CutText(long).wanted] == [long.strip()]
+
+
+def test_numbers_stay_as_they_are() -> None:
+    assert CutText("1,024\n42 %\n２０２６").wanted == []
 
 
 def test_marks() -> None:
@@ -103,3 +109,22 @@ def test_short_texts_are_in_the_language_of_their_company() -> None:
     page = ["Accueil", "Bonjour tout le monde, bienvenue sur notre site", "Contact", "OK"]
     assert detect_all(page) == ["fr"] * 4
     assert detect_all(["東京", "おはようございます、世界"]) == ["ja", "ja"]
+
+
+def test_words_of_another_script_do_not_decide() -> None:
+    texts = {
+        "The α particle is heavier than an electron by far.": "en",
+        "The Chinese character 好 means good, and this sentence is English.": "en",
+        "The word 안녕 means hello in Korean, of course.": "en",
+        "约翰・史密斯是一位医生": "zh-CN",
+        "这里的「の」是日文假名": "zh-CN",
+        "使用TensorFlow训练模型": "zh-CN",
+        "東京都知事選挙の結果発表": "ja",
+        "Pythonで書く": "ja",
+        "파이썬 Python 사용법": "ko",
+    }
+    assert {text: detect_all([text])[0] for text in texts} == texts
+
+
+def test_the_company_decides_only_within_a_script() -> None:
+    assert detect_all(["Hello", "你好世界", "こんにちは、元気ですか"]) == ["en", "zh-CN", "ja"]

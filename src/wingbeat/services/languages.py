@@ -86,7 +86,7 @@ NAMES = {
 AUTO = "auto"
 
 _SCRIPTS = {
-    "ja": "\u3040-\u30ff\uff66-\uff9f",
+    "ja": "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\uff66-\uff9d",
     "ko": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
     "th": "\u0e00-\u0e7f",
     "he": "\u0590-\u05ff",
@@ -108,11 +108,16 @@ _TRADITIONAL = frozenset(
     "們個這來說時國會對開關門問間長東車馬鳥魚龍風飛頭題話語請讓讀書寫學習覺見觀電腦網頁與為無過還進遠運動種樣機業產廠發經濟實現際應該當點燈爾"
     "親愛愛歡樂萬億買賣價錢銀行體驗號碼標準備註冊選擇條項總統計劃圖畫質優點擊錄視頻聽聲顯類歷歲報紙聞團員師資訊傳輸線約級組織結構終給統維護"
 )
-_SIMPLIFIED = frozenset(
+_NOT_JAPANESE = frozenset(
+    "你您她它吗嗎呢吧啊哪怎么麼很這哦"
     "这们说时对关门问间长东车马鸟鱼龙风飞头题话语请让读习觉见观电脑网页为无过还进远运动种样业产厂发经济实现应该亲欢乐亿买卖价钱银验码标备"
     "选择项总统计划图质优击录视频听显类历岁报纸闻团员师资讯传输线约级组织结构终给维护气热"
 )
-"""Characters that neither traditional Chinese nor Japanese has."""
+"""Characters of Chinese that Japanese texts do not have, most of them simplified."""
+
+_LONG = {"ja": 4, "ko": 3}
+"""How many letters of an alphabet one sign is worth, where it is not one."""
+_HAN_LONG = 4
 
 _CLEAR = 6.0
 """Natural logarithm of how much likelier than English a text must be in another language."""
@@ -147,25 +152,38 @@ def detect_all(texts: Sequence[str]) -> list[str]:
 
 
 def _detect(text: str, otherwise: str) -> str:
-    if not _LETTER.search(text):
+    """By the script that most of the text is in: words of other languages in it do not count."""
+    letters = len(_LETTER.findall(text))
+    if not letters:
         return otherwise
-    for code, letters in _BY_SCRIPT:
-        if letters.search(text):
-            return code
-    if han := _HAN.findall(text):
-        if otherwise == "ja" and _SIMPLIFIED.isdisjoint(han):
-            return otherwise
-        return "zh-CN" if _TRADITIONAL.isdisjoint(han) else "zh-TW"
-    return _by_letters(text, otherwise)
+    if text.isascii():
+        return _by_letters(text, otherwise)
+    signs = {code: len(found.findall(text)) for code, found in _BY_SCRIPT}
+    han = _HAN.findall(text)
+    shared = letters - sum(signs.values()) - len(han)
+    weights = {code: count * _LONG.get(code, 1) for code, count in signs.items()}
+    weights["ja"] += len(han) * _HAN_LONG  # or Chinese, see below
+    most = max(weights, key=lambda code: weights[code])
+    if weights[most] <= shared:
+        return _by_letters(text, otherwise)
+    return _by_han(han, signs["ja"], otherwise) if most == "ja" else most
+
+
+def _by_han(han: Sequence[str], kana: int, otherwise: str) -> str:
+    """Of a text in Chinese characters, with or without Japanese syllables between them."""
+    japanese = _NOT_JAPANESE.isdisjoint(han)
+    if 3 * kana > len(han) or (japanese and (kana or otherwise == "ja")):
+        return "ja"
+    return "zh-CN" if _TRADITIONAL.isdisjoint(han) else "zh-TW"
 
 
 def _by_letters(text: str, otherwise: str) -> str:
     """Of a text whose script many languages share."""
     ranked = dict(_identifier().rank(text))
+    if otherwise not in ranked:
+        otherwise = "en"
     best = max(ranked, key=lambda code: ranked[code])
-    if otherwise in ranked and ranked[best] - ranked[otherwise] < _CLEAR:
-        return otherwise
-    return best
+    return otherwise if ranked[best] - ranked[otherwise] < _CLEAR else best
 
 
 @functools.cache

@@ -20,7 +20,7 @@ MAX_PIECE = 800
 _LINE_ENDS = re.compile(r"((?:[^\S\r\n]*(?:\r\n|\r|\n))+[^\S\r\n]*)")
 _MARK = re.compile(r"(</?[A-Za-z][^<>\n]*>|\{\{?[^{}\s]{0,40}\}?\}|&[A-Za-z]{2,8};|&#\d{1,7};)")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；…])\s*")
-_LETTER = re.compile(r"\w")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 class Piece(NamedTuple):
@@ -76,7 +76,7 @@ def _short_parts(line: str) -> list[str]:
     if len(line) - begin > MAX_PIECE and end > begin:
         parts.append(line[begin:end])
         begin = end
-    return [*parts, line[begin:]]
+    return [*parts, line[begin:]] if begin < len(line) else parts
 
 
 def marks_in(text: str) -> list[str]:
