@@ -16,7 +16,9 @@ encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
 MAX_EVENT = 32_000
-"""Bytes of the pieces in one event, or thereabouts: clients read events line by line."""
+"""Bytes of the pieces in one event: clients read events line by line."""
+MAX_PIECE = 5_000
+"""Characters of a piece. JSON has six bytes at most for one."""
 
 
 class RowText:
@@ -122,18 +124,17 @@ class BatchStream:
         return b"".join(self._events([row.row for row in rows if self._due(self._answer.rows[row.row])]))
 
     def _due(self, row: RowText) -> bool:
-        return row.finish_reason is not None or row.tokens >= self._chunk_size or row.size > MAX_EVENT // 2
+        return row.finish_reason is not None or row.tokens >= self._chunk_size or row.size >= MAX_PIECE
 
     def _events(self, due: Sequence[int]) -> Iterator[bytes]:
         choices: list[bytes] = []
         size = 0
-        for index in due:
-            if choice := _piece(index, self._answer.rows[index]):
-                choices.append(choice)
-                size += len(choice)
-            if size > MAX_EVENT:
+        for choice in (piece for index in due for piece in _pieces(index, self._answer.rows[index])):
+            if choices and size + len(choice) > MAX_EVENT:
                 yield _pieces_event(choices)
                 choices, size = [], 0
+            choices.append(choice)
+            size += len(choice)
         if choices:
             yield _pieces_event(choices)
 
@@ -161,10 +162,16 @@ def _pieces_event(choices: Sequence[bytes]) -> bytes:
     return b'data: {"object":"chat.completion.chunk","choices":[' + b",".join(choices) + b"]}\n\n"
 
 
-def _piece(index: int, row: RowText) -> bytes:
-    """What a row has to send, as JSON; nothing for one that goes on and has no whole character yet."""
+def _pieces(index: int, row: RowText) -> Iterator[bytes]:
+    """What a row has to send, as JSON: nothing for one that goes on and has no whole character yet, several pieces of
+    a text that is long, because the client was slow to read."""
     text = row.flush()
-    if row.finish_reason is None:
-        return encode({"index": index, "delta": {"content": text}}) if text else b""
-    choice = {"index": index, "delta": {"content": text} if text else {}, "finish_reason": row.finish_reason}
-    return encode({**choice, "error": row.error} if row.error else choice)
+    while len(text) > MAX_PIECE:
+        yield encode({"index": index, "delta": {"content": text[:MAX_PIECE]}})
+        text = text[MAX_PIECE:]
+    choice: dict[str, Any] = {"index": index, "delta": {"content": text} if text else {}}
+    if row.finish_reason is not None:
+        choice["finish_reason"] = row.finish_reason
+    elif not text:
+        return
+    yield encode({**choice, "error": row.error} if row.error else choice)
