@@ -149,7 +149,7 @@ def test_what_is_wrong_is_said_in_one_text(server: LiveServer, path: str) -> Non
         "contents": ["x", 5],
         "max_tokens": -1,
         "temperature": "hot",
-        "top_p": 1.5,
+        "top_p": "wide",
         "alpha_decay": 0,
         "stop_tokens": [True],
         "chunk_size": "many",
@@ -161,6 +161,14 @@ def test_what_is_wrong_is_said_in_one_text(server: LiveServer, path: str) -> Non
     assert texts_work(server)
 
 
+def test_filters_out_of_their_range_keep_all(server: LiveServer) -> None:
+    body = {"contents": PROMPTS, "max_tokens": 8, "seed": 1, "temperature": 2}
+    want = texts(post(server, V2_PATH, body | {"top_k": 0, "top_p": 1}))
+    assert texts(post(server, V2_PATH, body | {"top_k": -5, "top_p": 1.5})) == want
+    assert texts(post(server, V2_PATH, body | {"top_k": 10**12, "top_p": -1})) == want
+    assert texts(post(server, V2_PATH, body)) != want
+
+
 def texts_work(server: LiveServer) -> bool:
     return len(texts(post(server, V2_PATH, V2))) == 2
 
@@ -170,7 +178,10 @@ def test_json_that_is_none(server: LiveServer) -> None:
         status, said = refused(server, path, b"{bad")
         assert status == 400
         assert said["error"].startswith("Invalid JSON")
-        assert refused(server, path, b"[1]")[0] == 400
+        for other in (b"[1]", b"null", b'"x"'):
+            assert refused(server, path, other) == (400, {"error": "The body must be a JSON object."})
+        status, said = refused(server, path, b"[" * 5000)
+        assert (status, said["error"]) == (400, "Invalid JSON: more than 64 levels of arrays and objects.")
     assert refused(server, V2_PATH, {})[0] == 400
     assert server.http.get("/v2/translate/nothing").status_code == 404
     assert list(server.http.get("/state/status").json()) == ["error"]
@@ -286,6 +297,7 @@ def test_a_password_is_looked_for_in_any_body(locked: LiveServer) -> None:
     """Of whatever shape, in however many parts it comes."""
     for content in (b"", b"[" * 5000, b"null", b'{"password": 5}', b"\xff", b'{"contents": ["x"], "password": "pw"'):
         assert locked.http.post(V2_PATH, content=content).status_code == 401
+    assert refused(locked, V1_PATH, V1 | {"password": 5}) == (401, UNAUTHORIZED)
 
     def parts() -> Iterator[bytes]:
         whole = json.dumps(V2 | {"password": "pw"}).encode()

@@ -92,3 +92,18 @@ def test_what_is_wrong_is_named(server: LiveServer) -> None:
     status, said = refused(server, PATH, {"target_lang": "en", "text_list": [1]})
     assert status == 400
     assert "text_list[0]" in said["error"]
+
+
+def test_null_and_nothing_are_auto(server: LiveServer) -> None:
+    want = translate(server, ["今天天气很好"], "auto", "en")
+    assert want[0]["detected_source_lang"] == "zh-CN"
+    for source in (None, "", "Auto"):
+        body = {"source_lang": source, "target_lang": "en", "text_list": "今天天气很好"}
+        assert post(server, PATH, body)["translations"] == want
+
+
+def test_a_text_of_more_lines_than_can_wait_is_refused(server: LiveServer) -> None:
+    most = server.registry.first.config.max_queue + 8
+    body = {"source_lang": "en", "target_lang": "zh-CN", "text_list": ["a\n" * (most + 1)]}
+    status, said = refused(server, PATH, body)
+    assert (status, said["request_bsz"], said["max_bsz"]) == (400, most + 1, most)

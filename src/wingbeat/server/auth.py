@@ -65,7 +65,7 @@ class ApiKeyGate:
         key, peeked = self._find(_secrets(headers, basic=reads)), Peeked()
         if key is None and scope["method"] == "POST" and PASSWORD_PATHS.match(scope["path"]):
             peeked, receive = await peek(receive, self._max_body)
-            key = self._find([] if peeked.password is None else [peeked.password.encode()])
+            key = self._find([peeked.password.encode()] if isinstance(peeked.password, str) else [])
         if key is None:
             if peeked.has_contents or is_lightning(scope["path"]):
                 refusal = lightning_response(ApiError(401, "Unauthorized: invalid or missing password"))

@@ -74,6 +74,8 @@ def _decode(raw: bytes) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(f"Invalid JSON: {error}") from None
+    except RecursionError:  # brackets that are never closed: `check_shape` leaves them to the parser
+        raise bad_request(f"Invalid JSON: more than {MAX_DEPTH} levels of arrays and objects.") from None
 
 
 def _parse(raw: bytes, model: type[Model]) -> Model:

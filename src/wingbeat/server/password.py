@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.types import Message, Receive
 
@@ -9,7 +11,7 @@ from starlette.types import Message, Receive
 class Peeked(msgspec.Struct):
     """What of a body is looked at before it is known who sent it."""
 
-    password: str | None = None
+    password: Any = None
     contents: msgspec.Raw = msgspec.Raw(b"null")
 
     @property

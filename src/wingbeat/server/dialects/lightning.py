@@ -109,7 +109,7 @@ def contents_form(batches: Batches, version: Version, *, alone: bool) -> OtherFo
         if not alone and b'"contents"' not in raw:
             return None
         fields = await parse_fields(raw)
-        if not isinstance(fields, dict) or (fields.get("contents") is None and (not alone or "messages" in fields)):
+        if not _is_batch(fields, alone=alone):
             return None
 
         async def batch(request: Request) -> Response:
@@ -118,6 +118,13 @@ def contents_form(batches: Batches, version: Version, *, alone: bool) -> OtherFo
         return await in_own_shape(batch)(request)
 
     return answer
+
+
+def _is_batch(fields: Any, *, alone: bool) -> bool:
+    """Whether a body is this dialect's."""
+    if not isinstance(fields, dict):
+        return alone
+    return fields.get("contents") is not None or (alone and "messages" not in fields)
 
 
 def lightning_router(batches: Batches, max_body: int) -> APIRouter:

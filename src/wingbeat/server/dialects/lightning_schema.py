@@ -42,8 +42,18 @@ def _at_least_one(value: int) -> int:
     return max(1, value)
 
 
+def _top_k(value: int | None) -> int | None:
+    return None if value is None else min(max(0, value), 2**31 - 1)
+
+
+def _top_p(value: float | None) -> float | None:
+    return value if value is None or 0 <= value <= 1 else 1.0
+
+
 Texts = Annotated[list[str], BeforeValidator(_texts)]
 StopTokens = Annotated[Annotated[list[int | str], Field(max_length=MAX_STOP_IDS)] | None, BeforeValidator(_stops)]
+TopK = Annotated[int | None, AfterValidator(_top_k)]
+TopP = Annotated[float | None, AfterValidator(_top_p)]
 Penalty = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
 
 
@@ -52,7 +62,7 @@ def shown(body: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A body whose fields that are null count as absent."""
 
     @model_validator(mode="before")
@@ -61,15 +71,15 @@ class _Body(BaseModel):
         return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
 
 
-class SamplingBody(_Body):
+class SamplingBody(Body):
     """How to draw the tokens of each row, and when a row ends. Each route has its own defaults, see docs."""
 
     max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS, description="The most tokens to generate for each row.")
     stop_tokens: StopTokens = Field(None, description="Token ids and texts that end a row and are left out of it.")
     temperature: float | None = Field(None, ge=0, le=LARGEST, description="Default 1. 0 takes the most likely token.")
     noise: float | None = Field(None, ge=0, le=LARGEST, description="v1: the most that is added to each logit.")
-    top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Keep so many most likely tokens. 0, -1: all.")
-    top_p: float | None = Field(None, ge=0, le=1, description="Keep the most likely tokens of this mass.")
+    top_k: TopK = Field(None, description="Keep so many most likely tokens. 0 and less: all.")
+    top_p: TopP = Field(None, description="Keep the most likely tokens of this mass, 0 to 1. Outside of that: all.")
     alpha_presence: Penalty = Field(None, description="Subtracted once from the logits of tokens that came.")
     alpha_frequency: Penalty = Field(None, description="Subtracted for each time that a token came.")
     alpha_decay: float | None = Field(None, gt=0, le=1, description="Multiplies what is subtracted, each token.")
@@ -77,7 +87,7 @@ class SamplingBody(_Body):
     ignore_eos: bool = Field(False, description="Go on after the model's own end of text.")
 
 
-class ReplyBody(_Body):
+class ReplyBody(Body):
     """How the reply is to look."""
 
     model: str = Field("rwkv7", max_length=256, description="Repeated in the reply. It chooses nothing.")
@@ -153,7 +163,7 @@ class InfillBody(SamplingBody, ReplyBody):
     suffix: Texts = Field(description="What comes after it; as many as `prefix` has.")
 
 
-class StatusBody(_Body):
+class StatusBody(Body):
     model_config = shown({})
 
     password: str | None = None

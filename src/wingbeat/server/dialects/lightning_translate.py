@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from wingbeat.sampling.params import SamplingParams
@@ -15,7 +15,7 @@ from wingbeat.server.dialects.lightning import TAG
 from wingbeat.server.dialects.lightning_answer import BatchAnswer
 from wingbeat.server.dialects.lightning_errors import check_rows, in_own_shape, read_fields
 from wingbeat.server.dialects.lightning_replies import ERRORS, TranslateReply
-from wingbeat.server.dialects.lightning_schema import shown
+from wingbeat.server.dialects.lightning_schema import Body, Texts, shown
 from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
@@ -27,16 +27,12 @@ MAX_TOKENS = 2_048
 """Of a piece's translation."""
 
 
-def _texts(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class TranslateBody(BaseModel):
+class TranslateBody(Body):
     model_config = shown({"source_lang": "en", "target_lang": "zh-CN", "text_list": ["Hello world!", "Good morning"]})
 
     source_lang: str = Field(AUTO, max_length=100, description="A code such as `en` or `zh-CN`, a name, or `auto`.")
     target_lang: str = Field(min_length=1, max_length=100, description="A code or a name.")
-    text_list: Annotated[list[str], BeforeValidator(_texts)] = Field(description="The texts. Each is translated alone.")
+    text_list: Texts = Field(description="The texts. Each is translated alone.")
     placeholders: list[str] | None = Field(None, description="Without effect: marks are known by their form.")
     password: str | None = Field(None, description="A key, where the server wants one; or send it as a header.")
 
@@ -75,7 +71,7 @@ def translate_router(registry: ModelRegistry, max_body: int) -> APIRouter:
         model.check_ready()
         check_rows(len(body.text_list), model)
         sources = [body.source_lang] * len(body.text_list)
-        if body.source_lang.lower() == AUTO:
+        if body.source_lang.strip().lower() in ("", AUTO):
             sources = await asyncio.to_thread(detect_all, body.text_list)
         texts = [Job(text, source, body.target_lang) for text, source in zip(body.text_list, sources, strict=True)]
         outcomes = await _texts_in(request, model, texts)
@@ -92,9 +88,10 @@ def _entry(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 
 async def _texts_in(request: Request, model: ServedModel, texts: Sequence[Job]) -> list[Outcome]:
-    """The translation of each text. Raises ApiError when the engine is gone."""
+    """The translation of each text. Raises ApiError when they have too many lines, or the engine is gone."""
     cut = [CutText(text.text) for text in texts]
     jobs = [text._replace(text=piece.text) for text, whole in zip(texts, cut, strict=True) for piece in whole.wanted]
+    check_rows(len(jobs), model)
     found = iter(await _marked(request, model, jobs))
     return [_join(whole, [next(found) for _ in whole.wanted]) for whole in cut]
 
