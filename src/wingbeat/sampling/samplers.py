@@ -151,7 +151,7 @@ class Sampler:
         else:
             self._core = ReferenceSampler(slots, valid, end_of_text)
         self._slots = slots
-        self._logprobs: dict[int, int | None] = {}  # of the running sequences, by slot: what their params say
+        self._logprobs: dict[int, int] = {}  # by slot, of the running sequences that want any: what their params say
 
     def start(
         self,
@@ -190,7 +190,9 @@ class Sampler:
             memory = Memory(last=int(prompt[-1]) if len(prompt) else -1)
         self._check_tokens("memory", np.array([*memory.counts, *memory.weights], np.int32), self._valid)
         self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn, memory)
-        self._logprobs[slot] = params.logprobs
+        self._logprobs.pop(slot, None)
+        if params.logprobs is not None:
+            self._logprobs[slot] = params.logprobs
 
     def finish(self, slot: int) -> None:
         """Forget the sequence in `slot`; nothing happens if there is none.
@@ -234,7 +236,7 @@ class Sampler:
         bits, masked = _NO_MASKS if masks is None else self._checked_masks(masks, rows)
         if not logits.flags.writeable or (rows > 1 and logits.strides[0] < 4 * self.vocab_size):
             logits = logits.copy()  # penalties are made in the row itself, and taken back
-        wanted = [self._logprobs.get(slot) for slot in slots.tolist()]
+        wanted = [self._logprobs.get(slot) for slot in slots.tolist()] if self._logprobs else ()
 
         tokens = np.empty(rows, np.int32)
         logprobs = np.full(rows, np.nan, np.float32)
@@ -242,7 +244,7 @@ class Sampler:
         top_logprobs = np.empty(top_tokens.shape, np.float32)
         mu = np.full(rows, np.nan)
         self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs, mu, bits, masked)
-        if wanted.count(None) == rows:
+        if not wanted:
             return SampleResult(tokens, logprobs, [None] * rows, mu)
         top = [
             None if k is None or token < 0 else _pairs(top_tokens[row, :k], top_logprobs[row, :k])
