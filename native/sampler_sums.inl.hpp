@@ -30,7 +30,7 @@ Moments sum_depths(const float* logits, size_t size, const float* peaks, const S
         for (size_t i = 0; i < block; i += lanes) {
             const Floats depth = depth_of(load(p + i), scale), weight = power_of<29>(depth);
             masses.add(i, whole(weight));
-            below.add(i, whole(weight * -depth));
+            below.add(i, whole(weight * -depth), above(weight, 0.5f));  // of what has mass
         }
     }
     return {masses.mass(), -below.mass()};

@@ -356,3 +356,16 @@ def test_a_step_may_be_empty(native):
     result = Sampler(1, 4, native=native).sample(np.zeros((0, 4), np.float32), NOTHING, np.array([], np.int64))
     assert result.tokens.shape == (0,)
     assert result.top == []
+
+
+def test_tokens_without_mass_do_not_move_the_entropy():
+    rng = np.random.default_rng(0)
+    params = SamplingParams(sampler="typical", tau=0.5)
+    for seed in range(100):
+        logits = np.append(rng.normal(0, 1e-3, 2), [-50] * (seed % 3 * 100)).astype(np.float32)[None]
+        tokens = set()
+        for arguments in EVERY_LEVEL:
+            sampler = Sampler(1, logits.shape[1], **arguments)
+            sampler.start(0, params, NOTHING, seed=seed, choice=0)
+            tokens.add(int(sampler.sample(logits.copy(), np.array([0], np.int32), np.array([0])).tokens[0]))
+        assert len(tokens) == 1

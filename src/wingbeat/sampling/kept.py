@@ -100,7 +100,7 @@ def typical(logits: Logits, params: SamplingParams, tau: float) -> Weights:
     """
     depth, mass = depths(logits), masses(logits, 1.0)
     total = mass.sum()
-    mean = np.float32(round_to_grain(exp2_f32(depth) * depth).sum() / total)
+    mean = np.float32(round_to_grain(exp2_f32(depth) * depth)[mass > 0].sum() / total)
     order = descending(np.where(mass > 0, -np.abs(depth - mean), np.float32(-np.inf)))
     count = int((mass > 0).sum())
     if params.top_k > 0:
