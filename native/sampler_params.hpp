@@ -47,6 +47,7 @@ inline void read_penalties(Penalties& penalties, nb::handle params, size_t vocab
                                                {"values", PenaltyStyle::values}});
     penalties.free = tokens_of(params, "penalty_free", vocab);
     std::sort(penalties.free.begin(), penalties.free.end());
+    penalties.free_of_presence = field<bool>(params, "penalty_free_presence");
 }
 
 // What was counted before the sequence goes on; `prompt` may repeat tokens.

@@ -16,6 +16,7 @@ class Penalties {
     double presence = 0, frequency = 0, repetition = 1, decay = 1;
     PenaltyStyle style = PenaltyStyle::counts;
     std::vector<int32_t> free;  // ascending
+    bool free_of_presence = false;  // they are not weighed at all
     bool late = false;          // what came before the answer counts from its second token on
 
     struct Weight {
@@ -95,6 +96,7 @@ class Penalties {
 
     bool weighs() const { return presence != 0 || frequency != 0; }
     bool is_free(int32_t token) const { return std::binary_search(free.begin(), free.end(), token); }
+    bool is_unweighed(int32_t token) const { return free_of_presence && is_free(token); }
 
     Entry& entry_of(int32_t token) {
         const auto place = std::lower_bound(entries_.begin(), entries_.end(), token,
@@ -106,6 +108,7 @@ class Penalties {
     void count_history(const std::vector<int32_t>& history) {
         double power = 1;
         for (auto token = history.rbegin(); token != history.rend(); ++token, power *= decay) {
+            if (is_unweighed(*token)) continue;
             Entry& entry = entry_of(*token);
             entry.write(entry.weight + (is_free(*token) ? 0 : power), 0);
         }
@@ -116,6 +119,7 @@ class Penalties {
 
     // It was generated `count` times just now.
     void add(int32_t token, int64_t count) {
+        if (is_unweighed(token)) return;
         Entry& entry = entry_of(token);
         const double gain = is_free(token) ? 0 : static_cast<double>(count);
         const double weight = entry.weighed ? decayed(entry.weight, now_ - entry.then) : 0;

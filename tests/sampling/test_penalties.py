@@ -82,6 +82,10 @@ def test_what_decays_is_what_the_style_says(native):
     assert decaying(native, "counts", [0, 2]) == 1 + 0.5 * 0.5
     assert decaying(native, "values", [0, 2]) == 0.5
     assert decaying(native, "counts", [0, 2, 0], penalty_free=(0,)) == 1
+    for style in ("counts", "counts_decay_first", "values"):
+        free = {"penalty_free": (0,), "penalty_free_presence": True}
+        assert decaying(native, style, [0, 2, 0], penalty_history=(0,), **free) == 0
+        assert decaying(native, style, [0, 2], **free | {"penalty_free": (2,)}) != 0
 
 
 def test_history_counts_as_if_it_had_been_generated(native):

@@ -32,6 +32,7 @@ def params_strategy() -> st.SearchStrategy[SamplingParams]:
         penalty_decay=st.sampled_from([1.0, 0.996, 0.5]),
         penalties=st.sampled_from(["counts", "counts_decay_first", "values"]),
         penalty_free=some,
+        penalty_free_presence=st.booleans(),
         penalty_history=some,
         repetition_penalty=st.sampled_from([1.0, 1.3]),
         repetition_over=st.sampled_from(["all", "answer"]),

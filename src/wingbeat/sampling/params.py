@@ -101,6 +101,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     penalty_free: tuple[int, ...] = ()
     """Tokens that the frequency penalty does not count."""
 
+    penalty_free_presence: bool = False
+    """The presence penalty is not for those tokens either."""
+
     penalty_history: tuple[int, ...] = ()
     """Tokens that the presence and frequency penalties count as generated before the answer begins, oldest first."""
 

@@ -57,6 +57,7 @@ class Penalties:
         self._params = params
         self._vocab = vocab_size  # of tokens that have logits
         self._free = frozenset(params.penalty_free)
+        self._unweighed = self._free if params.penalty_free_presence else frozenset[int]()
         # What came before the answer counts from its second token on, as with RWKV Runner.
         self._late = params.global_penalty and not memory.counts
         self._now = 0  # tokens since the beginning of this part of the answer
@@ -74,7 +75,8 @@ class Penalties:
         power = 1.0
         for token in reversed([token for token in self._params.penalty_history if token < self._vocab]):
             gain = 0.0 if token in self._free else power
-            self._weights[token] = (self._weights.get(token, (0.0, 0))[0] + gain, 0)
+            if token not in self._unweighed:
+                self._weights[token] = (self._weights.get(token, (0.0, 0))[0] + gain, 0)
             power *= self._params.penalty_decay
         if self._params.penalties == "values":
             presence, frequency = self._params.presence_penalty, self._params.frequency_penalty
@@ -120,6 +122,8 @@ class Penalties:
 
     def _add(self, token: int, count: int) -> None:
         """`token` was generated `count` times just now."""
+        if token in self._unweighed:
+            return
         known = token in self._weights
         weight, then = self._weights.get(token, (0.0, self._now))
         weight = self._decayed(weight, self._now - then)

@@ -55,6 +55,7 @@ def ordered(body: SamplingBody, model: ServedModel) -> SamplingParams:
         seed_stops=True,
         penalties="counts_decay_first",
         penalty_free=_single_tokens(model, _NOT_COUNTED),
+        penalty_free_presence=True,
         **_filters(body, SEED),
     )
 
