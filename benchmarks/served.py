@@ -122,11 +122,14 @@ class Reply(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """OpenAI's error object, when the body is exactly that."""
+        """OpenAI's error object, or rwkv_lightning's text as its message, when the body is exactly that."""
         try:
-            error = json.loads(self.body)["error"]
+            body = json.loads(self.body)
+            error = body["message"] if body.get("status") == "not_found" else body["error"]
+            if isinstance(error, str):
+                return {"message": error}
             return error if {"code", "message", "param", "type"} <= error.keys() else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

@@ -10,15 +10,16 @@ from tests.engine.helpers import Speller, drain, request, speller_engine
 from wingbeat.engine.engine import Engine
 from wingbeat.engine.messages import STEP_BUCKETS, EngineConfig
 from wingbeat.engine.meter import Meter
+from wingbeat.engine.step_costs import StepCosts
 from wingbeat.models import Model
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.text.world import WorldTokenizer
 
 
 def test_steps_are_counted_by_duration() -> None:
-    meter = Meter(weight_bytes=1000, state_bytes=10)
+    meter = Meter(weight_bytes=1000, state_bytes=10, costs=StepCosts([1.0] * 5, 0.0))
     for seconds in (0.0, STEP_BUCKETS[0], STEP_BUCKETS[0] * 1.01, STEP_BUCKETS[-1], 2 * STEP_BUCKETS[-1]):
-        meter.count(seconds, sequences=3)
+        meter.count(seconds, rows=3, sequences=3, copies=0)
     assert meter.times == [2, 1, *[0] * (len(STEP_BUCKETS) - 3), 1, 1]
     assert (meter.steps, meter.bytes_moved) == (5, 5 * (1000 + 2 * 3 * 10))
     assert meter.seconds == pytest.approx(STEP_BUCKETS[0] * 2.01 + 3 * STEP_BUCKETS[-1])

@@ -12,6 +12,7 @@ from wingbeat.engine.scheduler import Scheduler, share_rows
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.speculation import Speculation
 from wingbeat.engine.state_pool import StatePool, available_memory, default_slots
+from wingbeat.engine.step_costs import StepCosts
 from wingbeat.ops.table import StateLayout
 from wingbeat.sampling.params import SamplingParams
 
@@ -28,7 +29,8 @@ def sequence(prompt: np.ndarray) -> Sequence:
 
 
 def scheduler_of(pool: StatePool, budget: int) -> Scheduler:
-    return Scheduler(pool, budget, Beginnings(pool, PrefixCache(pool.layout, 0)), Speculation(pool, 0))
+    speculation = Speculation(pool, 0, StepCosts([1.0] * 33, 0.0))
+    return Scheduler(pool, budget, Beginnings(pool, PrefixCache(pool.layout, 0)), speculation)
 
 
 def test_a_pool_hands_out_each_slot_once() -> None:

@@ -130,7 +130,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     for prefix, rules in {"/v1": lightning.V1, "/v2": lightning.V2, "/v3": lightning.V3}.items():
         first = prefix == "/v1"
         form = lightning.contents_form(batches, rules, alone=not first)
-        described = openai.CHAT_ROUTE if first else lightning.BATCH_OR_CHAT
+        described = lightning.CHAT_OR_BATCH if first else lightning.BATCH_OR_CHAT
         app.include_router(openai.chat_router(*chats, form, described), prefix=prefix)
     app.include_router(openai.chat_router(*chats), prefix="/openai/v1", include_in_schema=False)
     app.include_router(lightning.lightning_router(batches, max_body))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from wingbeat.server.dialects.lightning_errors import check_rows, checked, in_ow
 from wingbeat.server.dialects.lightning_replies import ERRORS, BatchChunk, BatchReply, TextError
 from wingbeat.server.dialects.lightning_sampling import joint, noisy, ordered, plain
 from wingbeat.server.dialects.lightning_schema import BatchBody, BigBatchBody, InfillBody, ReplyBody, SamplingBody
-from wingbeat.server.dialects.openai import OtherForm
+from wingbeat.server.dialects.openai import CHAT_ROUTE, OtherForm
 from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_replies import ERRORS as CHAT_ERRORS
 from wingbeat.server.dialects.openai_replies import ChatChunk, ChatReply, ErrorReply
@@ -32,17 +33,21 @@ SCHEMAS = (BatchBody, BigBatchBody, InfillBody, BatchChunk, TextError)
 TAG = "rwkv_lightning"
 
 
-def describing(body: type[BaseModel], *events: type[BaseModel], **more: Any) -> dict[str, Any]:
-    """How a route that continues prompts is described. `events`: what its streams have beside pieces and errors."""
+def describing(
+    body: type[BaseModel], *events: type[BaseModel], errors: Mapping[int | str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """How a route that continues prompts is described. `events` and `errors`: what it has beside those of all."""
     return {
         "response_model": BatchReply,
         "response_model_exclude_none": True,
-        "responses": {200: stream_of(BatchChunk, *events, TextError, end="[DONE]"), **ERRORS, **more.get("errors", {})},
+        "responses": {200: stream_of(BatchChunk, *events, TextError, end="[DONE]"), **ERRORS, **errors},
         "openapi_extra": body_of(body),
     }
 
 
 BATCH_OR_CHAT: dict[str, Any] = {
+    "summary": "Continue prompts, or answer a conversation",
+    "description": "`contents` are prompts, each a row of one batch; `messages` are what OpenAI's clients send.",
     "response_model": BatchReply | ChatReply,
     "responses": {
         200: stream_of(BatchChunk, ChatChunk, TextError, ErrorReply, end="[DONE]"),
@@ -51,6 +56,12 @@ BATCH_OR_CHAT: dict[str, Any] = {
     "openapi_extra": body_of(BatchBody, ChatBody),
 }
 """How a route is described that takes `contents` and `messages`."""
+
+CHAT_OR_BATCH: dict[str, Any] = {
+    **CHAT_ROUTE,
+    "description": "Answer a conversation. `contents` in place of `messages`: a batch, as at /v2/chat/completions.",
+}
+"""The same for the one that is OpenAI's first of all."""
 
 
 class Version(NamedTuple):
