@@ -107,6 +107,24 @@ def test_stops_are_ids_and_texts_mixed(server: LiveServer) -> None:
         assert joined(events(server, V2_PATH, body | {"stop_tokens": stops, "chunk_size": 1}), 1) == texts(reply)
 
 
+def test_stops_of_many_tokens(server: LiveServer) -> None:
+    """K5: no limit of seven, nothing held back for longer than it could become a stop."""
+    body = V2 | {"contents": ["x"], "top_k": 0, "top_p": 1, "seed": 11, "max_tokens": 60, "pad_zero": False}
+    (free,) = texts(post(server, V2_PATH, body | {"stop_tokens": []}))
+    stop = free[12:40]
+    assert texts(post(server, V2_PATH, body | {"stop_tokens": [stop]})) == [free[:12]]
+    assert texts(post(server, V2_PATH, body | {"stop_tokens": [stop + "?"]})) == [free]
+
+
+def test_the_end_of_text_is_no_text(server: LiveServer) -> None:
+    """K3: draws among all tokens come to it, whether it is listed or not."""
+    body = {"contents": ["x"] * 4, "noise": 1000, "max_tokens": 1500, "stop_tokens": [], "seed": 1}
+    reply = post(server, V1_PATH, body)
+    assert {choice["finish_reason"] for choice in reply["choices"]} == {"stop"}
+    for found in (*texts(reply), *texts(post(server, V1_PATH, body | {"ignore_eos": True}))):
+        assert "endoftext" not in found
+
+
 def test_why_a_row_ended_and_what_it_cost(server: LiveServer) -> None:
     """K12."""
     reply = post(server, V1_PATH, V1 | {"max_tokens": 3, "stop_tokens": [], "ignore_eos": True})
@@ -147,7 +165,7 @@ def test_what_is_wrong_is_said_in_one_text(server: LiveServer, path: str) -> Non
     assert refused(server, path, {"contents": []}) == (400, {"error": "Empty prompts list"})
     for wrong, word in {
         "contents": ["x", 5],
-        "max_tokens": -1,
+        "max_tokens": 10**9,
         "temperature": "hot",
         "top_p": "wide",
         "alpha_decay": 0,
@@ -222,7 +240,8 @@ def test_too_many_rows(server: LiveServer) -> None:
 
 
 def test_who_leaves_frees_all_rows(server: LiveServer) -> None:
-    body = V1 | {"contents": ["x"] * 30, "max_tokens": 100_000, "stop_tokens": [], "stream": True, "ignore_eos": True}
+    """Of so many that nobody is taken for too slow a reader meanwhile."""
+    body = V1 | {"contents": ["x"] * 250, "max_tokens": 100_000, "stop_tokens": [], "stream": True, "ignore_eos": True}
     with server.http.stream("POST", V1_PATH, json=body | {"chunk_size": 1}) as reply:
         next(reply.iter_lines())
         assert server.health()["running"] == 8
@@ -251,11 +270,14 @@ def test_gaps_are_filled(server: LiveServer) -> None:
     assert "suffix" in said["error"]
 
 
-def test_big_batch_is_always_a_stream(server: LiveServer) -> None:
-    body = {"contents": PROMPTS, "max_tokens": 6, "temperature": 0, "stream": False}
+def test_big_batch_is_a_stream_if_nothing_else_is_asked_for(server: LiveServer) -> None:
+    """K21."""
+    body = {"contents": PROMPTS, "max_tokens": 6, "temperature": 0}
     reply = server.http.post("/big_batch/completions", json=body)
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert reply.text.endswith("data: [DONE]\n\n")
+    whole = post(server, "/big_batch/completions", body | {"stream": False})
+    assert texts(whole) == joined(events(server, "/big_batch/completions", body), 2)
 
 
 UNAUTHORIZED = {"error": "Unauthorized: invalid or missing password"}

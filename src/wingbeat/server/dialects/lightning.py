@@ -145,10 +145,8 @@ def lightning_router(batches: Batches, max_body: int) -> APIRouter:
     @router.post("/big_batch/completions", **describing(BigBatchBody))
     @in_own_shape
     async def big_batch(request: Request) -> Response:
-        """Continue many prompts, with a temperature and nothing else. Always a stream."""
-        body = await read_fields(request, BigBatchBody, max_body)
-        body.stream = True
-        return await batches.answer(request, body, BIG)
+        """Continue many prompts, with a temperature and nothing else. A stream, if nothing else is asked for."""
+        return await batches.answer(request, await read_fields(request, BigBatchBody, max_body), BIG)
 
     @router.post("/FIM/v1/batch-FIM", **describing(InfillBody))
     @in_own_shape

@@ -105,6 +105,7 @@ class BigBatchBody(SamplingBody, ReplyBody):
     model_config = shown({"contents": ["Once upon a time"], "max_tokens": 16, "temperature": 0.8})
 
     contents: Texts = Field(description="The prompts, read as they are.")
+    stream: bool = Field(True, description="Send the pieces of all rows as they are written.")
 
 
 class BatchBody(BigBatchBody):
@@ -124,6 +125,7 @@ class BatchBody(BigBatchBody):
     chunk_size: Annotated[int, AfterValidator(_at_least_one)] = Field(
         SEED_CHUNK, le=MAX_CHUNK, description="Tokens of a row in each of its pieces. Less than 1 means 1."
     )
+    stream: bool = Field(False, description="Send the pieces of all rows as they are written.")
     pad_zero: bool = Field(True, description="v2 and v3: begin each prompt with the document start.")
 
 
