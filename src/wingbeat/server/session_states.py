@@ -15,6 +15,7 @@ from wingbeat.server.session_turn import cannot_be_read
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import collect
 from wingbeat.services.database import StorageError
+from wingbeat.services.session_log import tokens_of
 from wingbeat.services.sessions import SessionStore
 
 FIELD = "session_id"
@@ -45,7 +46,7 @@ class SessionStates:
         if session.fingerprint != model.fingerprint:
             message = f"{FIELD}: this session was begun with another model, {session.model}."
             raise bad_request(message, FIELD, "session_of_another_model")
-        ids = [token for turn in log for token in (*turn.read, *turn.written)]
+        ids = tokens_of(log)
         start = await self._starts.find(session.state, model)
         prompts = Prompts([ids], model.fingerprint, logged=len(ids))
         found: list[StateSnapshot] = []

@@ -19,7 +19,7 @@ from wingbeat.server.owner import owner
 from wingbeat.server.registry import Prompts, ServedModel
 from wingbeat.server.streaming import unless_gone
 from wingbeat.services.database import StorageError
-from wingbeat.services.session_log import LoggedTurn, Session, SessionConflict, session_name
+from wingbeat.services.session_log import LoggedTurn, Session, SessionConflict, session_name, tokens_of
 from wingbeat.services.sessions import SessionStore
 from wingbeat.text.templates import SEPARATOR, Message
 
@@ -162,7 +162,7 @@ class Turn:
     @property
     def history(self) -> list[int]:
         """The tokens of the session so far."""
-        return [token for turn in self._earlier for token in (*turn.read, *turn.written)]
+        return tokens_of(self._earlier)
 
     def prompts(self, new: Prompts, copied: Sequence[int] = ()) -> Prompts:
         """The session's tokens and those of the one prompt in `new`; between them `copied` ones of another session,

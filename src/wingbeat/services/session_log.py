@@ -69,6 +69,11 @@ class LoggedTurn(NamedTuple):
     written: list[int]
 
 
+def tokens_of(log: Iterable[LoggedTurn]) -> list[int]:
+    """All tokens of a session, in order."""
+    return [token for turn in log for token in (*turn.read, *turn.written)]
+
+
 def session_name(owner: str, session_id: str) -> str:
     """Of a session among those of all owners."""
     return f"{owner}/{session_id}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from wingbeat.sampling.params import SamplingParams
@@ -15,9 +15,9 @@ SEED_TOKENS = 1024
 NEWER_TOKENS = 8192
 NOISE = 1.5
 
-SEED_STOPS: tuple[int | str, ...] = ("\n\n", "User")
+SEED_STOPS = ("\n\n", "User")
 """Each a token of the World vocabulary, 261 and 24281. The end of text is one always."""
-NEWER_STOPS: tuple[int | str, ...] = ("\nUser:",)
+NEWER_STOPS = ("\nUser:",)
 
 _NOT_COUNTED = "\t\n 0123456789"
 """What comes again and again in good text, and costs nothing in v2 and v3."""
@@ -80,9 +80,9 @@ def plain(body: SamplingBody, model: ServedModel) -> SamplingParams:
 
 
 def _params(body: SamplingBody, model: ServedModel, tokens: int, *, seed_stops: bool, **rules: Any) -> SamplingParams:
-    stops = body.stop_tokens
+    stops: Sequence[int | str] | None = body.stop_tokens
     if stops is None:
-        stops = [*_single_tokens(model, SEED_STOPS)] if seed_stops else NEWER_STOPS
+        stops = _single_tokens(model, SEED_STOPS) if seed_stops else NEWER_STOPS
     return SamplingParams(
         temperature=_or(body.temperature, 1.0),
         max_tokens=_or(body.max_tokens, tokens),
@@ -106,7 +106,7 @@ def _filters(body: SamplingBody, defaults: Defaults) -> dict[str, Any]:
     }
 
 
-def _single_tokens(model: ServedModel, texts: Sequence[Any]) -> tuple[int, ...]:
+def _single_tokens(model: ServedModel, texts: Iterable[str]) -> tuple[int, ...]:
     """The tokens of those texts that are one."""
     if model.tokenizer is None:
         return ()

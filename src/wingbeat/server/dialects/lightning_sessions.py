@@ -32,7 +32,7 @@ from wingbeat.server.session_turn import Turn, cannot_be_read, session_turn
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, Settle, collect
 from wingbeat.services.database import StorageError
-from wingbeat.services.session_log import Session, session_name
+from wingbeat.services.session_log import Session, session_name, tokens_of
 from wingbeat.services.sessions import SessionStore
 from wingbeat.services.turn_tree import next_number, node_id
 from wingbeat.text.templates import SEPARATOR
@@ -135,7 +135,7 @@ class Turns:
             raise ApiError(404, f"State not found for dialogue_idx={body.dialogue_idx}", param="dialogue_idx")
         if parent is not None and parent.fingerprint != model.fingerprint:
             raise bad_request(f"This conversation was begun with another model, {parent.model}.", "session_id")
-        return parent, [token for turn in log for token in (*turn.read, *turn.written)]
+        return parent, tokens_of(log)
 
     @contextlib.asynccontextmanager
     async def _tree(self, tree: str) -> AsyncIterator[None]:
