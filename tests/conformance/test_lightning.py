@@ -219,7 +219,7 @@ def test_messages_on_the_same_paths_are_openai_s(server: LiveServer) -> None:
     assert post(server, V3_PATH, with_null)["id"].startswith("chatcmpl-")
     status, said = refused(server, "/openai/v1/chat/completions", V1)
     assert status == 400
-    assert said["error"]["param"] == "messages"
+    assert said["error"]["param"] == "contents"
 
 
 def test_more_rows_than_can_run_at_once(server: LiveServer) -> None:

@@ -213,7 +213,8 @@ async def test_the_openapi_document(model_path: Path) -> None:
     }
     schemas = document["components"]["schemas"]
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatBody")
+    bodies = chat["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [body["$ref"].rsplit("/", 1)[-1] for body in bodies] == ["LightningChatBody", "BatchBody"]
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(chat["responses"]) == {"200", "400", "401", "404", "409", "413", "415", "429", "500", "503"}
     assert schemas["ResponsesBody"]["required"] == ["input"]

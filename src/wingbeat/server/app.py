@@ -19,9 +19,11 @@ from wingbeat.server.dialects import (
     ai00,
     ai00_embeds,
     lightning,
+    lightning_chat,
     lightning_sessions,
     lightning_translate,
     openai,
+    openai_chat_route,
     openai_embeddings,
     openai_tokenize,
     responses,
@@ -128,11 +130,10 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     batches = lightning.Batches(registry)
     chats = (registry, store, starts, sessions, max_body)
     for prefix, rules in {"/v1": lightning.V1, "/v2": lightning.V2, "/v3": lightning.V3}.items():
-        first = prefix == "/v1"
-        form = lightning.contents_form(batches, rules, alone=not first)
-        described = lightning.CHAT_OR_BATCH if first else lightning.BATCH_OR_CHAT
-        app.include_router(openai.chat_router(*chats, form, described), prefix=prefix)
-    app.include_router(openai.chat_router(*chats), prefix="/openai/v1", include_in_schema=False)
+        form = lightning_chat.ChatsAndBatches(batches, rules, alone=prefix != "/v1")
+        app.include_router(openai_chat_route.chat_router(*chats, form), prefix=prefix)
+    own = openai_chat_route.chat_router(*chats, lightning_chat.LightningChats())
+    app.include_router(own, prefix="/openai/v1", include_in_schema=False)
     app.include_router(lightning.lightning_router(batches, max_body))
     app.include_router(lightning_translate.translate_router(registry, max_body))
     app.include_router(lightning_sessions.sessions_router(registry, sessions, starts, max_body))
@@ -157,7 +158,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
         app.include_router(embeds, prefix=prefix, include_in_schema=prefix in ("/v1", ai00.PREFIXES[0]))
     serve_docs(app)
     homes = (openai, openai_embeddings, responses, openai_tokenize, states, ai00, ai00_embeds)
-    homes = (*homes, lightning, lightning_sessions, lightning_translate)
+    homes = (*homes, lightning, lightning_chat, lightning_sessions, lightning_translate)
     schemas = [schema for home in homes for schema in home.SCHEMAS]
     describe(app, (*schemas, LoadBody), needs_key=settings.needs_key)
     return app

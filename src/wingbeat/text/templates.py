@@ -178,6 +178,13 @@ class ChatTemplate:
             return list(segments)
         return [*segments[:-1], f"{opening}>\n"]
 
+    def thinking_of(self, segments: Sequence[str], thought: str) -> list[str]:
+        """A prompt of `render` whose reasoning, if there is one, begins with this thought."""
+        opening = self.opening(thinking=True)
+        if not opening or segments[-1] != opening:
+            return list(segments)
+        return [*segments[:-1], f"{opening}>{thought}"]
+
     def _partial(self, message: Message) -> str:
         content = normalise_line_ends(message.content).strip() if self.can_think else sanitise(message.content)
         if self.can_think and message.reasoning_content:
@@ -208,6 +215,7 @@ WORLD = ChatTemplate()
 G1 = ChatTemplate(
     reply_openings={True: " <think", False: " <think>\n</think"},
     effort_hints={
+        "think": " (think)",
         "low": " (think a bit)",
         "high": " (think a lot)",
         "xhigh": " (think a lot)",

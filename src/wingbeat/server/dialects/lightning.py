@@ -12,16 +12,11 @@ from starlette.responses import Response
 
 from wingbeat.engine.client import Generation
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.server.body import parse_fields
 from wingbeat.server.dialects.lightning_answer import BatchAnswer, BatchStream
-from wingbeat.server.dialects.lightning_errors import check_rows, checked, in_own_shape, read_fields
+from wingbeat.server.dialects.lightning_errors import check_rows, in_own_shape, read_fields
 from wingbeat.server.dialects.lightning_replies import ERRORS, BatchChunk, BatchReply, TextError
 from wingbeat.server.dialects.lightning_sampling import joint, noisy, ordered, plain
 from wingbeat.server.dialects.lightning_schema import BatchBody, BigBatchBody, InfillBody, ReplyBody, SamplingBody
-from wingbeat.server.dialects.openai import CHAT_ROUTE, OtherForm
-from wingbeat.server.dialects.openai_chat_schema import ChatBody
-from wingbeat.server.dialects.openai_replies import ERRORS as CHAT_ERRORS
-from wingbeat.server.dialects.openai_replies import ChatChunk, ChatReply, ErrorReply
 from wingbeat.server.errors import bad_request
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, Prompts, ServedModel
@@ -43,25 +38,6 @@ def describing(
         "responses": {200: stream_of(BatchChunk, *events, TextError, end="[DONE]"), **ERRORS, **errors},
         "openapi_extra": body_of(body),
     }
-
-
-BATCH_OR_CHAT: dict[str, Any] = {
-    "summary": "Continue prompts, or answer a conversation",
-    "description": "`contents` are prompts, each a row of one batch; `messages` are what OpenAI's clients send.",
-    "response_model": BatchReply | ChatReply,
-    "responses": {
-        200: stream_of(BatchChunk, ChatChunk, TextError, ErrorReply, end="[DONE]"),
-        **{status: {**entry, "model": TextError | ErrorReply} for status, entry in (CHAT_ERRORS | ERRORS).items()},
-    },
-    "openapi_extra": body_of(BatchBody, ChatBody),
-}
-"""How a route is described that takes `contents` and `messages`."""
-
-CHAT_OR_BATCH: dict[str, Any] = {
-    **CHAT_ROUTE,
-    "description": "Answer a conversation. `contents` in place of `messages`: a batch, as at /v2/chat/completions.",
-}
-"""The same for the one that is OpenAI's first of all."""
 
 
 class Version(NamedTuple):
@@ -111,31 +87,6 @@ class Batches:
         model.check_ready()
         check_rows(rows, model)
         return model
-
-
-def contents_form(batches: Batches, version: Version, *, alone: bool) -> OtherForm:
-    """Tells `contents` from `messages` on a path that both may come to. `alone`: what has neither is this dialect's."""
-
-    async def answer(request: Request, raw: bytes) -> Response | None:
-        if not alone and b'"contents"' not in raw:
-            return None
-        fields = await parse_fields(raw)
-        if not _is_batch(fields, alone=alone):
-            return None
-
-        async def batch(request: Request) -> Response:
-            return await batches.answer(request, await checked(fields, BatchBody, len(raw)), version)
-
-        return await in_own_shape(batch)(request)
-
-    return answer
-
-
-def _is_batch(fields: Any, *, alone: bool) -> bool:
-    """Whether a body is this dialect's."""
-    if not isinstance(fields, dict):
-        return alone
-    return fields.get("contents") is not None or (alone and "messages" not in fields)
 
 
 def lightning_router(batches: Batches, max_body: int) -> APIRouter:

@@ -34,7 +34,9 @@ class Defaults(NamedTuple):
 
 SEED = Defaults(top_k=1, top_p=0.3, alpha_presence=0.5, alpha_frequency=0.5)
 NEWER = Defaults(top_k=50, top_p=0.6, alpha_presence=2.0, alpha_frequency=0.2)
+CHAT = Defaults(top_k=20, top_p=0.6, alpha_presence=1.0, alpha_frequency=0.1)
 DECAY = 0.996
+CHAT_TOKENS = 4096
 
 
 def noisy(body: SamplingBody, model: ServedModel) -> SamplingParams:
@@ -86,14 +88,18 @@ def _params(body: SamplingBody, model: ServedModel, tokens: int, *, seed_stops: 
     return SamplingParams(
         temperature=_or(body.temperature, 1.0),
         max_tokens=_or(body.max_tokens, tokens),
-        stop=tuple(dict.fromkeys(stop for stop in stops if isinstance(stop, str) and stop)),
-        stop_token_ids=tuple(
-            dict.fromkeys(stop for stop in stops if isinstance(stop, int) and 0 <= stop < model.vocab_size)
-        ),
+        **told_apart(stops, model),
         seed=body.seed,
         ignore_eos=body.ignore_eos,
         **rules,
     )
+
+
+def told_apart(stops: Sequence[int | str], model: ServedModel) -> dict[str, Any]:
+    """`stop_tokens` as the texts and the ids that the engine takes. Ids that the vocabulary lacks are left out."""
+    texts = (stop for stop in stops if isinstance(stop, str) and stop)
+    ids = (stop for stop in stops if isinstance(stop, int) and 0 <= stop < model.vocab_size)
+    return {"stop": tuple(dict.fromkeys(texts)), "stop_token_ids": tuple(dict.fromkeys(ids))}
 
 
 def _filters(body: SamplingBody, defaults: Defaults) -> dict[str, Any]:

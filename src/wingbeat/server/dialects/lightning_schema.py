@@ -23,7 +23,7 @@ def _texts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _stops(value: Any) -> Any:
+def stop_tokens(value: Any) -> Any:
     """Ids and texts, in one list; one alone counts as a list."""
     entries = [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
     if not isinstance(entries, list):
@@ -38,7 +38,8 @@ def _stops(value: Any) -> Any:
     return entries
 
 
-def _at_least_one(value: int) -> int:
+def at_least_one(value: int) -> int:
+    """What is less counts as 1."""
     return max(1, value)
 
 
@@ -51,7 +52,7 @@ def _top_p(value: float | None) -> float | None:
 
 
 Texts = Annotated[list[str], BeforeValidator(_texts)]
-StopTokens = Annotated[Annotated[list[int | str], Field(max_length=MAX_STOP_IDS)] | None, BeforeValidator(_stops)]
+StopTokens = Annotated[Annotated[list[int | str], Field(max_length=MAX_STOP_IDS)] | None, BeforeValidator(stop_tokens)]
 TopK = Annotated[int | None, AfterValidator(_top_k)]
 TopP = Annotated[float | None, AfterValidator(_top_p)]
 Penalty = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
@@ -92,7 +93,7 @@ class ReplyBody(Body):
 
     model: str = Field("rwkv7", max_length=256, description="Repeated in the reply. It chooses nothing.")
     stream: bool = Field(False, description="Send the pieces of all rows as they are written.")
-    chunk_size: Annotated[int, AfterValidator(_at_least_one)] = Field(
+    chunk_size: Annotated[int, AfterValidator(at_least_one)] = Field(
         NEWER_CHUNK, le=MAX_CHUNK, description="Tokens of a row in each of its pieces. Less than 1 means 1."
     )
     include_usage: bool = Field(False, description="End a stream with an event that holds the token counts.")
@@ -122,7 +123,7 @@ class BatchBody(BigBatchBody):
         }
     )
 
-    chunk_size: Annotated[int, AfterValidator(_at_least_one)] = Field(
+    chunk_size: Annotated[int, AfterValidator(at_least_one)] = Field(
         SEED_CHUNK, le=MAX_CHUNK, description="Tokens of a row in each of its pieces. Less than 1 means 1."
     )
     stream: bool = Field(False, description="Send the pieces of all rows as they are written.")

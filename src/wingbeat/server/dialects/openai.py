@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wingbeat.server.body import parse_model, read_model, read_raw, run_sized
+from wingbeat.server.body import read_model, run_sized
 from wingbeat.server.dialects.openai_answer import Answer, encode
-from wingbeat.server.dialects.openai_chat import CHAT, ChatChoice, chat_prompt, predict
-from wingbeat.server.dialects.openai_chat_schema import ChatBody
 from wingbeat.server.dialects.openai_completions import (
     COMPLETION,
     CompletionChoice,
@@ -25,7 +22,6 @@ from wingbeat.server.dialects.openai_ranking import best_rows
 from wingbeat.server.dialects.openai_replies import (
     ERRORS,
     ChatChunk,
-    ChatReply,
     CompletionChunk,
     CompletionReply,
     ErrorReply,
@@ -33,10 +29,10 @@ from wingbeat.server.dialects.openai_replies import (
     ModelList,
 )
 from wingbeat.server.dialects.openai_request import begin, ready_model, settling, start_of
-from wingbeat.server.dialects.openai_sampling import sampling_params, with_budget
+from wingbeat.server.dialects.openai_sampling import sampling_params
 from wingbeat.server.dialects.openai_states import returned_states
 from wingbeat.server.dialects.openai_tokens import TokenTexts
-from wingbeat.server.errors import ApiError, openai_response
+from wingbeat.server.errors import ApiError
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ModelRegistry, ServedModel
 from wingbeat.server.session_turn import session_turn
@@ -48,12 +44,8 @@ from wingbeat.services.states import StateStore
 
 PREFIXES = ("/v1", "/openai/v1")
 
-SCHEMAS = (ChatBody, ChatChunk, CompletionBody, CompletionChunk)
+SCHEMAS = (ChatChunk, CompletionBody, CompletionChunk)
 """Models that the OpenAPI document needs beside those that FastAPI finds by itself."""
-
-
-OtherForm = Callable[[Request, bytes], Awaitable[Response | None]]
-"""Answers a body, if it has the form of another dialect on the same path."""
 
 
 def openai_router(
@@ -128,79 +120,6 @@ def openai_router(
     async def stored_chats(request: Request) -> Response:
         """Nothing is stored: the answer is always 404."""
         raise ApiError(404, "There are no stored completions: `store` is without effect here.", code="not_found")
-
-    return router
-
-
-CHAT_ROUTE: dict[str, Any] = {
-    "response_model": ChatReply,
-    "responses": {200: stream_of(ChatChunk, ErrorReply, end="[DONE]"), **ERRORS},
-    "openapi_extra": body_of(ChatBody),
-}
-"""How the route of chats is described."""
-
-
-def chat_router(
-    registry: ModelRegistry,
-    store: StateStore,
-    starts: Starts,
-    sessions: SessionStore,
-    max_body: int,
-    other: OtherForm | None = None,
-    described: Mapping[str, Any] = CHAT_ROUTE,
-) -> APIRouter:
-    """The routes of chats, without their prefix. What is not of the `other` form is answered, and refused, as OpenAI
-    does."""
-    router = APIRouter(tags=["OpenAI"])
-
-    @router.post("/chat/completions", **described)
-    async def chat(request: Request) -> Response:
-        """Answer a conversation."""
-        raw = await read_raw(request, max_body)
-        if other is not None and (reply := await other(request, raw)) is not None:
-            return reply
-        try:
-            return await answer_chat(request, await parse_model(raw, ChatBody))
-        except ApiError as error:
-            return openai_response(error)
-
-    async def answer_chat(request: Request, body: ChatBody) -> Response:
-        body.refuse_unsupported()
-        model = ready_model(registry, body)
-        sampling = sampling_params(body, model, body.token_limit, model.profile.stops, body.sampled_logprobs)
-        count, form = body.rows_per_prompt, body.form
-        texts = TokenTexts(model.token_bytes, model.end_of_text)
-        async with session_turn(sessions, request, body.session_id, model) as turn:
-            start = await start_of(body, starts, model, turn)
-            prompt = await chat_prompt(body, model, start, turn, form)
-            await predict(body, model, prompt)
-            sampling = with_budget(sampling, body.thinking_budget, model, prompt.segments)
-            sampling = await form.constrain(sampling, model, prompt.splitter())
-            splitters = [prompt.splitter_of(sampling) for _ in range(count)]
-            choices = [ChatChoice(splitter, texts, form, logprobs=bool(body.logprobs)) for splitter in splitters]
-            states = await returned_states(body, store, model, body.n or 1)
-            scored, wanted = [ScoredPrompt(prompt.prompts[0])], body.prompt_logprobs
-            (prompt_logprobs,) = asked_fields(scored, texts, wanted, 1, "messages")
-            answer = Answer(
-                *(model, CHAT, choices),
-                per_prompt=count,
-                include_usage=body.include_usage,
-                gate=iter if wanted is None else ScoreGate(scored, count).admit,
-                states=states,
-            )
-            generation = begin(
-                *(body, model, prompt.prompts, sampling, start, turn), choices=count, prompt_logprobs=wanted
-            )
-        if body.stream:
-            return EventStream(generation, answer, settling(answer, turn))
-        await collect(request, generation, answer.take)
-        best = best_rows(choices, count, body.n or 1) if body.ranks else None
-        if states is not None:
-            await states.give(best)
-        more = await turn.report() if turn else {}
-        if prompt_logprobs is not None:
-            more["prompt_logprobs"] = await run_sized(len(prompt.prompts[0]), prompt_logprobs.rendered)
-        return Response(answer.whole(best, more), media_type="application/json")
 
     return router
 

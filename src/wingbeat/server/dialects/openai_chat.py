@@ -62,7 +62,8 @@ async def chat_prompt(
     return await conversation_prompt(
         *(messages, model, "messages"),
         thinking=body.thinking,
-        effort=body.reasoning_effort,
+        effort=body.effort,
+        thought=body.thought,
         continue_final=goes_on,
         choices=body.rows_per_prompt,
         last=body.truncate_prompt_tokens,
@@ -87,6 +88,7 @@ async def conversation_prompt(
     *,
     thinking: bool | None = None,
     effort: str | None = None,
+    thought: str = "",
     continue_final: bool = False,
     choices: int = 1,
     last: int | None = None,
@@ -113,6 +115,8 @@ async def conversation_prompt(
     if turn is not None:
         size, render = size + turn.logged, functools.partial(turn.segments, param)
     segments = await run_sized(size, render, messages, thinking=thinking, continue_final=continue_final)
+    if thought and not continue_final:
+        segments = template.thinking_of(segments, thought)
     if form.constrains:
         segments = template.closed(segments)
     encoded = await model.encode([tuple(segments)], param, choices, last)

@@ -283,6 +283,16 @@ class ChatBody(RankingBody, ToolUseFields):
         )
 
     @property
+    def effort(self) -> str | None:
+        """For how much reasoning, by the names of `ChatTemplate.effort_hints`."""
+        return self.reasoning_effort
+
+    @property
+    def thought(self) -> str:
+        """What a reasoning begins with."""
+        return ""
+
+    @property
     def sampled_logprobs(self) -> int | None:
         """How many alternatives the engine is asked for; ranking needs the log-probabilities of the tokens at least."""
         return (self.top_logprobs or 0) if self.logprobs or self.ranks else None
