@@ -142,18 +142,18 @@ def test_a_tree_of_turns(server: LiveServer, data: Path) -> None:
     assert tokenizer is not None
 
     def text_of(number: int) -> str:
-        ((read, written),) = log_of(data, f"t:{number}")
-        return tokenizer.decode([*read, *written])
+        return tokenizer.decode(session_log.tokens_of(log_of(data, f"t:{number}")))
 
     third = "User: x\n\nAssistant:"
-    grown = {0: ""}
+    grown: dict[int, str] = {0: ""}
+    read: dict[int, list[str]] = {0: []}
     for number, (parent, text) in enumerate([(0, FIRST), (1, SECOND), (1, third), (2, SECOND), (0, SECOND)], start=1):
         found, answer = branch(server, "t", parent, text)
         assert found == number
-        before = f"{grown[parent]}\n\n{text}" if parent else text
-        grown[number] = text_of(number)
-        assert grown[number] == before + answer
-        check(server, data, f"t:{number}", answer, before)
+        new = f"\n\n{text}" if parent else text
+        grown[number], read[number] = text_of(number), [*read[parent], new]
+        assert grown[number] == grown[parent] + new + answer
+        check(server, data, f"t:{number}", answer, *read[number])
     assert {f"t:{number}" for number in range(1, 6)} <= set(sessions(server))
 
 

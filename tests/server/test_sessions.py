@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from tests.live import LiveServer, live_server, settings_for
 from wingbeat.config import KeySettings
 from wingbeat.demo import demo_model_path
-from wingbeat.services import database
+from wingbeat.services import database, session_log
 
 ASKED = ["Hello there", "Where is the bird?", "And the mouse?"]
 ANN, BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
@@ -66,12 +67,9 @@ def card(server: LiveServer, session_id: str, **headers: Any) -> dict[str, Any]:
 
 def kept_text(server: LiveServer, data: Path, session_id: str) -> str:
     """What the file holds of a session, as text."""
-    connection = sqlite3.connect(data / "sessions.sqlite3")
-    rows = connection.execute(
-        "SELECT read, written FROM turns JOIN sessions ON session = key WHERE id = ? ORDER BY number", (session_id,)
-    )
-    ids = [int.from_bytes(blob[i : i + 4], "little") for row in rows for blob in row for i in range(0, len(blob), 4)]
-    connection.close()
+    with contextlib.closing(sqlite3.connect(data / "sessions.sqlite3")) as db:
+        session = session_log.find(db, "", session_id)
+        ids = [] if session is None else session_log.tokens_of(session_log.read_log(db, session))
     tokenizer = server.registry.first.tokenizer
     assert tokenizer is not None
     return tokenizer.decode(ids)

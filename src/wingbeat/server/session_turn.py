@@ -30,11 +30,12 @@ log = structlog.get_logger("wingbeat.server")
 
 @contextlib.asynccontextmanager
 async def session_turn(
-    store: SessionStore, request: Request, session_id: str | None, model: ServedModel
+    store: SessionStore, request: Request, session_id: str | None, model: ServedModel, parent: Session | None = None
 ) -> AsyncIterator[Turn | None]:
     """The turn of this request once those before it are over; None for a request without a session.
 
-    It ends with the block, or, once the turn has a generation, when that has ended and is kept.
+    ``parent``: the session is a new one, which goes on from the last turn of that one. The turn of this request ends
+    with the block, or, once it has a generation, when that has ended and is kept.
 
     Raises ApiError: 400 for a session of another model, 503 when it cannot be read, 499 when the client left meanwhile.
     """
@@ -46,16 +47,16 @@ async def session_turn(
     await unless_gone(request, store.enter(name))
     turn = None
     try:
-        turn = await _begin(store, whose, session_id, model)
+        turn = await _begin(store, whose, session_id, model, parent)
         yield turn
     finally:
         if turn is None or not turn.generating:
             store.leave(name)
 
 
-async def _begin(store: SessionStore, whose: str, session_id: str, model: ServedModel) -> Turn:
+async def _begin(store: SessionStore, whose: str, session_id: str, model: ServedModel, parent: Session | None) -> Turn:
     try:
-        found = await store.find(whose, session_id)
+        found = await store.find(whose, session_id) if parent is None else parent.branch(session_id)
         if found is None:
             new = Session(0, whose, session_id, model.fingerprint, model.name, "", 0, 0, 0.0, 0.0)
             return Turn(store, new, [], model)
@@ -164,14 +165,12 @@ class Turn:
         """The tokens of the session so far."""
         return tokens_of(self._earlier)
 
-    def prompts(self, new: Prompts, copied: Sequence[int] = ()) -> Prompts:
-        """The session's tokens and those of the one prompt in `new`; between them `copied` ones of another session,
-        which this one will hold too."""
+    def prompts(self, new: Prompts) -> Prompts:
+        """The session's tokens and those of the one prompt in `new`."""
         (ids,) = new
         earlier = self.history
-        # What an engine reads in place of nothing must be in the log, too.
-        self._new = [*copied, *ids] if copied or ids or earlier else [self._model.start_token]
-        return Prompts([earlier + self._new], new.fingerprint, logged=len(earlier) + len(copied))
+        self._new = ids if ids or earlier else [self._model.start_token]  # what an engine reads in place of nothing
+        return Prompts([earlier + self._new], new.fingerprint, logged=len(earlier))
 
     def follow(self, generation: Generation, *, cancelled: bool = True) -> None:
         """Keep what is generated when it ends, and let the next turn begin then. `state` must be known.

@@ -70,6 +70,10 @@ class SessionStore:
     async def read_log(self, session: Session) -> list[LoggedTurn]:
         return await self._database.run(lambda db: session_log.read_log(db, session))
 
+    async def touch(self, session: Session) -> None:
+        """Note that the session is used, so that it stays."""
+        await self._database.run(lambda db: session_log.touch(db, session, self._clock()))
+
     async def newest(self, owner: str, limit: int, after: Session | None = None) -> list[Session]:
         """So many of the owner's sessions, the last used first, beginning after ``after``."""
         return await self._database.run(lambda db: session_log.newest(db, owner, limit, after))
@@ -88,7 +92,7 @@ class SessionStore:
         except SessionConflict:
             self._forget([before.name])  # what the engine kept of this turn, perhaps after the session was deleted
             raise
-        if after.turns == 1:
+        if not before.key:
             await self._keep_to_budget(after)
         return after
 

@@ -32,7 +32,7 @@ from wingbeat.server.session_turn import Turn, cannot_be_read, session_turn
 from wingbeat.server.starts import Starts
 from wingbeat.server.streaming import EventStream, Settle, collect
 from wingbeat.services.database import StorageError
-from wingbeat.services.session_log import Session, session_name, tokens_of
+from wingbeat.services.session_log import Session, session_name
 from wingbeat.services.sessions import SessionStore
 from wingbeat.services.turn_tree import next_number, node_id
 from wingbeat.text.templates import SEPARATOR
@@ -106,16 +106,14 @@ class Turns:
     async def branch(self, request: Request, body: TreeBody) -> Response:
         """A new turn after any other of a tree. Raises ApiError."""
         model = self._model(body)
-        parent, history = await self._parent(body, model)
+        parent = await self._parent(body)
         async with contextlib.AsyncExitStack() as held:
             async with self._tree(body.session_id):
                 with _reading():
                     number = await next_number(self._sessions, owner(), body.session_id)
                 name = node_id(body.session_id, number)
-                turn = await held.enter_async_context(session_turn(self._sessions, request, name, model))
-            assert turn is not None
-            turn.state = parent.state if parent else None
-            generation = await self._generate(body, model, turn, history)
+                turn = await held.enter_async_context(session_turn(self._sessions, request, name, model, parent))
+            generation = await self._generate(body, model, turn)
         answer = BatchAnswer(model, 1, identity="rwkv7-multi-state", name=body.model)
         return await _reply(request, body, answer, generation, turn, {"session_id": name, "dialogue_idx": number})
 
@@ -126,16 +124,15 @@ class Turns:
         model.check_ready()
         return model
 
-    async def _parent(self, body: TreeBody, model: ServedModel) -> tuple[Session | None, list[int]]:
-        """The turn to go on from, and all tokens up to its end; nothing for a root that is not stored."""
+    async def _parent(self, body: TreeBody) -> Session | None:
+        """The turn to go on from; None for a root that is not stored. Raises ApiError (404) for another."""
         with _reading():
             parent = await self._sessions.find(owner(), node_id(body.session_id, body.dialogue_idx))
-            log = [] if parent is None else await self._sessions.read_log(parent)
+            if parent is not None:
+                await self._sessions.touch(parent)
         if parent is None and body.dialogue_idx:
             raise ApiError(404, f"State not found for dialogue_idx={body.dialogue_idx}", param="dialogue_idx")
-        if parent is not None and parent.fingerprint != model.fingerprint:
-            raise bad_request(f"This conversation was begun with another model, {parent.model}.", "session_id")
-        return parent, tokens_of(log)
+        return parent
 
     @contextlib.asynccontextmanager
     async def _tree(self, tree: str) -> AsyncIterator[None]:
@@ -147,12 +144,10 @@ class Turns:
         finally:
             self._sessions.leave(name)
 
-    async def _generate(
-        self, body: TurnBody, model: ServedModel, turn: Turn | None, copied: list[int] | None = None
-    ) -> Generation:
-        """Begin the answer, which follows the session of `turn`, or the tokens `copied` into a new one."""
+    async def _generate(self, body: TurnBody, model: ServedModel, turn: Turn | None) -> Generation:
+        """Begin the answer, which follows the session of `turn`."""
         (text,) = body.contents
-        if text and (copied or (turn and turn.logged)) and not text.startswith(SEPARATOR):
+        if text and turn and turn.logged and not text.startswith(SEPARATOR):
             text = SEPARATOR + text
         sampling, prompts = joint(body, model), await model.encode([(text,)], "contents")
         if turn is None:
@@ -160,7 +155,7 @@ class Turns:
         if turn.state is None:
             turn.state = self._starts.default_name(model)
         generation = model.submit(
-            turn.prompts(prompts, copied or ()),
+            turn.prompts(prompts),
             1,
             sampling,
             start=await self._starts.find(turn.state, model),
