@@ -1,130 +1,112 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from wingbeat.services.languages import detect_all, language_name, same_language
 from wingbeat.services.translation import (
-    MAX_PIECE,
-    CutText,
-    cut_at_marks,
-    keeps_marks,
-    marks_in,
-    one_line,
-    prompt,
-    stops,
+    LIMITS,
+    SHORTEST,
+    Job,
+    Outcome,
+    TooManyPieces,
+    Translator,
+    Written,
+    form_of,
 )
 
-TEXT = st.text(st.sampled_from("aé世 \n\r\t.!。<>b/{}0&;\u2028"), max_size=60)
+
+class Model:
+    """Writes what `answer` makes of a piece, and remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[str], str | Written] = str.upper) -> None:
+        self._answer = answer
+        self.asked: list[list[str]] = []
+
+    async def __call__(self, prompts: Sequence[str], stops: tuple[str, ...], most_tokens: int) -> list[Written]:
+        pieces = [text.partition(": ")[2].rpartition("\n\n")[0] for text in prompts]
+        self.asked.append(pieces)
+        answers = [self._answer(piece) for piece in pieces]
+        return [answer if isinstance(answer, Written) else Written(f" {answer}\n") for answer in answers]
+
+    async def translate(self, *texts: str, source: str = "en", target: str = "de", most: int = 100) -> list[Outcome]:
+        return await Translator(self, most).translate([Job(text, source, target) for text in texts])
 
 
-@given(TEXT)
-def test_a_text_is_the_sum_of_its_pieces(text: str) -> None:
-    for cut in (CutText(text), cut_at_marks(text)):
-        assert cut.joined([piece.text for piece in cut.wanted]) == text
+def test_the_form_of_a_piece_is_its_own() -> None:
+    form = form_of(Job("Hello", "en", "zh-CN"))
+    assert form.prompt("Hello") == "English: Hello\n\nChinese:"
+    assert form.stops == ("\n\n", "\nEnglish:", "\nChinese:")
+    limits = [form_of(Job(text, "en", "de")).most_tokens for text in ("x" * 64, "世" * 22, "x" * 800, "世" * 800)]
+    assert limits == [LIMITS[0], LIMITS[1], LIMITS[2], LIMITS[2]]
 
 
-@given(TEXT)
-def test_what_is_translated_has_no_line_ends_nor_white_space_around_it(text: str) -> None:
-    for piece in CutText(text).wanted:
-        assert piece.text == piece.text.strip() != ""
-        assert "\n" not in piece.text
-        assert "\r" not in piece.text
+async def test_pieces_of_several_forms_come_back_in_their_places() -> None:
+    model = Model()
+    jobs = [Job("one", "en", "de"), Job("x" * 100, "en", "de"), Job("two", "fr", "de"), Job("three", "en", "de")]
+    found = await Translator(model, 100).translate(jobs)
+    assert [outcome.text for outcome in found] == [job.text.upper() for job in jobs]
+    assert sorted(model.asked) == sorted([["one", "three"], ["x" * 100], ["two"]])
 
 
-@given(TEXT)
-def test_marks_are_never_translated_alone(text: str) -> None:
-    for piece in cut_at_marks(text).wanted:
-        assert not marks_in(piece.text)
+async def test_all_pieces_are_asked_for_at_once_and_come_back_in_their_places() -> None:
+    model = Model()
+    found = await model.translate("one\n\n  two\ttoo \r\n3", "", "-", "last")
+    assert found == [Outcome("ONE\n\n  TWO\tTOO \r\n3"), Outcome(""), Outcome("-"), Outcome("LAST")]
+    assert model.asked == [["one", "two", "too", "last"]]
 
 
-def test_a_long_line_is_parted_after_sentences() -> None:
-    line = " ".join(f"Sentence number {number} says a little." for number in range(100))
-    parts = [piece.text for piece in CutText(line).wanted]
-    assert len(parts) > 3
-    assert all(len(part) <= MAX_PIECE and part.endswith(".") for part in parts)
-    chinese = "这是一个句子。" * 300
-    assert all(piece.text.endswith("。") for piece in CutText(chinese).wanted)
-    assert [piece.text for piece in CutText("x" * 3000).wanted] == ["x" * 3000]
-    for long in ("很" * (MAX_PIECE + 1) + "。", "word " * MAX_PIECE + "end. "):
-        assert [piece.text for piece in CutText(long).wanted] == [long.strip()]
+async def test_what_is_in_the_language_already_stays_as_it_is() -> None:
+    model = Model()
+    assert await model.translate("one", source="en-GB", target="English") == [Outcome("one")]
+    assert model.asked == []
 
 
-def test_numbers_stay_as_they_are() -> None:
-    assert CutText("1,024\n42 %\n２０２６").wanted == []
+async def test_a_piece_without_its_marks_is_translated_between_them() -> None:
+    model = Model(lambda piece: piece.upper().replace("<B>", ""))
+    assert await model.translate("one <b>two</b> three") == [Outcome("ONE <b>TWO</b> THREE")]
+    assert model.asked[1] == ["one", "two", "three"]
 
 
-def test_marks() -> None:
-    text = 'An <a href="x">anchor</a>, {0}, {{name}}, 1 < 2 > 0, &nbsp; and &#39;.'
-    assert marks_in(text) == ['<a href="x">', "</a>", "{0}", "{{name}}", "&nbsp;", "&#39;"]
-    assert keeps_marks("<b>a</b> {0}", "{0} <b>x</b>")
-    assert not keeps_marks("<b>a</b>", "<b>x")
-    assert not keeps_marks("a", "<b>x</b>")
+async def test_what_has_no_end_is_translated_in_shorter_parts() -> None:
+    line = "Words of a line, " * 20
+    model = Model(lambda piece: Written(piece.upper(), ended=len(piece) <= 100))
+    assert await model.translate(line, "short") == [Outcome(line.upper()), Outcome("SHORT")]
+    assert [len(asked) for asked in model.asked] == [1, 1, 5], "line and text have forms of their own"
 
 
-def test_prompts_and_stops() -> None:
-    assert prompt("Hello", "en", "zh-CN") == "English: Hello\n\nChinese:"
-    assert stops(["en", "zh-TW", "en"]) == ("\n\n", "\nChinese:", "\nEnglish:")
-    assert one_line(" a\n b ") == "a  b"
+@pytest.mark.parametrize("piece", ["Words of a line, " * 60, "x" + "\u0301" * 100])
+async def test_what_never_has_an_end_is_told(piece: str) -> None:
+    model = Model(lambda piece: Written("la la", ended=False))
+    (found,) = await model.translate(piece)
+    assert found.text.startswith("la la")
+    assert found.error is not None
+    assert "no end for the translation of" in found.error
+    assert not found.failed
+    assert len(model.asked) < 6
+    assert min(map(len, model.asked[-1])) <= max(SHORTEST, len(piece))
 
 
-@pytest.mark.parametrize(
-    ("code", "name"),
-    [("en", "English"), ("zh-CN", "Chinese"), ("ZH_tw", "Chinese"), ("pt-BR", "Portuguese"), ("Klingon", "Klingon")],
-)
-def test_names(code: str, name: str) -> None:
-    assert language_name(code) == name
+async def test_what_fails_is_told_and_the_others_are_there() -> None:
+    model = Model(lambda piece: Written("", error="broken") if piece == "two" else piece.upper())
+    found = await model.translate("one\ntwo", "three")
+    assert found == [Outcome("", "broken", failed=True), Outcome("THREE")]
 
 
-def test_same_languages() -> None:
-    assert same_language("en-US", "en-GB")
-    assert same_language("zh", "zh-Hans")
-    assert same_language("English", "en")
-    assert not same_language("zh-CN", "zh-TW")
-    assert not same_language("en", "de")
+async def test_too_many_pieces_are_refused_and_counted() -> None:
+    with pytest.raises(TooManyPieces) as refused:
+        await Model().translate("a\nb\nc", "d\n-\ne", most=4)
+    assert refused.value.pieces == 5
 
 
-def test_detection() -> None:
-    texts = {
-        "Hello world!": "en",
-        "Bonjour le monde": "fr",
-        "Ich bin müde und gehe nach Hause.": "de",
-        "Buenos días": "es",
-        "Доброе утро": "ru",
-        "Привіт, світ": "uk",
-        "你好世界": "zh-CN",
-        "這個國家": "zh-TW",
-        "おはよう": "ja",
-        "안녕하세요": "ko",
-        "สวัสดี": "th",
-        "مرحبا": "ar",
-        "123": "en",
-        "": "en",
-    }
-    assert {text: detect_all([text])[0] for text in texts} == texts
+async def test_no_more_rows_than_may_be_are_asked_for_at_once() -> None:
+    model = Model(lambda piece: piece.upper().replace("<B>", ""))
+    line = "a <b>b</b> c"
+    assert await model.translate(line, line, most=4) == [Outcome("A <b>B</b> C")] * 2
+    assert [len(asked) for asked in model.asked] == [2, 4, 2]
 
 
-def test_short_texts_are_in_the_language_of_their_company() -> None:
-    page = ["Accueil", "Bonjour tout le monde, bienvenue sur notre site", "Contact", "OK"]
-    assert detect_all(page) == ["fr"] * 4
-    assert detect_all(["東京", "おはようございます、世界"]) == ["ja", "ja"]
-
-
-def test_words_of_another_script_do_not_decide() -> None:
-    texts = {
-        "The α particle is heavier than an electron by far.": "en",
-        "The Chinese character 好 means good, and this sentence is English.": "en",
-        "The word 안녕 means hello in Korean, of course.": "en",
-        "约翰・史密斯是一位医生": "zh-CN",
-        "这里的「の」是日文假名": "zh-CN",
-        "使用TensorFlow训练模型": "zh-CN",
-        "東京都知事選挙の結果発表": "ja",
-        "Pythonで書く": "ja",
-        "파이썬 Python 사용법": "ko",
-    }
-    assert {text: detect_all([text])[0] for text in texts} == texts
-
-
-def test_the_company_decides_only_within_a_script() -> None:
-    assert detect_all(["Hello", "你好世界", "こんにちは、元気ですか"]) == ["en", "zh-CN", "ja"]
+async def test_a_text_that_looks_like_a_prompt_is_a_text() -> None:
+    model = Model()
+    await model.translate("English: foo\n\nChinese:", target="zh")
+    assert model.asked == [["English: foo", "Chinese:"]]

@@ -1,195 +1,194 @@
-"""Languages by their codes: what models call them, and which one a text is in."""
+"""Languages by their codes and names: what models call them, and which are the same."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Sequence
-from typing import Any
-
-NAMES = {
-    "af": "Afrikaans",
-    "ar": "Arabic",
-    "bg": "Bulgarian",
-    "bn": "Bengali",
-    "ca": "Catalan",
-    "cs": "Czech",
-    "cy": "Welsh",
-    "da": "Danish",
-    "de": "German",
-    "el": "Greek",
-    "en": "English",
-    "es": "Spanish",
-    "et": "Estonian",
-    "eu": "Basque",
-    "fa": "Persian",
-    "fi": "Finnish",
-    "fil": "Filipino",
-    "fr": "French",
-    "ga": "Irish",
-    "gl": "Galician",
-    "gu": "Gujarati",
-    "he": "Hebrew",
-    "hi": "Hindi",
-    "hr": "Croatian",
-    "hu": "Hungarian",
-    "hy": "Armenian",
-    "id": "Indonesian",
-    "is": "Icelandic",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ka": "Georgian",
-    "kk": "Kazakh",
-    "km": "Khmer",
-    "kn": "Kannada",
-    "ko": "Korean",
-    "la": "Latin",
-    "lo": "Lao",
-    "lt": "Lithuanian",
-    "lv": "Latvian",
-    "mk": "Macedonian",
-    "ml": "Malayalam",
-    "mn": "Mongolian",
-    "mr": "Marathi",
-    "ms": "Malay",
-    "my": "Burmese",
-    "nb": "Norwegian",
-    "ne": "Nepali",
-    "nl": "Dutch",
-    "no": "Norwegian",
-    "pa": "Punjabi",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "si": "Sinhala",
-    "sk": "Slovak",
-    "sl": "Slovenian",
-    "sq": "Albanian",
-    "sr": "Serbian",
-    "sv": "Swedish",
-    "sw": "Swahili",
-    "ta": "Tamil",
-    "te": "Telugu",
-    "th": "Thai",
-    "tl": "Filipino",
-    "tr": "Turkish",
-    "uk": "Ukrainian",
-    "ur": "Urdu",
-    "uz": "Uzbek",
-    "vi": "Vietnamese",
-    "yue": "Cantonese",
-    "zh": "Chinese",
-}
-"""Of the code before its first hyphen: `zh-CN` and `zh-Hant` are Chinese."""
+_TABLE = """
+af afr Afrikaans
+am amh Amharic
+ar ara arb Arabic
+as asm Assamese
+az aze azj Azerbaijani
+be bel Belarusian
+bg bul Bulgarian
+bn ben Bengali
+bo bod tib Tibetan
+bs bos Bosnian
+ca cat Catalan
+ceb Cebuano
+ckb Central Kurdish
+co cos Corsican
+cs ces cze Czech
+cy cym wel Welsh
+da dan Danish
+de deu ger German
+dv div Dhivehi
+el ell gre Greek
+en eng English
+eo epo Esperanto
+es spa Spanish
+et est ekk Estonian
+eu eus baq Basque
+fa fas per pes prs Persian
+fi fin Finnish
+fil tl tgl Filipino
+fj fij Fijian
+fo fao Faroese
+fr fra fre French
+fy fry West Frisian
+ga gle Irish
+gd gla Scottish Gaelic
+gl glg Galician
+gu guj Gujarati
+ha hau Hausa
+haw Hawaiian
+he heb iw Hebrew
+hi hin Hindi
+hmn Hmong
+hr hrv Croatian
+ht hat Haitian Creole
+hu hun Hungarian
+hy hye arm Armenian
+id ind in Indonesian
+ig ibo Igbo
+is isl ice Icelandic
+it ita Italian
+ja jpn jp Japanese
+jv jav jw Javanese
+ka kat geo Georgian
+kk kaz Kazakh
+km khm Khmer
+kn kan Kannada
+ko kor kr Korean
+ku kur kmr Kurdish
+ky kir Kyrgyz
+la lat Latin
+lb ltz Luxembourgish
+ln lin Lingala
+lo lao Lao
+lt lit Lithuanian
+lv lav lvs Latvian
+lzh wyw Classical Chinese
+mg mlg plt Malagasy
+mi mri mao Maori
+mk mkd mac Macedonian
+ml mal Malayalam
+mn mon khk Mongolian
+mr mar Marathi
+ms msa may zsm Malay
+mt mlt Maltese
+my mya bur Burmese
+ne nep npi Nepali
+nl nld dut Dutch
+nn nno Norwegian Nynorsk
+no nor nb nob Norwegian
+ny nya Chichewa
+or ori ory Odia
+pa pan Punjabi
+pl pol Polish
+ps pus pbt Pashto
+pt por Portuguese
+ro ron rum mo Romanian
+ru rus Russian
+rw kin Kinyarwanda
+sd snd Sindhi
+si sin Sinhala
+sk slk slo Slovak
+sl slv Slovenian
+sm smo Samoan
+sn sna Shona
+so som Somali
+sq sqi alb als Albanian
+sr srp Serbian
+st sot Sesotho
+su sun Sundanese
+sv swe Swedish
+sw swa swh Swahili
+ta tam Tamil
+te tel Telugu
+tg tgk Tajik
+th tha Thai
+ti tir Tigrinya
+tk tuk Turkmen
+tr tur Turkish
+tt tat Tatar
+ug uig Uyghur
+uk ukr ua Ukrainian
+ur urd Urdu
+uz uzb uzn Uzbek
+vi vie vn Vietnamese
+xh xho Xhosa
+yi yid ji ydd Yiddish
+yo yor Yoruba
+yue zh-yue Cantonese
+zh zho chi cmn cn Chinese
+zu zul Zulu
+"""
+"""Codes of each (ISO 639-1, ISO 639-3 and 639-2, older and usual ones) and its English name."""
 
 AUTO = "auto"
+MAX_NAME = 64
+"""Characters of a language's name."""
 
-_SCRIPTS = {
-    "ja": "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\uff66-\uff9d",
-    "ko": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
-    "th": "\u0e00-\u0e7f",
-    "he": "\u0590-\u05ff",
-    "el": "\u0370-\u03ff",
-    "hy": "\u0530-\u058f",
-    "ka": "\u10a0-\u10ff",
-    "bn": "\u0980-\u09ff",
-    "ta": "\u0b80-\u0bff",
-    "te": "\u0c00-\u0c7f",
-    "km": "\u1780-\u17ff",
-    "my": "\u1000-\u109f",
-    "lo": "\u0e80-\u0eff",
+_CHINESE = "Chinese"
+_SIMPLIFIED, _TRADITIONAL = "Simplified Chinese", "Traditional Chinese"
+_OF_TRADITIONAL = frozenset({"hant", "tw", "hk", "mo", "cht"})
+_FULL_NAMES = {
+    "simplified chinese": "zh-hans",
+    "chinese (simplified)": "zh-hans",
+    "traditional chinese": "zh-hant",
+    "chinese (traditional)": "zh-hant",
 }
-"""Scripts of one language."""
-_BY_SCRIPT = [(code, re.compile(f"[{letters}]")) for code, letters in _SCRIPTS.items()]
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_LETTER = re.compile(r"[^\W\d_]")
-_TRADITIONAL = frozenset(
-    "們個這來說時國會對開關門問間長東車馬鳥魚龍風飛頭題話語請讓讀書寫學習覺見觀電腦網頁與為無過還進遠運動種樣機業產廠發經濟實現際應該當點燈爾"
-    "親愛愛歡樂萬億買賣價錢銀行體驗號碼標準備註冊選擇條項總統計劃圖畫質優點擊錄視頻聽聲顯類歷歲報紙聞團員師資訊傳輸線約級組織結構終給統維護"
-)
-_NOT_JAPANESE = frozenset(
-    "你您她它吗嗎呢吧啊哪怎么麼很這哦"
-    "这们说时对关门问间长东车马鸟鱼龙风飞头题话语请让读习觉见观电脑网页为无过还进远运动种样业产厂发经济实现应该亲欢乐亿买卖价钱银验码标备"
-    "选择项总统计划图质优击录视频听显类历岁报纸闻团员师资讯传输线约级组织结构终给维护气热"
-)
-"""Characters of Chinese that Japanese texts do not have, most of them simplified."""
 
-_LONG = {"ja": 4, "ko": 3}
-"""How many letters of an alphabet one sign is worth, where it is not one."""
-_HAN_LONG = 4
 
-_CLEAR = 6.0
-"""Natural logarithm of how much likelier than English a text must be in another language."""
+def _read(table: str) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for words in map(str.split, table.strip().split("\n")):
+        codes = [word for word in words if word.islower()]
+        name = " ".join(words[len(codes) :])
+        names |= dict.fromkeys((*codes, name.lower()), name)
+    return names
 
-_SHARED = "en fr de es it pt nl pl cs sk hu ro bg ru uk tr ar fa hi vi id ms sv da no fi et lv lt"
-"""Languages that share a script with others."""
-_SHORT = 40
-"""Characters of a text whose language the others' may decide."""
+
+NAMES = _read(_TABLE)
+"""Of each code, and of each name in small letters."""
+
+
+def check_language(code: str) -> str:
+    """A code or name as it is to be used. Raises ValueError for what is neither: it would become part of a prompt."""
+    code = code.strip(" ")
+    if len(code) > MAX_NAME:
+        raise ValueError(f"a language is a code such as en or zh-CN, or a name of {MAX_NAME} characters at most")
+    if not code.isprintable() or ":" in code or code.lower() == AUTO or not any(map(str.isalpha, code)):
+        raise ValueError("a code such as en or zh-CN is wanted, or a language's name on one line, without a colon")
+    return code
 
 
 def language_name(code: str) -> str:
     """What a model calls a language; what is no known code stands for itself."""
-    return NAMES.get(code.replace("_", "-").partition("-")[0].lower(), code)
+    tag = _tag(code)
+    return NAMES.get(tag) or NAMES.get(tag.partition("-")[0], code.strip())
+
+
+def names_for(source: str, target: str) -> tuple[str, str]:
+    """What a model is to call them: more than `language_name` where they differ in their script only."""
+    pair = language_name(source), language_name(target)
+    if pair != (_CHINESE, _CHINESE):
+        return pair
+    return (_TRADITIONAL, _SIMPLIFIED) if _is_traditional(source) else (_SIMPLIFIED, _TRADITIONAL)
 
 
 def same_language(code: str, other: str) -> bool:
     """Whether they are written alike, too: zh-CN and zh-TW are not."""
-    return _written(code) == _written(other)
+    name = language_name(code)
+    same = name.lower() == language_name(other).lower()
+    return same and (name != _CHINESE or _is_traditional(code) == _is_traditional(other))
 
 
-def _written(code: str) -> str:
-    lower = code.replace("_", "-").lower()
-    if lower.partition("-")[0] != "zh":
-        return language_name(code).lower()
-    return "zh-tw" if lower in ("zh-tw", "zh-hk", "zh-mo") or "hant" in lower else "zh-cn"
+def _tag(code: str) -> str:
+    """In small letters with hyphens: zh_CN is zh-cn."""
+    tag = " ".join(code.lower().replace("_", "-").split())
+    return _FULL_NAMES.get(tag, tag)
 
 
-def detect_all(texts: Sequence[str]) -> list[str]:
-    """The code of each text's language. A short text that tells little is in that of all of them together."""
-    common = _detect(" ".join(texts)[:20_000], "en")
-    return [_detect(text, common if len(text) < _SHORT else "en") for text in texts]
-
-
-def _detect(text: str, otherwise: str) -> str:
-    """By the script that most of the text is in: words of other languages in it do not count."""
-    letters = len(_LETTER.findall(text))
-    if not letters:
-        return otherwise
-    if text.isascii():
-        return _by_letters(text, otherwise)
-    signs = {code: len(found.findall(text)) for code, found in _BY_SCRIPT}
-    han = _HAN.findall(text)
-    shared = letters - sum(signs.values()) - len(han)
-    weights = {code: count * _LONG.get(code, 1) for code, count in signs.items()}
-    weights["ja"] += len(han) * _HAN_LONG  # or Chinese, see below
-    most = max(weights, key=lambda code: weights[code])
-    if weights[most] <= shared:
-        return _by_letters(text, otherwise)
-    return _by_han(han, signs["ja"], otherwise) if most == "ja" else most
-
-
-def _by_han(han: Sequence[str], kana: int, otherwise: str) -> str:
-    """Of a text in Chinese characters, with or without Japanese syllables between them."""
-    japanese = _NOT_JAPANESE.isdisjoint(han)
-    if 3 * kana > len(han) or (japanese and (kana or otherwise == "ja")):
-        return "ja"
-    return "zh-CN" if _TRADITIONAL.isdisjoint(han) else "zh-TW"
-
-
-def _by_letters(text: str, otherwise: str) -> str:
-    """Of a text whose script many languages share."""
-    ranked = dict(_identifier().rank(text))
-    if otherwise not in ranked:
-        otherwise = "en"
-    best = max(ranked, key=lambda code: ranked[code])
-    return otherwise if ranked[best] - ranked[otherwise] < _CLEAR else best
-
-
-@functools.cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads its tables: not for those who never ask
-
-    made = LanguageIdentifier.from_model_file(MODEL_FILE)
-    made.set_languages(_SHARED.split())
-    return made
+def _is_traditional(code: str) -> bool:
+    return not _OF_TRADITIONAL.isdisjoint(_tag(code).split("-"))

@@ -21,10 +21,19 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def check_rows(rows: int, model: ServedModel) -> None:
     """Raises ApiError (400) for more rows than can run and wait."""
-    most = model.config.max_queue + model.client.stats().slots
-    if rows > most:
-        sizes = {"request_bsz": rows, "max_bsz": most}
-        raise ApiError(400, f"bsz overflow, Max bsz={most}", code="too_many_rows", extra=sizes)
+    if rows > most_rows(model):
+        raise too_many_rows(rows, model)
+
+
+def most_rows(model: ServedModel) -> int:
+    """How many can run and wait."""
+    return model.config.max_queue + model.client.stats().slots
+
+
+def too_many_rows(rows: int, model: ServedModel) -> ApiError:
+    most = most_rows(model)
+    sizes = {"request_bsz": rows, "max_bsz": most}
+    return ApiError(400, f"bsz overflow, Max bsz={most}", code="too_many_rows", extra=sizes)
 
 
 def in_own_shape(handler: Handler) -> Handler:
