@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tests.live import LiveServer
@@ -38,6 +39,12 @@ def post(server: LiveServer, path: str, body: dict[str, Any], **more: Any) -> di
     assert reply.status_code == 200, reply.text
     assert reply.headers["content-type"] == "application/json"
     return reply.json()
+
+
+def metric(server: LiveServer, name: str) -> float:
+    """One of the figures at /metrics."""
+    (found,) = re.findall(rf"^wingbeat_{name}\{{.*\}} (\S+)$", server.http.get("/metrics").text, re.MULTILINE)
+    return float(found)
 
 
 def refused(server: LiveServer, path: str, body: dict[str, Any] | bytes) -> tuple[int, dict[str, Any]]:

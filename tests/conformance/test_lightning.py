@@ -237,6 +237,14 @@ def test_too_many_rows(server: LiveServer) -> None:
     status, said = refused(server, V2_PATH, V2 | {"contents": ["x"] * (most + 1), "max_tokens": 1})
     assert (status, said["request_bsz"], said["max_bsz"]) == (400, most + 1, most)
     assert "bsz overflow" in said["error"]
+    rows = ["x"] * (most + 1)
+    many = {"contents": rows, "prefix": rows, "suffix": rows, "max_tokens": 1, "stream": True}
+    for path in (V1_PATH, V2_PATH, V3_PATH, "/big_batch/completions", "/FIM/v1/batch-FIM"):
+        reply = server.http.post(path, json=many)
+        assert reply.status_code == 400
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        told, last, rest = reply.text.split("\n\n")
+        assert (json.loads(told.removeprefix("data: ")), last, rest) == (said, "data: [DONE]", "")
 
 
 def test_who_leaves_frees_all_rows(server: LiveServer) -> None:

@@ -67,6 +67,20 @@ def test_sanitising() -> None:
     assert sanitise("    x\n    y") == "x\n    y"
 
 
+@pytest.mark.parametrize("fence", ["```", "~~~"])
+def test_code_keeps_its_blank_lines(fence: str) -> None:
+    code = f"{fence}py\nx\n\n\ny\n  {fence}"
+    assert sanitise(f"a\n\n{code}\n\nb") == f"a\n{code}\nb" == sanitise(f"a\n{code}\nb")
+    assert sanitise(f"a\n\n{fence}\n\nb") == f"a\n{fence}\nb", "a fence that is never closed"
+    assert sanitise(f"{fence}\n\nUser: x\n\nUserX: y\n{fence}") == f"{fence}\nUser: x\n\nUserX: y\n{fence}"
+    assert sanitise(f"a {fence}\n\n{fence}") == f"a {fence}\n{fence}", "a fence begins its line"
+
+
+def test_fences_without_end_cost_no_time() -> None:
+    text = "~~~\n" + "`" * 100_000 + "\n" * 100_000 + "    " * 50_000
+    assert len(sanitise(text)) == len("~~~\n") + 100_000
+
+
 @given(st.text(alphabet="a \r\n\t", max_size=30))
 def test_no_turn_holds_a_blank_line(text: str) -> None:
     clean = sanitise(text)

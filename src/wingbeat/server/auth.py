@@ -18,7 +18,7 @@ from wingbeat.server.limits import Allowance
 from wingbeat.server.password import Peeked, peek
 from wingbeat.server.tracking import current_request
 
-OPEN_PATHS = frozenset({"/health", "/health/live"})
+OPEN_PATHS = frozenset({"/health", "/healthz", "/health/live"})
 
 KEY_HEADERS = ("x-api-key", "api-key")
 """Where clients of other services send their keys."""

@@ -13,7 +13,7 @@ from wingbeat.server.tracking import Traffic
 
 log = structlog.get_logger("wingbeat")
 
-STILL_ANSWERED = frozenset({"/health", "/health/live", "/metrics"})
+STILL_ANSWERED = frozenset({"/health", "/healthz", "/health/live", "/metrics"})
 """Asked by those who watch the server end."""
 
 RETRY_SECONDS = 5

@@ -172,9 +172,14 @@ def ai00_response(error: ApiError) -> Response:
     return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
 
 
+def lightning_error(error: ApiError) -> dict[str, str | int]:
+    """What rwkv_lightning's clients know: one text."""
+    return {"error": error.message, **error.extra}
+
+
 def lightning_response(error: ApiError) -> Response:
-    """The same for rwkv_lightning's clients, who know one text."""
-    body = msgspec.json.encode({"error": error.message, **error.extra})
+    """The same as a whole reply."""
+    body = msgspec.json.encode(lightning_error(error))
     return Response(body, status_code=error.status, headers=error.headers, media_type="application/json")
 
 

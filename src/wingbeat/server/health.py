@@ -37,6 +37,7 @@ def health_router(models: ModelRegistry, traffic: Traffic) -> APIRouter:
     """`/health` and `/health/live`."""
     router = APIRouter(tags=["Server"])
 
+    @router.get("/healthz", include_in_schema=False)  # as other servers call it
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
         """200 when requests are taken, 503 while the model is loading, its engine restarts or the server is stopping.

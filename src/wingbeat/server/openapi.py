@@ -85,6 +85,6 @@ def _document(app: FastAPI, models: Iterable[type[BaseModel]], needs_key: bool) 
     if needs_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
-        for path in OPEN_PATHS:
+        for path in OPEN_PATHS & document["paths"].keys():
             document["paths"][path]["get"]["security"] = []
     return document

@@ -25,7 +25,7 @@ MAX_ID_LENGTH = 128
 NO_STATUS = 499
 """Stands for the status of a request that was over before anything was answered."""
 
-POLLED_PATHS = frozenset({"/health", "/health/live", "/metrics", "/stats"})
+POLLED_PATHS = frozenset({"/health", "/healthz", "/health/live", "/metrics", "/stats"})
 """Asked for every few seconds by programs: in the log only at level debug."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

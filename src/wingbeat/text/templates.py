@@ -27,6 +27,8 @@ _SPEAKERS = {
 _TOOL_RESULT = "Function output:\n"
 TOOLS = "{tools}"
 """In a tool prompt, the place of the tools' list."""
+_BLANK_LINES = re.compile(r"(?P<code>^[ \t]*(?P<fence>```|~~~).*?^[ \t]*(?P=fence))|\n{2,}", re.MULTILINE | re.DOTALL)
+_BEFORE_LABEL = re.compile(r"\n{2,}(?=(?:System|User|Assistant|Bob|Alice):)")
 _REASONING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -206,8 +208,14 @@ def normalise_line_ends(text: str) -> str:
 
 
 def sanitise(text: str) -> str:
-    """A text as a turn may hold it: LF line ends, no blank line (it would end the turn), no white space at the ends."""
-    return re.sub(r"\n{2,}", "\n", normalise_line_ends(text)).strip()
+    """A text as a turn may hold it: LF line ends, no white space at the ends, no blank line (it would end the turn) but
+    those of code between fences."""
+    return _BLANK_LINES.sub(_unless_code, normalise_line_ends(text)).strip()
+
+
+def _unless_code(found: re.Match[str]) -> str:
+    code = found["code"]
+    return "\n" if code is None else _BEFORE_LABEL.sub("\n", code)  # nobody else's turn begins in code either
 
 
 WORLD = ChatTemplate()

@@ -62,7 +62,7 @@ class Batches:
     async def answer(self, request: Request, body: BigBatchBody, version: Version) -> Response:
         """Raises ApiError."""
         check_not_empty(body.contents)
-        model = self._ready(len(body.contents))
+        model = self._ready(len(body.contents), body)
         sampling = version.sampling(body, model)
         prompts = await model.encode([(text,) for text in body.contents], "contents")
         if isinstance(body, BatchBody) and version.pads and body.pad_zero:
@@ -76,16 +76,16 @@ class Batches:
             counts = f"prefix has {len(body.prefix)} texts, suffix {len(body.suffix)}"
             raise bad_request(f"{counts}: each gap needs one of both.", "suffix")
         check_not_empty(body.prefix)
-        model = self._ready(len(body.prefix))
+        model = self._ready(len(body.prefix), body)
         gaps = zip(body.prefix, body.suffix, strict=True)
         prompts = await model.encode([(infill_prompt(*gap),) for gap in gaps], "prefix")
         answer = BatchAnswer(model, len(prompts), identity="rwkv7-batch", kind="FIM.completion", name=body.model)
         return await reply(request, body, answer, model.submit(prompts, 1, joint(body, model)))
 
-    def _ready(self, rows: int) -> ServedModel:
+    def _ready(self, rows: int, body: ReplyBody) -> ServedModel:
         model = self._registry.first
         model.check_ready()
-        check_rows(rows, model)
+        check_rows(rows, model, stream=body.stream)
         return model
 
 

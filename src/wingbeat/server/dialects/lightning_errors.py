@@ -12,17 +12,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wingbeat.server.body import LARGE, parse_fields, read_raw, run_sized
-from wingbeat.server.errors import ApiError, bad_request, from_validation, lightning_response
+from wingbeat.server.dialects.lightning_answer import DONE, event
+from wingbeat.server.errors import ApiError, bad_request, from_validation, lightning_error, lightning_response
 from wingbeat.server.registry import ServedModel
 
 Model = TypeVar("Model", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def check_rows(rows: int, model: ServedModel) -> None:
-    """Raises ApiError (400) for more rows than can run and wait."""
+class StreamedError(ApiError):
+    """A refusal that clients look for in the stream that they asked for."""
+
+
+def check_rows(rows: int, model: ServedModel, *, stream: bool = False) -> None:
+    """Raises ApiError (400) for more rows than can run and wait, as an event where a `stream` is wanted."""
     if rows > most_rows(model):
-        raise too_many_rows(rows, model)
+        raise too_many_rows(rows, model, StreamedError if stream else ApiError)
 
 
 def most_rows(model: ServedModel) -> int:
@@ -30,10 +35,10 @@ def most_rows(model: ServedModel) -> int:
     return model.config.max_queue + model.client.stats().slots
 
 
-def too_many_rows(rows: int, model: ServedModel) -> ApiError:
+def too_many_rows(rows: int, model: ServedModel, kind: type[ApiError] = ApiError) -> ApiError:
     most = most_rows(model)
     sizes = {"request_bsz": rows, "max_bsz": most}
-    return ApiError(400, f"bsz overflow, Max bsz={most}", code="too_many_rows", extra=sizes)
+    return kind(400, f"bsz overflow, Max bsz={most}", code="too_many_rows", extra=sizes)
 
 
 def in_own_shape(handler: Handler) -> Handler:
@@ -43,6 +48,9 @@ def in_own_shape(handler: Handler) -> Handler:
     async def handle(request: Request) -> Response:
         try:
             return await handler(request)
+        except StreamedError as error:
+            told = event(lightning_error(error)) + DONE
+            return Response(told, status_code=error.status, media_type="text/event-stream")
         except ApiError as error:
             return lightning_response(error)
 

@@ -14,7 +14,9 @@ Reason = Literal["stop", "length", "error"]
 
 class TextError(Exact):
     error: str
-    request_bsz: int | None = Field(None, description="With too many rows: how many there are.")
+    request_bsz: int | None = Field(
+        None, description="With too many rows: how many there are. A stream is refused by such an event and `[DONE]`."
+    )
     max_bsz: int | None = Field(None, description="With too many rows: how many there may be.")
 
 

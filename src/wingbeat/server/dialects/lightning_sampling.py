@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from wingbeat.sampling.params import SamplingParams
+from wingbeat.sampling.params import MAX_STOPS, SamplingParams
 from wingbeat.server.dialects.lightning_schema import SamplingBody
 from wingbeat.server.registry import ServedModel
 
@@ -18,6 +19,8 @@ NOISE = 1.5
 SEED_STOPS = ("\n\n", "User")
 """Each a token of the World vocabulary, 261 and 24281. The end of text is one always."""
 NEWER_STOPS = ("\nUser:",)
+
+_LABEL = re.compile(r"\n[^\n]{1,100}:")
 
 _NOT_COUNTED = "\t\n 0123456789"
 """What comes again and again in good text, and costs nothing in v2 and v3."""
@@ -96,10 +99,18 @@ def _params(body: SamplingBody, model: ServedModel, tokens: int, *, seed_stops: 
 
 
 def told_apart(stops: Sequence[int | str], model: ServedModel) -> dict[str, Any]:
-    """`stop_tokens` as the texts and the ids that the engine takes. Ids that the vocabulary lacks are left out."""
-    texts = (stop for stop in stops if isinstance(stop, str) and stop)
+    """`stop_tokens` as the texts and the ids that the engine takes. Ids that the vocabulary lacks are left out.
+
+    With a label that begins a line the blank line before it goes, too: half of it would be left at the end of the text,
+    and in what a session remembers.
+    """
+    texts = [stop for stop in stops if isinstance(stop, str) and stop]
+    after_blank = [f"\n{stop}" for stop in texts if _LABEL.fullmatch(stop)]
     ids = (stop for stop in stops if isinstance(stop, int) and 0 <= stop < model.vocab_size)
-    return {"stop": tuple(dict.fromkeys(texts)), "stop_token_ids": tuple(dict.fromkeys(ids))}
+    return {
+        "stop": tuple(dict.fromkeys([*texts, *after_blank]))[:MAX_STOPS],
+        "stop_token_ids": tuple(dict.fromkeys(ids)),
+    }
 
 
 def _filters(body: SamplingBody, defaults: Defaults) -> dict[str, Any]:

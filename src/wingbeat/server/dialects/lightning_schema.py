@@ -43,6 +43,10 @@ def at_least_one(value: int) -> int:
     return max(1, value)
 
 
+def _not_below_zero(value: float | None) -> float | None:
+    return None if value is None else max(0.0, value)
+
+
 def _top_k(value: int | None) -> int | None:
     return None if value is None else min(max(0, value), 2**31 - 1)
 
@@ -53,6 +57,7 @@ def _top_p(value: float | None) -> float | None:
 
 Texts = Annotated[list[str], BeforeValidator(_texts)]
 StopTokens = Annotated[Annotated[list[int | str], Field(max_length=MAX_STOP_IDS)] | None, BeforeValidator(stop_tokens)]
+Temperature = Annotated[float | None, Field(ge=0, le=LARGEST, description="Default 1. 0 takes the most likely token.")]
 TopK = Annotated[int | None, AfterValidator(_top_k)]
 TopP = Annotated[float | None, AfterValidator(_top_p)]
 Penalty = Annotated[float | None, Field(ge=-LARGEST, le=LARGEST)]
@@ -77,7 +82,7 @@ class SamplingBody(Body):
 
     max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS, description="The most tokens to generate for each row.")
     stop_tokens: StopTokens = Field(None, description="Token ids and texts that end a row and are left out of it.")
-    temperature: float | None = Field(None, ge=0, le=LARGEST, description="Default 1. 0 takes the most likely token.")
+    temperature: Temperature = None
     noise: float | None = Field(None, ge=0, le=LARGEST, description="v1: the most that is added to each logit.")
     top_k: TopK = Field(None, description="Keep so many most likely tokens. 0 and less: all.")
     top_p: TopP = Field(None, description="Keep the most likely tokens of this mass, 0 to 1. Outside of that: all.")
@@ -106,6 +111,9 @@ class BigBatchBody(SamplingBody, ReplyBody):
     model_config = shown({"contents": ["Once upon a time"], "max_tokens": 16, "temperature": 0.8})
 
     contents: Texts = Field(description="The prompts, read as they are.")
+    temperature: Annotated[float | None, AfterValidator(_not_below_zero)] = Field(
+        None, ge=-LARGEST, le=LARGEST, description="Default 1. 0 and less take the most likely token."
+    )
     stream: bool = Field(True, description="Send the pieces of all rows as they are written.")
 
 
@@ -123,6 +131,7 @@ class BatchBody(BigBatchBody):
         }
     )
 
+    temperature: Temperature = None
     chunk_size: Annotated[int, AfterValidator(at_least_one)] = Field(
         SEED_CHUNK, le=MAX_CHUNK, description="Tokens of a row in each of its pieces. Less than 1 means 1."
     )

@@ -177,7 +177,7 @@ async def _reply(
     """The answer once its turn is kept. `node`: what the reply says of it."""
     if body.stream:
         stream = BatchStream(answer, body.chunk_size, include_usage=body.include_usage)
-        return EventStream(generation, stream, None if turn is None else _settling(turn, node))
+        return EventStream(generation, stream, None if turn is None else _settling(answer, turn, node))
     await collect(request, generation, answer.take)
     answer.check_complete()
     if turn is not None:
@@ -186,8 +186,9 @@ async def _reply(
     return Response(answer.whole(more), media_type="application/json")
 
 
-def _settling(turn: Turn, node: dict[str, Any]) -> Settle:
+def _settling(answer: BatchAnswer, turn: Turn, node: dict[str, Any]) -> Settle:
     async def settle() -> bytes:
+        answer.check_complete()  # else there is no such turn
         await turn.settle()
         return event({"object": "multi_state.dialogue_idx", **node}) if node else b""
 
