@@ -319,6 +319,15 @@ inline void place_activations(const Buffer& x, Format format, std::size_t row, i
 
 #include "sparse.inl.hpp"
 
+// Whether one row meets so many zeros that the lines which count are read sooner than all of them in a row, which the
+// memory gives faster: seen from 70 % zeros on. Formats without a fast way to read all lines are kept by K only where asked.
+inline bool skips_lines(const LinearOp& op) {
+  if (op.weight->format != Format::kInt8) return true;
+  int blocks = op.weight->k_padded / kBlock, count = 0;
+  for (int block = 0; block < blocks; ++block) count += __builtin_popcountll(op.x->mask[block]);
+  return 10 * count <= 3 * op.weight->k_padded;
+}
+
 // One row of a weight that is kept by K, finished.
 inline void multiply_sparse(const LinearOp& op, std::uint64_t step, int column, float* product, SparseLines& lines) {
   if (lines.found != step || lines.op != &op) {
@@ -416,6 +425,6 @@ void linear(const LinearOp& op, const Step& step, int unit, float* scratch, Spar
   int column = unit / row_units * kBlock;
   int first = (int)((long)rows * part / row_units), count = (int)((long)rows * (part + 1) / row_units) - first;
   float* product = scratch;
-  if (op.weight->by_k && rows == 1) multiply_sparse(op, step.number, column, product, lines);
+  if (op.weight->by_k && rows == 1 && skips_lines(op)) multiply_sparse(op, step.number, column, product, lines);
   else multiply_rows(op, column, first, count, product, (std::uint8_t*)(scratch + kLinearRows * kBlock));
 }

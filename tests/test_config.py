@@ -105,7 +105,7 @@ def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigError, match=r"^WINGBEAT_API_KEY: there is no such setting; WINGBEAT_API_KEYS is one$"):
         load_settings()
     monkeypatch.delenv("WINGBEAT_API_KEY")
-    for other in ("WINGBEAT_KERNELS", "WINGBEAT_SERVICE_HOST", "WINGBEAT_PORT_8000_TCP_ADDR"):
+    for other in ("WINGBEAT_KERNELS", "WINGBEAT_SKIP_ZEROS", "WINGBEAT_SERVICE_HOST", "WINGBEAT_PORT_8000_TCP_ADDR"):
         monkeypatch.setenv(other, "x")
     assert load_settings().port == 8000
 

@@ -80,7 +80,7 @@ def test_skipping_zeros_never_changes_a_bit(level: str, name: str, dtype: str) -
         assert state.tobytes() == every_state.tobytes()
 
 
-@pytest.mark.parametrize("active", [0.0, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize("active", [0.0, 0.1, 0.25, 0.35, 0.9, 1.0])
 @pytest.mark.parametrize("dtype", KEPT_BY_K)
 @pytest.mark.parametrize("level", LEVELS)
 def test_skipping_is_exact_whatever_is_zero(level: str, dtype: str, active: float) -> None:
