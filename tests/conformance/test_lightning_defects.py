@@ -96,10 +96,11 @@ def test_k9_a_single_row_ends_before_its_stop(server: LiveServer, path: str) -> 
 
 
 @pytest.mark.parametrize("path", [V2_PATH, V3_PATH])
-def test_k10_new_lines_cost_nothing(server: LiveServer, path: str) -> None:
-    """Once every other token was used, only those remain that are free of both penalties."""
-    penalties = {"alpha_presence": 1e6, "alpha_frequency": 1e6, "temperature": 1}
-    (text,) = texts(post(server, path, asked(path) | DRAWN | ENDLESS | penalties | {"max_tokens": 600, "seed": 1}))
+@pytest.mark.parametrize("penalty", ["alpha_presence", "alpha_frequency"])
+def test_k10_new_lines_cost_nothing(server: LiveServer, path: str, penalty: str) -> None:
+    """Once every other token was used, only those remain that are free of the penalty."""
+    body = asked(path) | DRAWN | ENDLESS | {penalty: 1e6, "temperature": 1, "max_tokens": 600, "seed": 1}
+    (text,) = texts(post(server, path, body))
     assert set(text[-200:]) == set("\t\n 0123456789")
 
 
