@@ -175,6 +175,20 @@ def test_k13_a_defect_in_a_stream_ends_it(server: LiveServer, monkeypatch: pytes
     assert [list(event) for event in said] == [["error"]]
 
 
+def test_k14_nobodys_texts_are_logged(
+    model_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, secret = "/translate/v1/batch-translate", "Zanzibar"
+    with live_server(settings_for(model_path, access_log=True)) as live:
+        for target, status in (("zh-CN", 200), ("zh\n\n", 400)):
+            body = {"source_lang": "en", "target_lang": target, "text_list": [f"To {secret}!"]}
+            assert live.http.post(path, json=body).status_code == status
+        post(live, V1_PATH, asked(V1_PATH, secret) | {"max_tokens": 2})
+    logged = capfd.readouterr()
+    assert path in logged.out + caplog.text
+    assert secret not in logged.out + logged.err + caplog.text
+
+
 def test_k21_gaps_end_at_their_stops(server: LiveServer) -> None:
     body = asked(FIM) | DRAWN | ENDLESS | {"max_tokens": 60, "seed": 11}
     (free,) = texts(post(server, FIM, body))

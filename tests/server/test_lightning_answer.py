@@ -31,5 +31,14 @@ def test_events_stay_short(character: str, step: int) -> None:
     assert found == [text * steps] * 3
 
 
+def test_a_row_with_several_tokens_in_a_step_has_one_piece() -> None:
+    """And ends once: guesses that came true bring them."""
+    answer = BatchAnswer(ServedModel(EngineConfig(model="demo"), max_prompt_tokens=1), 2, identity="x")
+    rows = [RowOutput(1, 1, "a", [1]), RowOutput(1, 0, "c", [1]), RowOutput(1, 1, "b", [2], finish_reason="length")]
+    (event,) = BatchStream(answer, 2).step(rows).split(b"\n\n")[:-1]
+    ended = {"index": 1, "delta": {"content": "ab"}, "finish_reason": "length"}
+    assert _choices(event.removeprefix(b"data: ")) == [ended]
+
+
 def _choices(event: bytes) -> list[dict[str, Any]]:
     return json.loads(event)["choices"]

@@ -121,7 +121,8 @@ class BatchStream:
 
     def step(self, rows: Sequence[RowOutput]) -> bytes:
         self._answer.take(rows)
-        return b"".join(self._events([row.row for row in rows if self._due(self._answer.rows[row.row])]))
+        moved = dict.fromkeys(row.row for row in rows)  # one may have several tokens, of which the last ends it
+        return b"".join(self._events([row for row in moved if self._due(self._answer.rows[row])]))
 
     def _due(self, row: RowText) -> bool:
         return row.finish_reason is not None or row.tokens >= self._chunk_size or row.size >= MAX_PIECE
