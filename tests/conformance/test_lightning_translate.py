@@ -136,8 +136,10 @@ def test_a_browsers_extension_may_ask(server: LiveServer) -> None:
     """As Immersive Translate does: a preflight, then any content type."""
     origin = {"Origin": "chrome-extension://amkbmndfnliijdhojkpoglbnaaahippg"}
     wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,authorization"}
-    preflight = server.http.options(PATH, headers=origin | wanted)
+    local = {"Access-Control-Request-Private-Network": "true"}
+    preflight = server.http.options(PATH, headers=origin | wanted | local)
     assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-private-network"] == "true"
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert "POST" in preflight.headers["access-control-allow-methods"]
     assert {"content-type", "authorization"} <= set(preflight.headers["access-control-allow-headers"].split(","))

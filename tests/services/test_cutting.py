@@ -81,6 +81,17 @@ def test_parts_end_also_where_no_place_is_good() -> None:
     assert cut_shorter("x" + "\u0301" * 100, 60).pieces == ["x" + "\u0301" * 100]
 
 
+def test_parts_of_a_line_are_joined_as_the_script_has_it() -> None:
+    chinese = cut_shorter("这是第一句。这是第二句。", 8)
+    assert chinese.pieces == ["这是第一句。", "这是第二句。"]
+    assert chinese.joined(["One.", "Two."]) == "One. Two."
+    assert chinese.joined(["一。", "二。"]) == "一。二。"
+    english = cut_shorter("First one. Second one.", 12)
+    assert english.joined(["一。", "二。"]) == "一。二。"
+    assert english.joined(["Eins.", "Zwei."]) == "Eins. Zwei."
+    assert cut_at_marks("One <b>two</b> three").joined(["一", "二", "三"]) == "一 <b>二</b> 三"
+
+
 def test_numbers_and_signs_stay_as_they_are() -> None:
     assert cut_text("1,024\n42 %\n２０２６ 🦊👩‍🚀\n--- ???").pieces == []
 

@@ -1,6 +1,74 @@
 from __future__ import annotations
 
+import pytest
+
 from wingbeat.services.detection import detect_all
+
+SHORT = """
+en: Hello world! | Read more | Thanks a lot! | See all offers
+de: Guten Morgen | Wie geht es dir? | Suche | Alle anzeigen
+fr: Bonjour | Accueil | Lire la suite | Je t'aime
+es: Hola | Añadir al carrito | Leer más | Te quiero
+pt: Olá | Entrar | Como você está? | Esqueceu a senha?
+it: Ciao | Accedi | Come stai? | Hai dimenticato la password?
+nl: Goedemorgen | Inloggen | Dank je wel | Wachtwoord vergeten?
+pl: Dzień dobry | Zaloguj się | Strona główna | Nie pamiętasz hasła?
+tr: Merhaba | Giriş yap | Nasılsın? | İptal
+vi: Xin chào | Đăng nhập | Trang chủ | Anh yêu em
+id: Selamat pagi | Terima kasih | Masuk | Aku cinta kamu
+cs: Dobrý den | Přihlásit se | Úvodní stránka | Miluji tě
+sv: God morgon | Logga in | Hur mår du? | Jag älskar dig
+ro: Bună ziua | Setări | Mulțumesc | Autentificare
+hu: Jó reggelt | Beállítások | Köszönöm szépen | Hogy vagy?
+da: Hvordan har du det? | Indstillinger
+no: Innstillinger | Hvordan har du det i dag?
+fi: Hyvää huomenta | Asetukset | Kirjaudu sisään | Kiitos paljon
+ru: Привет | Главная | О нас | Я тебя люблю
+uk: Привіт | Доброго ранку | Налаштування | Дякую
+bg: Настройки на профила | Добър ден
+el: Καλημέρα | Ρυθμίσεις
+he: שלום | הגדרות
+ar: مرحبا | شكرا جزيلا | كيف حالك؟ | أحبك
+fa: سلام | خیلی ممنون | چطوری؟ | دوستت دارم
+ur: شکریہ | پاس ورڈ بھول گئے؟
+hi: नमस्ते | धन्यवाद | पासवर्ड भूल गए? | रद्द करें
+bn: নমস্কার
+ta: வணக்கம்
+te: నమస్కారం
+th: สวัสดี | ตั้งค่า
+ko: 안녕하세요 | 로그인
+ja: おはよう | ログイン | お問い合わせ | 愛してる
+zh-CN: 你好 | 登录 | 早上好 | 新闻
+zh-TW: 設定 | 忘記密碼？
+hr: Dobro jutro | Postavke
+sk: Ďakujem | Nastavenia
+sl: Hvala lepa
+ca: Bon dia
+lt: Labas rytas | Ačiū
+lv: Paldies | Labrīt
+et: Tere hommikust
+sr: Здраво
+mk: Добро утро, како си?
+kk: Сәлеметсіз бе
+be: Добрай раніцы
+ka: გამარჯობა
+hy: Բարև
+km: សួស្តី
+my: မင်္ဂလာပါ
+gu: નમસ્તે
+kn: ನಮಸ್ಕಾರ
+ml: നമസ്കാരം
+pa: ਸਤ ਸ੍ਰੀ ਅਕਾਲ
+ms: Selamat datang ke Malaysia
+tl: Magandang umaga
+sw: Habari ya asubuhi
+is: Góðan daginn
+sq: Mirëmëngjes
+mr: तुम्ही कसे आहात?
+ne: तपाईंलाई कस्तो छ?
+am: ሰላም
+"""
+"""What menus, headings and greetings are made of, by language."""
 
 
 def wrong(texts: dict[str, str], target: str = "") -> dict[str, str]:
@@ -27,6 +95,14 @@ def test_texts_by_themselves() -> None:
         "": "en",
     }
     assert wrong(texts) == {}
+
+
+@pytest.mark.parametrize("target", ["", "en", "zh-CN", "de"])
+def test_short_texts_by_themselves(target: str) -> None:
+    rows = [line.split(": ", 1) for line in SHORT.strip().split("\n")]
+    texts = {text: code for code, those in rows for text in those.split(" | ")}
+    assert len(set(texts.values())) > 50
+    assert len(wrong(texts, target)) <= (0 if not target else 3)
 
 
 def test_short_texts_are_in_the_language_of_their_company() -> None:
@@ -61,6 +137,7 @@ def test_marks_and_addresses_are_in_no_language() -> None:
         "<strong class='the big one'>Привет</strong> https://example.com/the/english/page": "ru",
         "{username}, 你好&nbsp;&nbsp;&nbsp;": "zh-CN",
         "<b0>Guten</b0> <b1>Morgen</b1>": "de",
+        "请看https://example.com/the-english-page.html吧，或写信给somebody.english@example.com": "zh-CN",
     }
     assert wrong(texts) == {}
 

@@ -22,6 +22,9 @@ _TAG = re.compile(r"<(/?)([A-Za-z][^\s<>/]*)[^<>\n]*?(/?)>")
 _MARK = re.compile(r"</?[A-Za-z][^<>\n]*>|\{\{?[^{}\s]{0,40}\}?\}|&[A-Za-z]{2,8};|&#[Xx]?[0-9A-Fa-f]{1,7};")
 _LETTER = re.compile(r"[^\W\d_]")
 
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+"""Of scripts that have no spaces between sentences: Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
 _CLOSING = "\"'”’»)\\]」』）】"
 _PLACES = (
     re.compile(rf"[.!?؟۔।॥][{_CLOSING}]*\s+|[。！？…][{_CLOSING}]*\s*"),
@@ -48,11 +51,27 @@ class CutText:
 
     def joined(self, translated: Sequence[str]) -> str:
         """The text with a translation in place of each piece."""
-        parts, last = [], 0
+        parts, last, before = [], 0, ""
         for (begin, end), translation in zip(self._spans, translated, strict=True):
-            parts += [self._text[last:begin], translation]
-            last = end
+            gap = self._text[last:begin]
+            if last and not gap.strip(" "):
+                spaced = _spaced(self._text[last - 1], self._text[begin])
+                gap = _gap(gap, spaced, _spaced(before[-1:], translation[:1]))
+            parts += [gap, translation]
+            last, before = end, translation
         return "".join([*parts, self._text[last:]])
+
+
+def _spaced(before: str, after: str) -> bool:
+    """Whether sentences that end and begin so have spaces between them."""
+    return not (_UNSPACED.match(before) or _UNSPACED.match(after))
+
+
+def _gap(gap: str, was_spaced: bool, is_spaced: bool) -> str:
+    """What comes between translations of parts that had only spaces between them, or nothing."""
+    if was_spaced == is_spaced:
+        return gap
+    return (gap or " ") if is_spaced else ""
 
 
 def cut_text(text: str, most: int | None = None) -> CutText:

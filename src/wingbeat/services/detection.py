@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from wingbeat.services.common_words import LANGUAGES_OF
 from wingbeat.services.cutting import without_marks
 from wingbeat.services.languages import same_language
 
@@ -50,6 +51,8 @@ _SCRIPTS = {
 _LETTERS = {script: re.compile(f"[{letters}]") for script, letters in _SCRIPTS.items()}
 _LONG = {"Han": 4, "ja": 4, "ko": 3}
 """How many letters of an alphabet one sign is worth, where it is not one."""
+_JOINED = {"ja": "Han"}
+"""Japanese and Chinese are told apart later."""
 
 _SHARED = {
     "Latin": """
@@ -92,11 +95,11 @@ _SHARED = {
     """,
     "Cyrillic": """
         ru 0 абвгдеёжзийклмнопрстуфхцчшщъыьэюя
-        uk 2 абвгґдеєжзиіїйклмнопрстуфхцчшщьюя
+        uk 1 абвгґдеєжзиіїйклмнопрстуфхцчшщьюя
         bg 3 абвгдежзийклмнопрстуфхцчшщъьюя
         sr 4 абвгдђежзијклљмнњопрстћуфхцчџш
         be 5 абвгдеёжзійклмнопрстуўфхцчшыьэюя
-        mk 5 абвгдѓежзѕијклљмнњопрстќуфхцчџш
+        mk 6 абвгдѓежзѕијклљмнњопрстќуфхцчџш
         kk 4 аәбвгғдеёжзийкқлмнңоөпрстуұүфхһцчшщъыіьэюя
         ky 5 абвгдеёжзийклмнңоөпрстуүфхцчшщъыьэюя
         mn 5 абвгдеёжзийклмноөпрстуүфхцчшщъыьэюя
@@ -106,13 +109,15 @@ _SHARED = {
         fa 1 ءآأؤئابپتثجچحخدذرزژسشصضطظعغفقکگلمنهوی
         ur 2 ءآأؤئابپتٹثجچحخدڈذرڑزژسشصضطظعغفقکگلمنںوہھۂۃیےۓ
     """,
-    "Devanagari": "hi 0\nmr 3\nne 4",
+    "Devanagari": "hi 0\nmr 4\nne 5",
 }
 """Languages of a script: code, how rare in texts to translate, and letters (in Latin: those beside a to z)."""
 
-_RARE, _FOREIGN, _COMPANY, _TARGET = 1.5, 5.0, 6.0, 1.0
-"""In natural logarithms of a likelihood: a step of rarity, a letter that a language lacks, what neighbours are in,
-what the text is to be translated into."""
+_RARE, _FOREIGN, _WORD, _COMPANY, _TARGET = 1.0, 5.0, 3.0, 6.0, 1.0
+"""In natural logarithms of a likelihood: a step of rarity, a letter that a language lacks, a common word that it has,
+what neighbours are in, what the text is to be translated into."""
+_WORDS = 40
+"""How many words are looked up: of longer texts the letters tell enough."""
 
 
 class _Language(NamedTuple):
@@ -127,7 +132,7 @@ def _languages(table: str) -> list[_Language]:
 
 
 _LANGUAGES = {script: _languages(table) for script, table in _SHARED.items()}
-_ADDRESS = re.compile(r"https?://\S+|\S+@\S+")
+_ADDRESS = re.compile(r"https?://[!-~]+|[!-?A-~]{1,64}@[!-~]+")
 _CHINESE_ONLY = frozenset("你您她它吗嗎呢吧啊哪怎么麼很這哦")
 """Characters that Japanese knows, and hardly ever writes."""
 
@@ -149,16 +154,21 @@ def detect_all(texts: Sequence[str], target: str = "") -> list[str]:
 
 
 def _script(text: str) -> str:
-    """The script that most of a text is in, so that words of other languages do not count; empty without letters.
+    """The script that most of a text is in, so that words of other languages do not count; empty without letters."""
+    weights: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        script = _script_of(character)
+        weights[_JOINED.get(script, script)] += count * _LONG.get(script, 1)
+    del weights[""]
+    if not weights:
+        return ""
+    return max(weights, key=lambda script: weights[script])
 
-    Japanese and Chinese are told apart later: both are `Han`.
-    """
-    if text.isascii():
-        return "Latin" if _LETTERS["Latin"].search(text) else ""
-    weights = {script: len(letters.findall(text)) * _LONG.get(script, 1) for script, letters in _LETTERS.items()}
-    weights["Han"] += weights.pop("ja")
-    most = max(weights, key=lambda script: weights[script])
-    return most if weights[most] else ""
+
+@functools.lru_cache(10_000)
+def _script_of(character: str) -> str:
+    """Empty for what is no letter."""
+    return next((script for script, letters in _LETTERS.items() if letters.match(character)), "")
 
 
 def _in_script(text: str, script: str, target: str, company: str = "") -> str:
@@ -169,10 +179,12 @@ def _in_script(text: str, script: str, target: str, company: str = "") -> str:
     if script not in _LANGUAGES:
         return script
     likelihoods = _likelihoods(text)
-    letters = {letter for letter in text.lower() if _LETTERS[script].match(letter) and not letter.isascii()}
+    words = Counter(code for word in _words(text) for code in LANGUAGES_OF.get(word, ()))
+    letters = {letter for letter in set(text.lower()) if _script_of(letter) == script and not letter.isascii()}
 
     def score(language: _Language) -> float:
         found = likelihoods[language.code] - _FOREIGN * len(letters - language.letters)
+        found += _WORD * words[language.code]
         found += _COMPANY if language.code == company else -_RARE * language.rarity
         return found - _TARGET * same_language(language.code, target)
 
@@ -181,12 +193,18 @@ def _in_script(text: str, script: str, target: str, company: str = "") -> str:
     return max(_LANGUAGES[script], key=score).code
 
 
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())[:_WORDS]
+
+
 def _by_han(text: str, target: str, company: str) -> str:
     """Of a text in Chinese characters, Japanese syllables, or both."""
-    han = _LETTERS["Han"].findall(text)
-    kana = len(_LETTERS["ja"].findall(text))
-    kinds = {kind for character in set(han) for kind in _kinds(character)}
-    if 3 * kana > len(han) or (kinds.isdisjoint({"chinese"}) and (kana or "japanese" in kinds or company == "ja")):
+    scripts: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        scripts[_script_of(character)] += count
+    kana, han = scripts["ja"], scripts["Han"]
+    kinds = {kind for character in set(text) if _script_of(character) == "Han" for kind in _kinds(character)}
+    if 3 * kana > han or (kinds.isdisjoint({"chinese"}) and (kana or "japanese" in kinds or company == "ja")):
         return "ja"
     if "traditional" in kinds or "simplified" in kinds:
         return "zh-TW" if "traditional" in kinds else "zh-CN"
