@@ -86,15 +86,16 @@ def test_openais_form_goes_on_with_a_turn_and_its_branches_stay(server: LiveServ
 @pytest.mark.parametrize("what", [{"session_id": "cut:1"}, {"session_id": "cut", "delete_prefix": True}])
 async def test_an_answer_to_a_deleted_turn_is_refused(server: LiveServer, what: dict[str, Any]) -> None:
     await asyncio.to_thread(branch, server, "cut", 0, "User: a")
-    body = {"session_id": "cut", "dialogue_idx": 1, "contents": ["User: b"], **GREEDY, "max_tokens": 400}
-    body |= {"stop_tokens": [], "ignore_eos": True}
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-        asked = asyncio.create_task(http.post(TREE, json=body))
-        await asyncio.to_thread(server.wait_for, lambda health: health["running"])
+    body = {"session_id": "cut", "dialogue_idx": 1, "contents": ["User: b"], **GREEDY, **ENDLESS, "max_tokens": 4_000}
+    http = httpx.AsyncClient(base_url=server.url, timeout=60)
+    asked = http.stream("POST", TREE, json=body | {"stream": True, "chunk_size": 1})
+    async with http, asked as reply:
+        lines = reply.aiter_lines()
+        await anext(lines)
         await http.post("/state/delete", json=what)
-        reply = await asked
-    assert reply.status_code == 409
-    assert "deleted" in reply.json()["error"]
+        *_, error, _, done, _ = [line async for line in lines]
+    assert "was deleted while the answer was written" in error
+    assert done == "data: [DONE]"
     assert refused(server, TREE, body)[0] == 404
 
 
