@@ -63,6 +63,19 @@ def test_k15_stop_ends_the_answer(server: LiveServer, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_as_many_stops_as_there_may_be(server: LiveServer, path: str) -> None:
+    """Of all kinds, beside those of the model's chats; of more it is said how many there are."""
+    own = len(server.registry.first.profile.stops)
+    labels = [f"\nSpeaker {number}:" for number in range(65)]
+    body = {"messages": TALK, "stop": ["# ?", "# !"], "max_tokens": 2}
+    post(server, path, body | {"stop_tokens": labels[: 62 - own]})
+    reply = server.http.post(path, json=body | {"stop_tokens": labels[: 63 - own]})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "stop_tokens"
+    assert "65 texts" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_k15_the_tag_of_the_reasoning_is_no_text(
     server: LiveServer, prompts: list[str], monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:

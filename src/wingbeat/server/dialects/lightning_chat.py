@@ -52,7 +52,7 @@ class LightningChats(ChatForm[LightningChatBody]):
         params = super().sampling(body, model)
         if not body.is_own:
             return params
-        stops = told_apart(body.stop_tokens or (), model)
+        stops = told_apart(body.stop_tokens or (), model, params.stop)
         given = {
             "max_tokens": body.token_limit,
             "top_k": body.top_k,
@@ -66,7 +66,8 @@ class LightningChats(ChatForm[LightningChatBody]):
         return msgspec.structs.replace(
             params,
             **{name: DEFAULTS[name] if value is None else value for name, value in given.items()},
-            **{name: tuple(dict.fromkeys((*getattr(params, name), *more))) for name, more in stops.items()},
+            stop=stops["stop"],
+            stop_token_ids=tuple(dict.fromkeys((*params.stop_token_ids, *stops["stop_token_ids"]))),
         )
 
     def streamed(self, body: LightningChatBody, answer: StreamedReply) -> StreamedReply:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from wingbeat.sampling.params import MAX_STOPS, SamplingParams
 from wingbeat.server.dialects.lightning_schema import SamplingBody
+from wingbeat.server.errors import bad_request
 from wingbeat.server.registry import ServedModel
 
 T = TypeVar("T")
@@ -98,14 +99,20 @@ def _params(body: SamplingBody, model: ServedModel, tokens: int, *, seed_stops: 
     )
 
 
-def told_apart(stops: Sequence[int | str], model: ServedModel) -> dict[str, Any]:
-    """`stop_tokens` as the texts and the ids that the engine takes. Ids that the vocabulary lacks are left out.
+def told_apart(stops: Sequence[int | str], model: ServedModel, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """`stop_tokens`, with other texts `beside` them, as the texts and the ids that the engine takes. Ids that the
+    vocabulary lacks are left out. Raises ApiError (400) for too many texts.
 
     With a label that begins a line the blank line before it goes, too: half of it would be left at the end of the text,
     and in what a session remembers.
     """
-    texts = [stop for stop in stops if isinstance(stop, str) and stop]
-    after_blank = [f"\n{stop}" for stop in texts if _LABEL.fullmatch(stop)]
+    own = [stop for stop in stops if isinstance(stop, str) and stop]
+    texts = list(dict.fromkeys([*beside, *own]))
+    if len(texts) > MAX_STOPS:
+        counted = f", with the {len(beside)} of `stop` and of the model" if beside else ""
+        message = f"stop_tokens: {len(texts)} texts{counted}, and at most {MAX_STOPS} are possible."
+        raise bad_request(message, "stop_tokens")
+    after_blank = [f"\n{stop}" for stop in own if _LABEL.fullmatch(stop)]
     ids = (stop for stop in stops if isinstance(stop, int) and 0 <= stop < model.vocab_size)
     return {
         "stop": tuple(dict.fromkeys([*texts, *after_blank]))[:MAX_STOPS],
