@@ -112,6 +112,23 @@ def test_short_texts_are_in_the_language_of_their_company() -> None:
     assert detect_all(["Доброго ранку", "Налаштування облікового запису користувача", "Так", "1"]) == ["uk"] * 4
 
 
+def test_texts_that_do_not_agree_are_no_company() -> None:
+    texts = [
+        "Hola",
+        "Ciao",
+        "Привет",
+        "Merhaba",
+        "سلام",
+        "Bonjour",
+        "登录",
+        "Guten Morgen",
+        "Hello",
+        "Привіт",
+        "こんにちは",
+    ]
+    assert detect_all(texts, "en") == ["es", "it", "ru", "tr", "fa", "fr", "zh-CN", "de", "en", "uk", "ja"]
+
+
 def test_words_of_another_script_do_not_decide() -> None:
     texts = {
         "The α particle is heavier than an electron by far.": "en",

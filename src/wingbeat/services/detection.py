@@ -137,20 +137,41 @@ _CHINESE_ONLY = frozenset("你您她它吗嗎呢吧啊哪怎么麼很這哦")
 """Characters that Japanese knows, and hardly ever writes."""
 
 
+class _Company(NamedTuple):
+    """What the texts of one script are in, and how much of them agrees: from 0, for half of it or less, to 1."""
+
+    code: str = ""
+    weight: float = 0.0
+
+
+_NOBODY = _Company()
+
+
 def detect_all(texts: Sequence[str], target: str = "") -> list[str]:
-    """The code of each text's language. What tells little is in that of the others in its script, and less likely in
-    `target` than in another one."""
+    """The code of each text's language. What tells little is in that of the others in its script, if these agree, and
+    less likely in `target` than in another one."""
     samples = [_ADDRESS.sub(" ", without_marks(text[:SAMPLE])) for text in texts]
     scripts = [_script(sample) for sample in samples]
-    together: dict[str, list[str]] = defaultdict(list)
-    for script, sample in zip(scripts, samples, strict=True):
-        together[script].append(sample)
-    company = {script: _in_script(" ".join(those)[: 10 * SAMPLE], script, target) for script, those in together.items()}
-    most = max(company, key=lambda script: sum(map(len, together[script])) if script else 0, default="")
-    return [
-        _in_script(sample, script, target, company[script] if len(sample) < SHORT else "") if script else company[most]
-        for script, sample in zip(scripts, samples, strict=True)
-    ]
+    alone = [_in_script(sample, script, target) for sample, script in zip(samples, scripts, strict=True)]
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for code, script, sample in zip(alone, scripts, samples, strict=True):
+        sizes[script][code] += len(sample)
+    company = {script: _company(codes) for script, codes in sizes.items()}
+    most = max(sizes, key=lambda script: sizes[script].total() if script else 0, default="")
+    found = []
+    for code, script, sample in zip(alone, scripts, samples, strict=True):
+        if not script:
+            found.append(company[most].code)
+        elif len(sample) < SHORT:
+            found.append(_in_script(sample, script, target, company[script]))
+        else:
+            found.append(code)
+    return found
+
+
+def _company(sizes: Counter[str]) -> _Company:
+    ((code, size),) = sizes.most_common(1)
+    return _Company(code, max(0.0, 2 * size / max(1, sizes.total()) - 1))
 
 
 def _script(text: str) -> str:
@@ -171,11 +192,11 @@ def _script_of(character: str) -> str:
     return next((script for script, letters in _LETTERS.items() if letters.match(character)), "")
 
 
-def _in_script(text: str, script: str, target: str, company: str = "") -> str:
+def _in_script(text: str, script: str, target: str, company: _Company = _NOBODY) -> str:
     if not script:
         return "en"
     if script == "Han":
-        return _by_han(text, target, company)
+        return _by_han(text, target, company.code if company.weight else "")
     if script not in _LANGUAGES:
         return script
     likelihoods = _likelihoods(text)
@@ -185,7 +206,9 @@ def _in_script(text: str, script: str, target: str, company: str = "") -> str:
     def score(language: _Language) -> float:
         found = likelihoods[language.code] - _FOREIGN * len(letters - language.letters)
         found += _WORD * words[language.code]
-        found += _COMPANY if language.code == company else -_RARE * language.rarity
+        found -= _RARE * language.rarity
+        if language.code == company.code:
+            found += company.weight * (_COMPANY + _RARE * language.rarity)
         return found - _TARGET * same_language(language.code, target)
 
     if script == "Devanagari":
