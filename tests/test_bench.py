@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.ops import models
@@ -18,6 +20,7 @@ from wingbeat.bench import command, measure
 from wingbeat.bench.measure import CASES, Case, choose_cases, decode, load_subject, prefill, time_steps
 from wingbeat.bench.profile import GROUPS, REST, WAITING, WKV, parts, profile
 from wingbeat.bench.random_model import SHAPES, ModelShape, rwkv4, rwkv5, rwkv6, rwkv7, save_random_model, tensor_specs
+from wingbeat.bench.tables import speed_table
 from wingbeat.cli import app
 from wingbeat.llm import LLM
 from wingbeat.models import Model
@@ -234,6 +237,29 @@ def test_the_table_is_for_people(model: Path) -> None:
     assert result.exit_code == 0
     assert "tiny, float32, NumPy reference" in result.stdout
     assert "decode b1" in result.stdout
+
+
+def test_the_table_fits_80_columns() -> None:
+    figure = measure.Figure(
+        what="prefill 1024",
+        tok_s=130_150.0,
+        bandwidth_share=1.25,
+        gemm_share=1.05,
+        seconds=1.03397,
+        steps=5,
+        bandwidth_gb_s=188.0,
+        peak_gflop_s=12_419.0,
+        model="random-0.4B",
+        dtype="bfloat16",
+        backend="cpu",
+        level="avx512_bf16",
+        threads=32,
+        version="0",
+    )
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(speed_table([figure]))
+    for cell in ("prefill 1024", "130,150.0", "1,033.97", "125% of 188 GB/s", "105% of 12,419 GFLOP/s"):
+        assert cell in shown.getvalue()
 
 
 @pytest.mark.parametrize(

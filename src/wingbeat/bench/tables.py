@@ -17,9 +17,12 @@ def speed_table(figures: Sequence[Figure]) -> Table:
     kernels = f"{first.level} kernels, {first.threads} threads" if first.level else "NumPy reference"
     table = Table(
         title=f"{first.model}, {first.dtype}, {kernels}",
-        caption=f"Shares of what this machine reached beside each figure: reading, multiplying in {first.dtype}.",
+        caption=f"Shares are of what this machine reached beside each figure: reading, multiplying in {first.dtype}.",
+        box=SIMPLE_HEAD,  # with the narrow padding it fits a terminal of 80 columns
+        collapse_padding=True,
+        pad_edge=False,
     )
-    _add_columns(table, "tokens/s", "ms a step", "share of bandwidth", "share of peak")
+    _add_columns(table, "tokens/s", "ms a step", "of bandwidth", "of peak")
     for figure in figures:
         table.add_row(
             figure.what,
