@@ -38,6 +38,8 @@ def test_the_file_is_found_by_name_by_the_environment_or_in_the_folder(
     assert load_settings(file=tmp_path / "wingbeat.toml").port == 1
     with pytest.raises(ConfigError, match="does not exist"):
         load_settings(file=tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="is no file"):
+        load_settings(file=tmp_path)
 
 
 def test_the_short_names_of_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +71,8 @@ def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 1", "prot: there is no such setting"),
+        ("prot = 1", "prot: there is no such setting; port is one$"),
+        ("wings = 2", "wings: there is no such setting$"),
         ('port = "x"', "port: .*valid integer.*'x'"),
         ("port = 70000", "port: "),
         ("max_batch = 0", "max_batch: "),
@@ -82,7 +85,7 @@ def test_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("max_body_mb = inf", "max_body_mb: .*finite"),
         ("shutdown_seconds = inf", "shutdown_seconds: .*finite"),
         ('[[keys]]\nname = "a"', r"keys.0.key: Field required"),
-        ('[[keys]]\nname = "a"\nkey = "k"\nlimit = 3', r"keys.0.limit: there is no such setting"),
+        ('[[keys]]\nname = "a"\nkey = "k"\nlimit = 3', r"keys.0.limit: there is no such setting$"),
         ('[[keys]]\nname = "a"\nkey = "k"\nmax_running = -1', "keys.0.max_running: .*greater than or equal to 0$"),
         ('api_keys = ["k"]\n[[keys]]\nname = "a"\nkey = "k"', "^keys: the same key is there twice$"),
         ('[[keys]]\nname="a"\nkey="k"\n[[keys]]\nname="a"\nkey="l"', "^keys: the same name is there twice$"),

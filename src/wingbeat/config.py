@@ -7,6 +7,7 @@ import importlib.metadata
 import ipaddress
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -365,13 +366,13 @@ def version() -> str:
 def config_file(file: Path | None = None) -> Path | None:
     """The TOML file that is read: `file`, else the one that `WINGBEAT_CONFIG` names, else the default if it is there.
 
-    Raises ConfigError when the named one does not exist.
+    Raises ConfigError when the named one does not exist or is no file.
     """
     named = file or (Path(os.environ["WINGBEAT_CONFIG"]) if os.environ.get("WINGBEAT_CONFIG") else None)
     if named is None:
         return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     if not named.is_file():
-        raise ConfigError(f"The configuration file {named} does not exist.")
+        raise ConfigError(f"The configuration file {named} {'is no file' if named.exists() else 'does not exist'}.")
     return named
 
 
@@ -381,14 +382,18 @@ def _check_variables() -> None:
     for name in sorted(os.environ):
         upper = name.upper()
         if upper.startswith(ENV_PREFIX) and upper not in known and not upper.startswith(KUBERNETES):
-            close = difflib.get_close_matches(upper, known, 1)
-            raise ConfigError(f"{name}: there is no such setting" + (f"; {close[0]} is one" if close else ""))
+            raise ConfigError(_no_such_setting(name, upper, known))
+
+
+def _no_such_setting(shown: str, name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"{shown}: there is no such setting" + (f"; {close[0]} is one" if close else "")
 
 
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        return _no_such_setting(name, name, Settings.model_fields if len(problem["loc"]) == 1 else ())
     message = problem["msg"].removeprefix("Value error, ")
     if not name:  # about several settings together; the message names them
         return message
