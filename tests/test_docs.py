@@ -51,12 +51,20 @@ def prose(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-CURLS = [
-    block
-    for document in DOCUMENTS
-    for block in blocks(document)
-    if block.language == "bash" and block.code.startswith("curl ")
-]
+SETTING_UP = {"operating.md", "states.md"}
+"""Their requests want a server with other settings, or the reply of the request before."""
+
+
+def curls(document: Path) -> Iterator[Block]:
+    """The requests in the blocks of a document that hold nothing else."""
+    for block in blocks(document):
+        if block.language in ("bash", "sh") and block.code.startswith("curl "):
+            for found in re.finditer(r"^curl .*?(?=^curl |\Z)", block.code, re.DOTALL | re.MULTILINE):
+                line = block.line + block.code.count("\n", 0, found.start())
+                yield Block(document, line, block.language, found[0])
+
+
+CURLS = [request for document in DOCUMENTS if document.name not in SETTING_UP for request in curls(document)]
 PYTHON = [
     document
     for document in DOCUMENTS
@@ -76,16 +84,17 @@ def test_curl(block: Block, server: LiveServer) -> None:
     """Sent as curl would, which not every machine has."""
     curl = argparse.ArgumentParser("curl", allow_abbrev=False)
     curl.add_argument("url")
-    curl.add_argument("-H", action="append")
+    curl.add_argument("-H", action="append", default=[])
     curl.add_argument("-d")
     curl.add_argument("-N", action="store_true")
     command = curl.parse_args(shlex.split(block.code.replace("\\\n", ""))[1:])
     headers = dict(header.split(": ", 1) for header in command.H)
+    assert command.url.startswith(f"{SHOWN_URL}/")
     path = command.url.removeprefix(SHOWN_URL)
-    assert path.startswith("/v1/")
     reply = server.http.post(path, content=command.d.encode(), headers=headers)
     assert reply.status_code == 200, reply.text
-    assert reply.text.endswith("data: [DONE]\n\n") if command.N else {"choices", "tokens", "data"} & set(reply.json())
+    answers = {"choices", "tokens", "data", "translations"}
+    assert reply.text.endswith("data: [DONE]\n\n") if command.N else answers & set(reply.json())
 
 
 @pytest.mark.parametrize("document", PYTHON, ids=lambda document: str(document.relative_to(ROOT)))
@@ -123,7 +132,7 @@ def test_what_the_page_of_the_api_offers_to_send(server: LiveServer) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {block.document.name for block in CURLS} >= {"README.md", "README.zh.md", "api.md"}
+    assert {block.document.name for block in CURLS} >= {"README.md", "README.zh.md", "api.md", "rwkv-lightning.md"}
     assert {document.name for document in PYTHON} >= {"README.md", "README.zh.md", "python-api.md"}
 
 
