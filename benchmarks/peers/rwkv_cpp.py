@@ -48,7 +48,8 @@ def library(sources: Path) -> ctypes.CDLL:
 def converter(sources: Path) -> Any:
     """rwkv.cpp's own script that writes its files."""
     spec = importlib.util.spec_from_file_location("convert", sources / "rwkv/convert_pytorch_to_ggml.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
