@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wingbeat.services.session_log import LoggedTurn, Session, SessionConflict
@@ -129,3 +132,51 @@ async def test_of_too_many_the_least_recently_used_goes(kept: Kept) -> None:
     kept.store.leave("ann/two")
     assert (await kept.ids(), kept.forgotten) == (["four", "one", "two"], ["ann/three"])
     assert await kept.ids("bob") == ["one"]
+
+
+FIRST_VERSION = """
+CREATE TABLE sessions (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL,
+    tokens INTEGER NOT NULL, turns INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
+    UNIQUE (owner, id)
+);
+CREATE INDEX sessions_by_use ON sessions (owner, updated);
+CREATE TABLE turns (
+    session INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE, number INTEGER NOT NULL,
+    read BLOB NOT NULL, written BLOB NOT NULL,
+    UNIQUE (session, number)
+);
+PRAGMA user_version = 1
+"""
+
+
+async def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.executescript(FIRST_VERSION)
+        for key, name, turns in ((3, "a", 3), (7, "b", 1)):
+            row = (key, "ann", name, "fingerprint", "model", "none", 2 * turns, turns, 1e9, 1e9 + key)
+            db.execute(f"INSERT INTO sessions VALUES ({', '.join('?' * len(row))})", row)
+        for session, number in ((3, 0), (7, 0), (3, 1), (3, 2)):
+            blobs = [np.array([10 * session + number + at], "<i4").tobytes() for at in (0, 100)]
+            db.execute("INSERT INTO turns VALUES (?, ?, ?, ?)", (session, number, *blobs))
+    for opened in range(2):
+        kept = Kept(path)
+        assert await kept.ids() == (["b", "a"] if opened == 0 else ["a", "b"])
+        a, b = await kept.store.find("ann", "a"), await kept.store.find("ann", "b")
+        assert a is not None
+        assert b is not None
+        assert (a.key, a.turns, b.key, b.created) == (3, 3 + opened, 7, 1e9)
+        turns = [LoggedTurn([30 + number], [130 + number]) for number in range(3)]
+        assert await kept.store.read_log(a) == turns + [LoggedTurn([1], [2])] * opened
+        assert await kept.store.read_log(b) == [LoggedTurn([70], [170])]
+        kept.now += 10 + opened
+        await kept.turn("a", [1], [2])
+        await kept.store.close()
+    last = Kept(path)
+    assert await last.store.delete("ann", "a")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM turns").fetchone() == (1,)
+    assert await last.turn("b", [5], [6])
+    await last.store.close()

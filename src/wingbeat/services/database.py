@@ -11,9 +11,10 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
@@ -24,6 +25,8 @@ BUSY_SECONDS = 3.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BESIDE = ("", "-wal", "-shm")
 """What SQLite adds to a file's name for those that belong to it."""
+
+NO_UPGRADES: Mapping[int, str] = MappingProxyType({})
 
 log = structlog.get_logger("wingbeat.services")
 
@@ -37,14 +40,15 @@ class StorageError(Exception):
 class Database:
     """One file, opened when it is first needed, and again after whatever went wrong with it.
 
-    ``schema``: statements that make the tables. ``version``: of the schema; a file of another one is left alone and
-    refused.
+    ``schema``: statements that make the tables. ``version``: of the schema. ``upgrades``: for earlier versions, the
+    statements that make a file of it one of the next. A file of any other version is left alone and refused.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] = NO_UPGRADES) -> None:
         self.path = path
         self._schema = schema
         self._version = version
+        self._upgrades = upgrades
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode of the file that is open
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
@@ -115,12 +119,15 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         with transaction(connection):
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, self._version):
-                raise self._failure("it belongs to another version of wingbeat: use that, or another data folder")
             if version == 0:
-                for statement in self._schema.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {self._version}")
+                _execute(connection, self._schema)
+                version = self._version
+            while version in self._upgrades:
+                _execute(connection, self._upgrades[version])
+                version += 1
+            if version != self._version:
+                raise self._failure("it belongs to another version of wingbeat: use that, or another data folder")
+            connection.execute(f"PRAGMA user_version = {version}")
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
         """Give the damaged file another name, unless another process has done so."""
@@ -152,6 +159,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         with contextlib.suppress(sqlite3.Error):  # what failed may have ended it
             connection.execute("ROLLBACK")
         raise
+
+
+def _execute(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):
+        connection.execute(statement)
 
 
 def _code(error: sqlite3.DatabaseError) -> int:

@@ -33,6 +33,22 @@ CREATE INDEX sessions_by_use ON sessions (owner, updated);
 CREATE INDEX sessions_by_last ON sessions (last)
 """
 
+UPGRADES = {
+    1: f"""
+    ALTER TABLE turns RENAME TO numbered_turns;
+    ALTER TABLE sessions RENAME TO earlier_sessions;
+    DROP INDEX sessions_by_use;
+    {SCHEMA};
+    INSERT INTO turns SELECT rowid, lag(rowid) OVER (PARTITION BY session ORDER BY number), read, written
+        FROM numbered_turns;
+    INSERT INTO sessions SELECT earlier_sessions.*, max(numbered_turns.rowid)
+        FROM earlier_sessions JOIN numbered_turns ON session = key GROUP BY key;
+    DROP TABLE numbered_turns;
+    DROP TABLE earlier_sessions
+    """
+}
+"""From versions in which each session had its turns for itself, numbered."""
+
 _COLUMNS = "key, owner, id, fingerprint, model, state, tokens, turns, created, updated, last"
 _IDS = np.dtype("<i4")
 

@@ -36,7 +36,7 @@ class SessionStore:
     def __init__(
         self, path: Path, *, days: float, most: int, forget: Forget, clock: Callable[[], float] = time.time
     ) -> None:
-        self._database = Database(path, session_log.SCHEMA, session_log.VERSION)
+        self._database = Database(path, session_log.SCHEMA, session_log.VERSION, session_log.UPGRADES)
         self._seconds = days * DAY
         self._most = most
         self._forget = forget
