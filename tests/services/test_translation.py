@@ -93,6 +93,17 @@ async def test_what_fails_is_told_and_the_others_are_there() -> None:
     assert found == [Outcome("", "broken", failed=True), Outcome("THREE")]
 
 
+async def test_a_text_without_a_translation_is_told() -> None:
+    model = Model(lambda piece: "" if piece in ("two", "of") else piece.upper().replace("<B>", ""))
+    found = await model.translate(" two ", "three", " ", "one <b>of</b> a")
+    assert found == [
+        Outcome("  ", "The model wrote nothing for 'two'."),
+        Outcome("THREE"),
+        Outcome(" "),
+        Outcome("ONE <b></b> A"),
+    ]
+
+
 async def test_too_many_pieces_are_refused_and_counted() -> None:
     with pytest.raises(TooManyPieces) as refused:
         await Model().translate("a\nb\nc", "d\n-\ne", most=4)

@@ -94,7 +94,8 @@ class Translator:
 
         Raises TooManyPieces when there are more than `most`, and what `write` does.
         """
-        return await self._translate_parts(jobs, await asyncio.to_thread(self._cut, jobs))
+        found = await self._translate_parts(jobs, await asyncio.to_thread(self._cut, jobs))
+        return [_told(job, outcome) for job, outcome in zip(jobs, found, strict=True)]
 
     def _cut(self, jobs: Sequence[Job]) -> list[CutText]:
         cut, pieces = [], 0
@@ -178,6 +179,13 @@ def _outcome(piece: str, written: Written) -> Outcome:
     if written.ended:
         return Outcome(text)
     return Outcome(text, f"The model found no end for the translation of {piece[:SHORTEST]!r}, which was cut off.")
+
+
+def _told(job: Job, outcome: Outcome) -> Outcome:
+    """The outcome of a whole text, which must not be lost without a word; a part of one may have no translation."""
+    if outcome.error or outcome.text.strip() or not job.text.strip():
+        return outcome
+    return Outcome(outcome.text, f"The model wrote nothing for {job.text.strip()[:SHORTEST]!r}.")
 
 
 def _join(whole: CutText, outcomes: Sequence[Outcome]) -> Outcome:
