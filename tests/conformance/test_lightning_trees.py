@@ -133,3 +133,10 @@ def test_keys_have_trees_of_their_own(model_path: Path) -> None:
         assert refused(live, TREE, body)[0] == 404
         post(live, "/state/delete", {"session_id": "t", "delete_prefix": True, "password": "b"})
         assert post(live, TREE, body | {"password": "a", **GREEDY})["dialogue_idx"] == 3
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\0", "a" * 117])
+def test_a_tree_s_name_is_printable_as_that_of_a_session(server: LiveServer, name: str) -> None:
+    body = {"session_id": name, "dialogue_idx": 0, "contents": ["User: a"], **GREEDY}
+    said = "session_id: 1 to 116 printable characters are wanted."
+    assert refused(server, TREE, body) == (400, {"error": said})

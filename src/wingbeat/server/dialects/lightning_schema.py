@@ -9,12 +9,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wingbeat.sampling.params import MAX_STOP_LENGTH, MAX_STOPS
-from wingbeat.server.dialects.openai_schema import MAX_SESSION_ID, SessionId
+from wingbeat.server.dialects.openai_schema import MAX_SESSION_ID, SessionId, printable
 
 MAX_TOKENS = 1_000_000
 MAX_CHUNK = 100_000
 SEED_CHUNK, NEWER_CHUNK = 32, 4
 MAX_STOP_IDS = 1_000
+MAX_TREE_ID = MAX_SESSION_ID - 12
+"""A turn's number follows it in the name of its session."""
 LARGEST = 1e6
 """Of penalties and the like: beyond it there are no more differences."""
 
@@ -160,7 +162,7 @@ class TreeBody(TurnBody):
         {"session_id": "mine", "dialogue_idx": 0, "contents": ["User: Hello!\n\nAssistant:"], "max_tokens": 32}
     )
 
-    session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID - 12)]
+    session_id: Annotated[str, printable(MAX_TREE_ID), Field(min_length=1, max_length=MAX_TREE_ID)]
     dialogue_idx: int = Field(ge=0, le=2**31 - 1, description="The turn to go on from; 0: the beginning.")
 
 

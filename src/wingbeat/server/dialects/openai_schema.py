@@ -79,14 +79,19 @@ Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, Bef
 MAX_SESSION_ID = 128
 
 
-def _session_id(value: Any) -> Any:
-    if isinstance(value, str) and not (0 < len(value) <= MAX_SESSION_ID and value.isprintable()):
-        raise ValueError(f"1 to {MAX_SESSION_ID} printable characters are wanted")
-    return value
+def printable(most: int) -> BeforeValidator:
+    """For names of up to so many characters."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not (0 < len(value) <= most and value.isprintable()):
+            raise ValueError(f"1 to {most} printable characters are wanted")
+        return value
+
+    return BeforeValidator(check)
 
 
 _SESSION_ID = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
-SessionId = Annotated[str | None, BeforeValidator(_session_id), _schema(_SESSION_ID)]
+SessionId = Annotated[str | None, printable(MAX_SESSION_ID), _schema(_SESSION_ID)]
 
 
 def _prompt_tokens(value: Any) -> Any:
