@@ -200,6 +200,8 @@ def test_json_that_is_none(server: LiveServer) -> None:
             assert refused(server, path, other) == (400, {"error": "The body must be a JSON object."})
         status, said = refused(server, path, b"[" * 5000)
         assert (status, said["error"]) == (400, "Invalid JSON: more than 64 levels of arrays and objects.")
+    status, said = refused(server, "/v1/chat/completions", b'{"contents": ["a"')
+    assert (status, type(said["error"])) == (400, str), "a batch, as far as it can be read"
     assert refused(server, V2_PATH, {})[0] == 400
     assert server.http.get("/v2/translate/nothing").status_code == 404
     assert list(server.http.get("/state/status").json()) == ["error"]

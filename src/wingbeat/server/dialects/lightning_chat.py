@@ -22,6 +22,7 @@ from wingbeat.server.dialects.lightning_schema import BatchBody
 from wingbeat.server.dialects.openai_chat_route import ChatForm
 from wingbeat.server.dialects.openai_replies import ERRORS as CHAT_ERRORS
 from wingbeat.server.dialects.openai_replies import ChatChunk, ChatReply, ErrorReply
+from wingbeat.server.errors import ApiError, lightning_response
 from wingbeat.server.openapi import body_of, stream_of
 from wingbeat.server.registry import ServedModel
 from wingbeat.server.step_writer import TextEvents
@@ -96,7 +97,12 @@ class ChatsAndBatches(LightningChats):
     async def other(self, request: Request, raw: bytes) -> Response | None:
         if not self._alone and b'"contents"' not in raw:
             return None
-        fields = await parse_fields(raw)
+        try:
+            fields = await parse_fields(raw)
+        except ApiError as error:
+            if b'"messages"' in raw:
+                raise
+            return lightning_response(error)
         if not self._is_batch(fields):
             return None
 
