@@ -1,15 +1,19 @@
 // Python module wingbeat._sampler: tokens for all rows of a step. See src/wingbeat/sampling/samplers.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cfenv>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "sampler_params.hpp"
 #include "sampler_row.hpp"
@@ -23,6 +27,11 @@ template <class T, int Dimensions>
 using Array = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Rows = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;  // rows may be wider than the vocabulary
+
+// `Report` of results.py: logprobs, top_tokens, top_logprobs, mu.
+using Reports = std::tuple<Array<float, 1>, Array<int32_t, 2>, Array<float, 2>, Array<double, 1>>;
+// `Masks` of results.py: bits, rows.
+using Masks = std::tuple<Array<const uint32_t, 2>, Array<const int32_t, 1>>;
 
 // While it lives, this thread computes as the NumPy twin does: the kernels' threads flush denormals.
 class PlainFloats {
@@ -78,24 +87,20 @@ class Sampler {
 
     // Throws before anything is changed when the slots are not those of different sequences.
     void sample(Rows<float> logits, Array<const int32_t, 1> slots, Array<const int64_t, 1> positions,
-                Array<int32_t, 1> tokens, Array<float, 1> logprobs, Array<int32_t, 2> top_tokens,
-                Array<float, 2> top_logprobs, Array<double, 1> mu, Array<const uint32_t, 2> mask_bits,
-                Array<const int32_t, 1> mask_rows) {
+                Array<int32_t, 1> tokens, const std::optional<Reports>& reports, const std::optional<Masks>& masks) {
         std::lock_guard lock(mutex_);
-        const size_t rows = logits.shape(0), top = top_tokens.shape(1);
+        const size_t rows = logits.shape(0);
         ++steps_;
         for (size_t row = 0; row < rows; ++row) sequence_of(slots.data()[row]);
         run(rows, [&](size_t row, RowSampler& worker) {
-            const Report report{logprobs.data() + row, top_tokens.data() + row * top, top_logprobs.data() + row * top};
             float* start = logits.data() + static_cast<int64_t>(row) * logits.stride(0);
             const float* next = row + 1 < rows ? start + logits.stride(0) : nullptr;
-            const int32_t mask = mask_rows.shape(0) ? mask_rows.data()[row] : -1;
-            const uint32_t* allowed = mask < 0 ? nullptr : mask_bits.data() + static_cast<size_t>(mask) * mask_bits.shape(1);
             Sequence& sequence = *sequences_[static_cast<size_t>(slots.data()[row])];
-            const int32_t token = worker.sample(start, next, vocab_, allowed, sequence,
+            const Report report = reports ? report_of(*reports, row) : Report{};
+            const int32_t token = worker.sample(start, next, vocab_, masks ? allowed_by(*masks, row) : nullptr, sequence,
                                                 static_cast<uint64_t>(positions.data()[row]), report);
             tokens.data()[row] = token;
-            if (token >= 0 && sequence.surprises()) mu.data()[row] = sequence.mu;
+            if (token >= 0 && sequence.surprises()) std::get<3>(*reports).data()[row] = sequence.mu;
         });
     }
 
@@ -112,6 +117,19 @@ class Sampler {
     }
 
    private:
+    static Report report_of(const Reports& reports, size_t row) {
+        const auto& [logprobs, top_tokens, top_logprobs, mu] = reports;
+        const size_t top = row * top_tokens.shape(1);
+        return {logprobs.data() + row, top_tokens.data() + top, top_logprobs.data() + top};
+    }
+
+    // The bits of the tokens that a row may get; null: of all.
+    static const uint32_t* allowed_by(const Masks& masks, size_t row) {
+        const auto& [bits, rows] = masks;
+        const int32_t mask = rows.data()[row];
+        return mask < 0 ? nullptr : bits.data() + static_cast<size_t>(mask) * bits.shape(1);
+    }
+
     void sequence_of(int32_t slot) {
         const std::string name = "slot " + std::to_string(slot);
         if (slot < 0 || static_cast<size_t>(slot) >= sequences_.size())
@@ -176,8 +194,7 @@ NB_MODULE(_sampler, module) {
         .def("prepare", &Sampler::prepare)
         // Never converted: results would go into a copy.
         .def("sample", &Sampler::sample, nb::arg().noconvert(), nb::arg(), nb::arg(), nb::arg().noconvert(),
-             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg(),
-             nb::call_guard<nb::gil_scoped_release>())
+             nb::arg().noconvert().none(), nb::arg().none(), nb::call_guard<nb::gil_scoped_release>())
         .def("score", &Sampler::score, nb::call_guard<nb::gil_scoped_release>());
     module.def("levels", [] {
         std::vector<std::string> names;

@@ -3,6 +3,7 @@ from numpy.typing import NDArray
 
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory
+from wingbeat.sampling.results import Masks, Report
 
 def levels() -> list[str]: ...
 
@@ -27,12 +28,8 @@ class Sampler:
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         tokens: NDArray[np.int32],
-        logprobs: NDArray[np.float32],
-        top_tokens: NDArray[np.int32],
-        top_logprobs: NDArray[np.float32],
-        mu: NDArray[np.float64],
-        mask_bits: NDArray[np.uint32],
-        mask_rows: NDArray[np.int32],
+        report: Report | None,
+        masks: Masks | None,
         /,
     ) -> None: ...
     def score(

@@ -137,7 +137,7 @@ def assert_empty(engine: Engine) -> None:
     assert (stats.waiting, stats.running, stats.slots_in_use) == (0, 0, 0)
     assert not engine._groups
     assert not engine._speculation.behind
-    assert not engine._sampler._logprobs
+    assert not engine._sampler._wants
 
 
 def sampling(tokens: int, **more: Any) -> SamplingParams:

@@ -19,7 +19,7 @@ from wingbeat.engine.snapshot import StateSnapshot
 from wingbeat.models import Model
 from wingbeat.ops.table import StepBatch
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.samplers import SampleResult
+from wingbeat.sampling.results import SampleResult
 from wingbeat.text.world import WorldTokenizer
 
 BAD = 66

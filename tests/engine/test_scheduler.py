@@ -82,7 +82,7 @@ def test_a_step_packs_decoding_rows_before_prompt_chunks() -> None:
     assert batch.tokens.tolist() == [42, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3]
     assert batch.seq_starts.tolist() == [0, 1, 7, 11]
     assert batch.slots.tolist() == [decoding.slot, reading.slot, late.slot]
-    assert plan.sampled == [decoding, reading, late]
+    assert plan.draws.sequences == [decoding, reading, late]
     assert batch.logit_rows.tolist() == [0, 6, 10]
 
 

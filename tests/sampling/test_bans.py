@@ -10,7 +10,8 @@ import pytest
 from tests.sampling.oracle import EVERY_LEVEL
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory
-from wingbeat.sampling.samplers import Masks, Sampler
+from wingbeat.sampling.results import Masks
+from wingbeat.sampling.samplers import Sampler
 
 pytestmark = pytest.mark.parametrize("kind", EVERY_LEVEL)
 

@@ -177,7 +177,7 @@ def test_mirostat_full_follows_the_published_surprise(kind: dict[str, Any]) -> N
         params = SamplingParams(sampler="mirostat_full", tau=3.0, min_p=0.05)
         sampler.start(slot, params, NOTHING, seed=slot, choice=0)
     result = sampler.sample(np.tile(VECTOR, (40, 1)), np.arange(40), np.zeros(40, np.int64))
-    seen = dict(zip(result.tokens.tolist(), result.mu.tolist(), strict=True))
+    seen = {token: each.mu for token, each in zip(result.tokens.tolist(), result.details, strict=True) if each}
     assert seen == pytest.approx({0: 6.23477, 1: 6.09050, 2: 5.94623}, abs=1e-5)
 
 
@@ -194,8 +194,9 @@ def test_mirostat_aims_at_its_surprise(native: bool) -> None:
         result = sampler.sample(logits, np.array([0]), np.array([position]))
         p = masses(logits[0], 1.0)[result.tokens[0]]
         mu = min(mu - 0.7 * (math.log2(mass.sum()) - math.log2(p) - 1), 4.0)
-        assert result.mu[0] == pytest.approx(mu, abs=1e-5)
-        mu = float(result.mu[0])
+        assert result.details[0] is not None
+        assert result.details[0].mu == pytest.approx(mu, abs=1e-5)
+        mu = result.details[0].mu
 
 
 @pytest.mark.parametrize("native", IMPLEMENTATIONS)

@@ -29,22 +29,25 @@ def test_they_are_the_log_softmax_of_the_raw_logits(native, vocab, scale):
         sampler.start(slot, params, np.array([0, 2], np.int32), seed=5, choice=slot)
     result = sampler.sample(np.stack([row] * 3), np.arange(3), np.zeros(3, np.int64))
 
-    assert result.logprobs[:2] == pytest.approx(exact[result.tokens[:2]], abs=2e-6)
-    assert np.isnan(result.logprobs[2])
-    assert result.top[1:] == [[], None]
+    listed, alone, nothing = result.details
+    assert listed is not None
+    assert alone is not None
+    assert nothing is None
+    assert [listed.logprob, alone.logprob] == pytest.approx(exact[result.tokens[:2]], abs=2e-6)
+    assert alone.top == []
     best = np.argsort(-row, kind="stable")[:20]
-    assert result.top[0] is not None
-    assert [token for token, _ in result.top[0]] == best.tolist()
-    assert [value for _, value in result.top[0]] == pytest.approx(exact[best], abs=2e-6)
+    assert [token for token, _ in listed.top] == best.tolist()
+    assert [value for _, value in listed.top] == pytest.approx(exact[best], abs=2e-6)
 
 
 def test_ties_are_listed_by_id(native):
     sampler = Sampler(1, 300, native=native)
     sampler.start(0, SamplingParams(logprobs=MAX_LOGPROBS), np.array([], np.int32), seed=0, choice=0)
     row = (np.arange(300) % 3 == 1).astype(np.float32)[None]
-    top = sampler.sample(row, np.array([0]), np.array([0])).top[0]
-    assert top is not None
-    assert [token for token, _ in top] == [*range(1, 300, 3), *(t for t in range(300) if t % 3 != 1)][:MAX_LOGPROBS]
+    details = sampler.sample(row, np.array([0]), np.array([0])).details[0]
+    assert details is not None
+    expected = [*range(1, 300, 3), *(t for t in range(300) if t % 3 != 1)]
+    assert [token for token, _ in details.top] == expected[:MAX_LOGPROBS]
 
 
 def test_tokens_without_probability_are_left_out(native):
@@ -52,10 +55,10 @@ def test_tokens_without_probability_are_left_out(native):
     for row, listed in [([0, -inf, 0, -inf], [0, 2]), ([inf, 5, inf, 0], [0, 2])]:
         sampler = Sampler(1, 4, native=native)
         sampler.start(0, SamplingParams(logprobs=4), np.array([], np.int32), seed=0, choice=0)
-        top = sampler.sample(np.array([row], np.float32), np.array([0]), np.array([0])).top[0]
-        assert top is not None
-        assert [token for token, _ in top] == listed
-        assert [value for _, value in top] == pytest.approx([-np.log(2)] * 2)
+        details = sampler.sample(np.array([row], np.float32), np.array([0]), np.array([0])).details[0]
+        assert details is not None
+        assert [token for token, _ in details.top] == listed
+        assert [value for _, value in details.top] == pytest.approx([-np.log(2)] * 2)
 
 
 @pytest.mark.parametrize("kind", ["normal", "coarse", "peaked", "strange"])
@@ -70,8 +73,10 @@ def test_a_given_token_scores_what_it_would_have_drawn(native, kind, vocab):
     drawn = sampler.sample(logits, np.arange(rows), np.zeros(rows, np.int64))
     scored = sampler.score(logits, np.maximum(drawn.tokens, 0), 7)
     assert np.isnan(scored.logprobs[1])
-    np.testing.assert_array_equal(scored.logprobs, drawn.logprobs)
-    assert scored.top == [top or [] for top in drawn.top]
+    assert drawn.details[1] is None
+    for row, details in enumerate(drawn.details):
+        assert scored.top[row] == ([] if details is None else details.top)
+        assert details is None or details.logprob == scored.logprobs[row]
 
     twin = Sampler(1, vocab, valid_vocab=valid, native=False)
     targets = np.random.default_rng(0).integers(0, vocab, rows)

@@ -7,7 +7,8 @@ import pytest
 
 from tests.sampling.oracle import EVERY_LEVEL, IMPLEMENTATIONS
 from wingbeat.sampling.params import SamplingParams
-from wingbeat.sampling.samplers import Masks, Sampler
+from wingbeat.sampling.results import Masks
+from wingbeat.sampling.samplers import Sampler
 
 NOTHING = np.array([], np.int32)
 
@@ -68,8 +69,9 @@ def test_rows_may_share_a_mask_or_have_none_and_report_raw_logprobs(native):
     result = sampler.sample(logits, np.arange(4), np.zeros(4, np.int64), masks)
     assert result.tokens.tolist() == [2, 0, 2, 1]
     total = math.log(sum(map(math.exp, range(4))))
-    assert result.logprobs == pytest.approx([1 - total, 3 - total, 1 - total, 2 - total], abs=1e-6)
-    assert all([token for token, _ in top] == [0, 1, 2, 3] for top in result.top)
+    told = [details for details in result.details if details is not None]
+    assert [each.logprob for each in told] == pytest.approx([1 - total, 3 - total, 1 - total, 2 - total], abs=1e-6)
+    assert all([token for token, _ in each.top] == [0, 1, 2, 3] for each in told)
 
 
 @pytest.mark.parametrize("native", IMPLEMENTATIONS)

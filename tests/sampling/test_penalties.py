@@ -7,7 +7,8 @@ import pytest
 from tests.sampling.oracle import IMPLEMENTATIONS
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory
-from wingbeat.sampling.samplers import Masks, Sampler
+from wingbeat.sampling.results import Masks
+from wingbeat.sampling.samplers import Sampler
 
 pytestmark = pytest.mark.parametrize("native", IMPLEMENTATIONS)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wingbeat.engine.arrivals import Arrivals
 from wingbeat.engine.beginnings import Beginnings
+from wingbeat.engine.draws import Draws, draws_of, row_masks
 from wingbeat.engine.extras import Extras, without_end
 from wingbeat.engine.guard import Guards
 from wingbeat.engine.guarded import Guarded
@@ -29,7 +30,6 @@ from wingbeat.engine.meter import Meter
 from wingbeat.engine.origin import NOTHING
 from wingbeat.engine.prefix_cache import prefix_cache
 from wingbeat.engine.recovery import Recovery
-from wingbeat.engine.row_masks import row_masks
 from wingbeat.engine.scheduler import Scheduler, StepPlan
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.speculation import MOST_ROWS, Speculation
@@ -178,9 +178,10 @@ class Engine:
         if plan is not None:
             try:
                 self._speculation.keep(plan.drafts, plan.sequences)
-                logits = self.model.executable.run(plan.batch, self._pool.states)
                 self._advance(plan)
+                logits = self.model.executable.run(plan.batch, self._pool.states)
                 if plan.reads:
+                    self._prompt_tokens += plan.prompt_rows
                     self._score(plan, logits)
                     self._take_hidden(plan)
                     self._keep(plan, logits)
@@ -247,7 +248,7 @@ class Engine:
                 assert sequence.predicted is not None
                 self._settled(sequence, sequence.predicted)
             first = [s for s in sequences if s.ending is None and (s.guard is None or s.guard.ready)]
-            self._sample(first, np.array([s.predicted for s in first], np.float32))
+            self._sample(draws_of(first), np.array([s.predicted for s in first], np.float32))
         except Exception as error:
             log.exception("%d sequences could not go on from their cached states", len(sequences))
             self._fail(
@@ -255,7 +256,7 @@ class Engine:
             )
 
     def _advance(self, plan: StepPlan) -> None:
-        self._prompt_tokens += plan.prompt_rows
+        """Count what the states are about to see: after the kernels, which fill the caches, it would take longer."""
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
             sequence.fed += count
 
@@ -294,7 +295,7 @@ class Engine:
 
     def _keep(self, plan: StepPlan, logits: FloatArray) -> None:
         """Keep states of prompts that are being read, and give them to those that wait to go on from there."""
-        last = dict(zip(plan.sampled, plan.sampled_rows, strict=True))
+        last = dict(zip(plan.draws.sequences, plan.drawn_rows, strict=True))
         for sequence in plan.sequences[plan.decoding :]:
             if sequence.slot < 0 or sequence.ending is not None:  # its prompt could not be scored, or it is read again
                 continue
@@ -303,15 +304,16 @@ class Engine:
                 if follower.follow_to == sequence.fed < len(follower.prompt):
                     self._beginnings.follow(follower, sequence)
 
-    def _fork(self, plan: StepPlan, logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
+    def _fork(self, plan: StepPlan, logits: FloatArray) -> tuple[Draws, FloatArray]:
         """Give the states and logits of prompts that are read to the end to the sequences that have the same.
 
-        Returns the sequences that get a token, and the logits for each.
+        Returns the draws, and the logits for each.
         """
         if not plan.reads:
-            return plan.sampled, rows_of(logits, plan.sampled_rows)
+            every = len(plan.drawn_rows) == len(logits)
+            return plan.draws, logits if every else rows_of(logits, plan.drawn_rows)
         rows, sequences = [], []
-        for row, leader in zip(plan.sampled_rows, plan.sampled, strict=True):
+        for row, leader in zip(plan.drawn_rows, plan.draws.sequences, strict=True):
             if leader.slot < 0:  # its prompt could not be scored
                 continue
             if leader.ending is not None:
@@ -324,13 +326,13 @@ class Engine:
                     self._beginnings.follow(follower, leader)
                     rows.append(row)
                     sequences.append(follower)
-        return sequences, rows_of(logits, rows)
+        return draws_of(sequences), rows_of(logits, rows)
 
     def _sample_drafts(self, logits: FloatArray) -> None:
         """Draw on where the tokens drawn so far were those that had been fed as guesses, one more for each row."""
         sequences, rows = self._speculation.agreed()
         while sequences:
-            self._sample(sequences, rows_of(logits, rows))
+            self._sample(draws_of(sequences), rows_of(logits, rows))
             sequences, rows = self._speculation.agreed()
         self._outputs = merge(self._outputs)
 
@@ -344,11 +346,12 @@ class Engine:
             if not sequence.wanted.state:  # else it ends after a step that its state sees the last token in
                 self._conclude(sequence, None)
 
-    def _due(self, sequences: list[Sequence], logits: FloatArray) -> tuple[list[Sequence], FloatArray]:
-        """The sequences that can be sampled now, and their logits.
+    def _due(self, draws: Draws, logits: FloatArray) -> tuple[Draws, FloatArray]:
+        """The draws that can be made now, and their logits.
 
         One that is over ends. One whose mask is not there keeps its logits until it is; the others do not wait for it.
         """
+        sequences = draws.sequences
         found = self._guarded.sort(sequences)
         self._end_guarded([sequences[row] for row in found.failed])
         for row in found.over:
@@ -356,8 +359,8 @@ class Engine:
         for row in found.late:
             sequences[row].predicted, sequences[row].leader = logits[row].copy(), None
         if len(found.due) < len(sequences):
-            sequences, logits = [sequences[row] for row in found.due], logits[found.due]
-        return sequences, logits
+            draws, logits = draws_of([sequences[row] for row in found.due]), logits[found.due]
+        return draws, logits
 
     def _end_guarded(self, failed: Iterable[Sequence]) -> None:
         for sequence in failed:
@@ -373,18 +376,17 @@ class Engine:
         self._beginnings.keep_last(sequence)
         self._release(sequence)
 
-    def _sample(self, sequences: list[Sequence], logits: FloatArray) -> None:
+    def _sample(self, draws: Draws, logits: FloatArray) -> None:
         """Draw a token for each sequence and report it; a row that cannot be sampled fails alone."""
         if self._guarded:
-            sequences, logits = self._due(sequences, logits)
+            draws, logits = self._due(draws, logits)
+        sequences = draws.sequences
         if not sequences:
             return
         self._sampler.prepare(len(sequences))
-        slots = np.array([s.slot for s in sequences], np.int32)
-        positions = np.array([s.next_draw for s in sequences], np.int64)
-        masks = row_masks(sequences, self.model.executable.vocab_size, self._end_of_text)
-        result = self._sampler.sample(logits, slots, positions, masks)
-        tokens, logprobs, mu = result.tokens.tolist(), result.logprobs.tolist(), result.mu.tolist()
+        masks = row_masks(draws, self.model.executable.vocab_size, self._end_of_text)
+        result = self._sampler.sample(logits, draws.slots, draws.positions, masks)
+        tokens = result.tokens.tolist()
         checking = self._speculation.checking
         for row in self._guarded.first(sequences):
             sequence, token = sequences[row], tokens[row]
@@ -392,7 +394,7 @@ class Engine:
                 self._end([sequence], _why_none(sequence, logits[row]))
                 continue
             try:
-                output = sequence.accept(token, logprobs[row], result.top[row], mu[row])
+                output = sequence.accept(token, result.details[row])
                 if sequence.relieved:
                     sequence.start_sampling(self._sampler)
                 ended = output.finish_reason is not None

@@ -80,13 +80,15 @@ class Guarded:
         if self._sequences:
             self.grammars.flush()
 
-    def first(self, sequences: Rows[Sequence]) -> Iterator[int]:
+    def first(self, sequences: Rows[Sequence]) -> Iterable[int]:
         """The rows, those under a guard first: their grammar processes work while the others' tokens are reported."""
-        if self._sequences:
-            for row, sequence in enumerate(sequences):
-                if sequence.guard is not None:
-                    yield row
-            self.grammars.flush()
+        return self._guarded_first(sequences) if self._sequences else range(len(sequences))
+
+    def _guarded_first(self, sequences: Rows[Sequence]) -> Iterator[int]:
+        for row, sequence in enumerate(sequences):
+            if sequence.guard is not None:
+                yield row
+        self.grammars.flush()
         for row, sequence in enumerate(sequences):
             if sequence.guard is None:
                 yield row

@@ -33,7 +33,7 @@ class Recovery:
 
         With a sequence that fails while it reads go its twins, which would have to read the same.
         """
-        ends = {s: s.fed + count for s, count in zip(plan.sequences, plan.counts, strict=True) if s.slot >= 0}
+        ends = {s: s.fed for s in plan.sequences if s.slot >= 0}
         if len(plan.sequences) == 1 and not plan.drafts:  # guesses may be to blame: it begins anew without
             failing = list(ends)
             for sequence in failing:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wingbeat.engine.beginnings import Beginnings
+from wingbeat.engine.draws import Draws, draws_of
 from wingbeat.engine.quarantine import Quarantine
 from wingbeat.engine.sequence import Sequence
 from wingbeat.engine.speculation import DraftRows, Speculation
@@ -48,8 +49,8 @@ class StepPlan(NamedTuple):
     counts: list[int]
     decoding: int  # so many of them, the first ones, feed what they sampled last, and their drafts
     prompt_rows: int  # rows that are tokens of prompts
-    sampled: list[Sequence]  # those that get a token
-    sampled_rows: list[int]  # the row of the logits for each of them
+    draws: Draws  # for those that get a token
+    drawn_rows: list[int]  # the row of the logits for each of them
     scored: list[ScoredRows]
     hidden: list[HiddenRows]
     drafts: list[DraftRows]
@@ -206,14 +207,14 @@ def share_rows(wanted: list[int], rows: int) -> list[int]:
 def _pack_decoding(decoding: list[Sequence]) -> StepPlan:
     """What most steps are: cheap, since a small model's step is short."""
     count = len(decoding)
-    starts = _counting(count + 1)
+    starts, draws = _counting(count + 1), draws_of(decoding)
     batch = StepBatch(
         tokens=np.array([s.sampled[-1] for s in decoding], np.int32),
-        slots=np.array([s.slot for s in decoding], np.int32),
+        slots=draws.slots,
         seq_starts=starts,
         logit_rows=starts[:count],
     )
-    return StepPlan(batch, decoding, [1] * count, count, 0, decoding, list(range(count)), [], [], [])
+    return StepPlan(batch, decoding, [1] * count, count, 0, draws, list(range(count)), [], [], [])
 
 
 @lru_cache(maxsize=256)
@@ -235,7 +236,7 @@ def _pack(
     np.cumsum(counts, out=starts[1:])
     logit_rows: list[int] = []
     sampled: list[Sequence] = []
-    sampled_rows: list[int] = []
+    drawn_rows: list[int] = []
     scored: list[ScoredRows] = []
     hidden: list[HiddenRows] = []
     hidden_rows: list[int] = []
@@ -245,7 +246,7 @@ def _pack(
     for sequence, end in zip(decoding, starts[1:].tolist(), strict=False):
         guesses = drafts.get(sequence, [])
         sampled.append(sequence)
-        sampled_rows.append(len(logit_rows))
+        drawn_rows.append(len(logit_rows))
         if guesses:
             drafted.append(DraftRows(sequence, guesses, len(logit_rows) + 1))
         logit_rows.extend(range(end - len(guesses) - 1, end))
@@ -265,7 +266,7 @@ def _pack(
             hidden_layers += [sequence.wanted.embed.layer] * count
         if end >= len(sequence.to_read) and not sequence.only_read:
             sampled.append(sequence)
-            sampled_rows.append(len(logit_rows))
+            drawn_rows.append(len(logit_rows))
             logit_rows.append(start + count - 1)
     batch = StepBatch(
         tokens=np.concatenate(chunks),
@@ -276,5 +277,6 @@ def _pack(
         hidden_layers=np.array(hidden_layers, np.int32),
     )
     return StepPlan(
-        *(batch, sequences, counts, len(decoding), prompt_rows, sampled, sampled_rows, scored, hidden, drafted)
+        *(batch, sequences, counts, len(decoding), prompt_rows, draws_of(sampled), drawn_rows),
+        *(scored, hidden, drafted),
     )

@@ -20,7 +20,8 @@ from wingbeat.engine.transcript import Transcript
 from wingbeat.ops.table import FloatArray, IntArray
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory, Penalties, Weights, counts_suffice
-from wingbeat.sampling.samplers import Sampler, ScoreResult
+from wingbeat.sampling.results import Details, ScoreResult
+from wingbeat.sampling.samplers import Sampler
 from wingbeat.text.tokenizer import Tokenizer
 from wingbeat.text.world import END_OF_TEXT
 
@@ -44,7 +45,7 @@ class Sequence:
         *("_thinking", "_token_bytes", "_transcript", "cacheable", "cached", "cuts", "drafter", "ending", "expected"),
         *("fed", "follow_to", "guard", "hidden_sum", "kept_at", "leader", "only_read", "origin", "predicted", "prompt"),
         *("request", "restrained", "row", "sampled", "sampling", "scored_from", "scores", "session", "slot"),
-        *("guess_at", "relieved", "strikes", "to_read", "wanted", "_earlier", "_first_draw", "_vocab_size"),
+        *("guess_at", "relieved", "strikes", "to_read", "wanted", "_first_draw", "_unstopped", "_vocab_size"),
     )
 
     def __init__(
@@ -100,14 +101,16 @@ class Sequence:
         self.hidden_sum: NDArray[np.float64] | None = None  # [D], of the prompt's hidden vectors so far
         continued = None if len(prompt) else origin.continuation
         self._continued = continued or Continuation(sampling.seed or 0, 0)
-        self._earlier = sum(self._continued.generated.values())  # tokens of the answer
+        # So many tokens are part of no stop; some of the answer's may have come before.
+        self._unstopped = sampling.min_tokens - sum(self._continued.generated.values())
         self._mu: list[float] = []  # mirostat's value after each sampled token
         self._seed = self._continued.seed
         self._choice = self._continued.choice + request.rows[row].choice
         self._max_tokens = default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._vocab_size = 2**31 if tokenizer is None else tokenizer.vocab_size
-        self._end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
+        end_of_text = END_OF_TEXT if tokenizer is None else tokenizer.end_of_text
+        self._end_of_text = -1 if sampling.ignore_eos else end_of_text
         self._token_bytes = None if tokenizer is None else tokenizer.token_bytes
         self._transcript = Transcript(
             *(tokenizer, sampling.stop, self._continued.undecoded), special=not sampling.skip_special_tokens
@@ -316,41 +319,36 @@ class Sequence:
         for row in rows:  # one by one: a sum in another order, as of another chunk, would differ in the last bits
             self.hidden_sum += row
 
-    def accept(
-        self, token: int, logprob: float, top: list[tuple[int, float]] | None, mu: float = math.nan
-    ) -> RowOutput:
-        """Take the token sampled for this sequence; the output says whether it was the last one. ``mu``: mirostat's
-        value after it, NaN with other samplers."""
+    def accept(self, token: int, details: Details | None) -> RowOutput:
+        """Take the token sampled for this sequence; the output says whether it was the last one."""
         if self._max_tokens == 0:
             return self.end("length")
         self.sampled.append(token)
-        if not math.isnan(mu):
-            self._mu.append(mu)
         if self._thinking is not None:
             self._thinking.push(token, self._bytes(token))
         self.leader = self.predicted = None  # from the first token on there is nothing to follow
         output = RowOutput(self.request, self.row, token_ids=[token])
-        if self.sampling.logprobs is not None:
-            output.logprobs = [TokenLogprob(token, logprob, top or [])]
+        if details is not None:
+            self._note(details, output)
         finish = self._stop_token(token)
         if finish is not None:
             self._reply = self.sampled[:-1]
             if finish.detail in self.sampling.shown_stops:
                 output.text = self._transcript.push_last(token)
         else:
-            waits = self.guard is not None and self.guard.waits
-            early = waits or self._earlier + len(self.sampled) <= self.sampling.min_tokens
+            guard, count = self.guard, len(self.sampled)
+            early = count <= self._unstopped or (guard is not None and guard.waits)
             output.text, matched = self._transcript.push(token, stops=not early)
             if matched is not None:
                 self._reply = self._transcript.before(self.sampled, matched)
                 output.text += matched if matched in self.sampling.shown_stops else ""
                 return self._close(output, Finish("stop", matched))
-            if self.guard is not None:
-                output.text += self._tell(self.guard, token)
-            if len(self.sampled) >= self._max_tokens:
+            if guard is not None:
+                output.text += self._tell(guard, token)
+            if count >= self._max_tokens:
                 finish = Finish("length")
-                if self.guard is not None and self.guard.holds:  # which may find that the text is whole
-                    self.guard.spent, finish = True, None
+                if guard is not None and guard.holds:  # which may find that the text is whole
+                    guard.spent, finish = True, None
         if finish is None:
             return output
         output.text += self._transcript.flush(goes_on=finish.reason == "length" and self.wanted.state)
@@ -384,8 +382,15 @@ class Sequence:
         """The last output of a sequence that ends without another token."""
         return self._close(RowOutput(self.request, self.row, error=error), Finish(reason))
 
+    def _note(self, details: Details, output: RowOutput) -> None:
+        """Keep and report what is to be known of the token that came last."""
+        if details.mu is not None:
+            self._mu.append(details.mu)
+        if details.logprob is not None:
+            output.logprobs = [TokenLogprob(self.sampled[-1], details.logprob, details.top)]
+
     def _stop_token(self, token: int) -> Finish | None:
-        if token == self._end_of_text and not self.sampling.ignore_eos:
+        if token == self._end_of_text:
             return Finish("stop")
         if token in self._stop_ids:
             return Finish("stop", token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wingbeat.text.stream import StopMatcher, StreamDecoder
 from wingbeat.text.tokenizer import END_OF_TEXT_NAME, Tokenizer
@@ -15,13 +15,13 @@ class Transcript:
     ``special``: show the end of text by its name.
     """
 
-    __slots__ = ("_decoder", "_special", "_stops", "_tokenizer")
+    __slots__ = ("_bytes", "_decoder", "_stops", "_tokenizer")
 
     def __init__(
         self, tokenizer: Tokenizer | None, stops: Sequence[str], undecoded: bytes = b"", *, special: bool = False
     ) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._bytes = _bytes_of(tokenizer, special=special)
         self._decoder = StreamDecoder(undecoded)
         self._stops = StopMatcher(stops) if stops else None
 
@@ -33,15 +33,12 @@ class Transcript:
     def push(self, token: int, *, stops: bool = True) -> tuple[str, str | None]:
         """The text that ``token`` brings to light, and the stop string that it completes. ``stops`` False: text that
         is no part of one."""
-        if self._tokenizer is None:
-            return "", None
         text = self._decoder.push(self._bytes(token))
         return self._stops.push(text) if stops and self._stops is not None else (text, None)
 
     def push_last(self, token: int) -> str:
         """The text that is left, with that of ``token``, which ends it."""
-        held = self.without_stops()
-        return held + (self._decoder.push(self._bytes(token)) if self._tokenizer is not None else "")
+        return self.without_stops() + self._decoder.push(self._bytes(token))
 
     def without_stops(self) -> str:
         """Look for stops no longer. Returns the text that was held back for one."""
@@ -75,8 +72,12 @@ class Transcript:
         rest = said[length:end].decode("utf-8", "ignore")
         return tokens[:whole] + (self._tokenizer.encode(rest) if rest else [])
 
-    def _bytes(self, token: int) -> bytes:
-        assert self._tokenizer is not None
-        if self._special and token == self._tokenizer.end_of_text:
-            return END_OF_TEXT_NAME.encode()
-        return self._tokenizer.token_bytes(token)
+
+def _bytes_of(tokenizer: Tokenizer | None, *, special: bool) -> Callable[[int], bytes]:
+    """What tells the bytes that are shown for a token."""
+    if tokenizer is None:
+        return lambda token: b""
+    end, token_bytes = tokenizer.end_of_text, tokenizer.token_bytes
+    if not special:
+        return token_bytes
+    return lambda token: END_OF_TEXT_NAME.encode() if token == end else token_bytes(token)

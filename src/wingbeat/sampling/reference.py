@@ -14,6 +14,7 @@ from wingbeat.sampling import kept
 from wingbeat.sampling.masses import depths, masses, share_infinities
 from wingbeat.sampling.params import DEFAULT_TAU, SamplingParams
 from wingbeat.sampling.penalties import Memory, Penalties
+from wingbeat.sampling.results import Masks, Report
 from wingbeat.sampling.rng import noise, uniform
 
 GREEDY_BELOW = 1e-6
@@ -86,15 +87,10 @@ class ReferenceSampler:
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         tokens: NDArray[np.int32],
-        logprobs: NDArray[np.float32],
-        top_tokens: NDArray[np.int32],
-        top_logprobs: NDArray[np.float32],
-        mu: NDArray[np.float64],
-        mask_bits: NDArray[np.uint32],
-        mask_rows: NDArray[np.int32],
+        report: Report | None,
+        masks: Masks | None,
     ) -> None:
-        """Fill `tokens` [R] (-1: the row cannot be sampled), `logprobs` [R] and `top_*` [R, K] (unused places keep
-        what they held), `mu` [R] of rows with mirostat. `mask_rows` is empty where there are no masks.
+        """Fill `tokens` [R] (-1: the row cannot be sampled), and `report` for the rows that want details.
 
         Raises:
             IndexError: a slot that does not exist.
@@ -102,15 +98,17 @@ class ReferenceSampler:
         """
         for row, sequence in enumerate(self._running(slots.tolist())):
             raw = logits[row, : self._valid]
-            mask = mask_rows[row] if len(mask_rows) else -1
-            allowed = None if mask < 0 else self._allowed(mask_bits[mask])
+            mask = -1 if masks is None else masks.rows[row]
+            allowed = None if masks is None or mask < 0 else self._allowed(masks.bits[mask])
             tokens[row] = self._choose(raw, sequence, int(positions[row]), allowed)
-            if tokens[row] >= 0 and sequence.params.sampler.startswith("mirostat"):
-                mu[row] = sequence.mu
-            if tokens[row] >= 0 and sequence.params.logprobs is not None:
+            if report is None or tokens[row] < 0:
+                continue
+            if sequence.params.sampler.startswith("mirostat"):
+                report.mu[row] = sequence.mu
+            if sequence.params.logprobs is not None:
                 best, logprob = self._report(raw, sequence.params.logprobs)
-                logprobs[row] = logprob[tokens[row]]
-                top_tokens[row, : len(best)], top_logprobs[row, : len(best)] = best, logprob[best]
+                report.logprobs[row] = logprob[tokens[row]]
+                report.top_tokens[row, : len(best)], report.top_logprobs[row, : len(best)] = best, logprob[best]
 
     def _running(self, slots: list[int]) -> list[_Sequence]:
         found = []

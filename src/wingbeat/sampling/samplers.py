@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from wingbeat.sampling.params import SamplingParams
 from wingbeat.sampling.penalties import Memory
 from wingbeat.sampling.reference import ReferenceSampler
+from wingbeat.sampling.results import Details, Masks, Report, SampleResult, ScoreResult
 
 try:
     from wingbeat import _sampler
@@ -21,51 +23,6 @@ except ImportError:  # installed without a C++ compiler
 def levels() -> list[str]:
     """The instruction sets that the C++ sampler can use on this machine, best first; all give the same tokens."""
     return [] if _sampler is None else _sampler.levels()
-
-
-class Masks(NamedTuple):
-    """Which tokens each of R rows may get. Bit `t & 31` of word `t >> 5` set: token t is allowed."""
-
-    bits: NDArray[np.uint32]
-    """[M, W], with W at least the words of a valid vocabulary."""
-
-    rows: NDArray[np.int32]
-    """[R]: the row of `bits` for each row of logits, -1 for none; one may serve many."""
-
-
-class SampleResult(NamedTuple):
-    """What `Sampler.sample` found for R rows."""
-
-    tokens: NDArray[np.int32]
-    """[R]; -1 where the row cannot be sampled: it holds a NaN, or every token is at -inf, or none is allowed."""
-
-    logprobs: NDArray[np.float32]
-    """[R]: log-softmax of the raw logits at the chosen token; NaN where not asked for or not sampled."""
-
-    top: list[list[tuple[int, float]] | None]
-    """[R]: (token, log-probability) of the most likely tokens, best first; None where not asked for or not sampled.
-    Tokens of probability 0 are left out, so a list may be shorter than asked for."""
-
-    mu: NDArray[np.float64]
-    """[R]: mirostat's value after the token, which goes into `Memory`; NaN for other samplers and where not sampled."""
-
-
-class ScoreResult(NamedTuple):
-    """What `Sampler.score` found for R rows."""
-
-    logprobs: NDArray[np.float32]
-    """[R]: log-softmax of the logits at the given token, -inf where that is impossible; NaN where the row cannot be
-    sampled."""
-
-    top: list[list[tuple[int, float]]]
-    """[R]: (token, log-probability) of the most likely tokens, best first, as in `SampleResult`."""
-
-    ranks: NDArray[np.int32]
-    """[R]: how many tokens are at least as likely as the given one, that one included: 1 is the most likely. 0 where
-    the row cannot be sampled."""
-
-
-_NO_MASKS = Masks(np.empty((0, 0), np.uint32), np.empty(0, np.int32))
 
 
 class _Core(Protocol):
@@ -88,12 +45,8 @@ class _Core(Protocol):
         slots: NDArray[np.int32],
         positions: NDArray[np.int64],
         tokens: NDArray[np.int32],
-        logprobs: NDArray[np.float32],
-        top_tokens: NDArray[np.int32],
-        top_logprobs: NDArray[np.float32],
-        mu: NDArray[np.float64],
-        mask_bits: NDArray[np.uint32],
-        mask_rows: NDArray[np.int32],
+        report: Report | None,
+        masks: Masks | None,
         /,
     ) -> None: ...
     def score(
@@ -151,7 +104,7 @@ class Sampler:
         else:
             self._core = ReferenceSampler(slots, valid, end_of_text)
         self._slots = slots
-        self._logprobs: dict[int, int] = {}  # by slot, of the running sequences that want any: what their params say
+        self._wants: dict[int, int] = {}  # by slot, of those that want details: how many of the most likely tokens
 
     def start(
         self,
@@ -190,9 +143,9 @@ class Sampler:
             memory = Memory(last=int(prompt[-1]) if len(prompt) else -1)
         self._check_tokens("memory", np.array([*memory.counts, *memory.weights], np.int32), self._valid)
         self._core.start(slot, params, prompt, seed & 0xFFFF_FFFF_FFFF_FFFF, choice, drawn, memory)
-        self._logprobs.pop(slot, None)
-        if params.logprobs is not None:
-            self._logprobs[slot] = params.logprobs
+        self._wants.pop(slot, None)
+        if params.logprobs is not None or params.sampler.startswith("mirostat"):
+            self._wants[slot] = params.logprobs or 0
 
     def finish(self, slot: int) -> None:
         """Forget the sequence in `slot`; nothing happens if there is none.
@@ -202,7 +155,7 @@ class Sampler:
         """
         self._check_slot(slot)
         self._core.finish(slot)
-        self._logprobs.pop(slot, None)
+        self._wants.pop(slot, None)
 
     def prepare(self, rows: int) -> None:
         """A call of `sample` with so many rows follows in a moment: threads that sleep wake up meanwhile."""
@@ -227,30 +180,22 @@ class Sampler:
             IndexError: a slot that does not exist, a row of `masks.bits` that does not exist.
             ValueError: shapes or types that do not fit, a slot twice, a slot without a sequence.
         """
-        slots = np.ascontiguousarray(slots, dtype=np.int32)
-        positions = np.ascontiguousarray(positions, dtype=np.int64)
         rows = len(slots)
         if slots.ndim != 1 or positions.shape != slots.shape:
             raise ValueError(f"slots [R] and positions [R] must agree, not {slots.shape} and {positions.shape}")
         self._check_logits(logits, rows)
-        bits, masked = _NO_MASKS if masks is None else self._checked_masks(masks, rows)
+        masks = None if masks is None else self._checked_masks(masks, rows)
         if not logits.flags.writeable or (rows > 1 and logits.strides[0] < 4 * self.vocab_size):
             logits = logits.copy()  # penalties are made in the row itself, and taken back
-        wanted = [self._logprobs.get(slot) for slot in slots.tolist()] if self._logprobs else ()
+        wanted = [self._wants.get(slot) for slot in slots.tolist()] if self._wants else None
 
         tokens = np.empty(rows, np.int32)
-        logprobs = np.full(rows, np.nan, np.float32)
-        top_tokens = np.full((rows, max((k or 0 for k in wanted), default=0)), -1, np.int32)
-        top_logprobs = np.empty(top_tokens.shape, np.float32)
-        mu = np.full(rows, np.nan)
-        self._core.sample(logits, slots, positions, tokens, logprobs, top_tokens, top_logprobs, mu, bits, masked)
-        if not wanted:
-            return SampleResult(tokens, logprobs, [None] * rows, mu)
-        top = [
-            None if k is None or token < 0 else _pairs(top_tokens[row, :k], top_logprobs[row, :k])
-            for row, (k, token) in enumerate(zip(wanted, tokens.tolist(), strict=True))
-        ]
-        return SampleResult(tokens, logprobs, top, mu)
+        report = None if wanted is None else _blank(wanted)
+        self._core.sample(logits, slots, positions, tokens, report, masks)
+        if wanted is None or report is None:
+            return SampleResult(tokens, [None] * rows)
+        drawn = (tokens >= 0).tolist()
+        return SampleResult(tokens, [_details(report, row, k) if drawn[row] else None for row, k in enumerate(wanted)])
 
     def score(self, logits: NDArray[np.float32], targets: NDArray[np.int32], top: int) -> ScoreResult:
         """The log-probabilities that `sample` would report had it drawn these tokens. Needs no sequence.
@@ -303,6 +248,25 @@ class Sampler:
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self._slots:
             raise IndexError(f"slot {slot} does not exist: the sampler has {self._slots}")
+
+
+def _blank(wanted: list[int | None]) -> Report:
+    """For rows that want the details of so many of the most likely tokens; None: that want none."""
+    rows, most = len(wanted), max((k or 0 for k in wanted), default=0)
+    return Report(
+        np.full(rows, np.nan, np.float32),
+        np.full((rows, most), -1, np.int32),
+        np.empty((rows, most), np.float32),
+        np.full(rows, np.nan),
+    )
+
+
+def _details(report: Report, row: int, wanted: int | None) -> Details | None:
+    if wanted is None:
+        return None
+    logprob, mu = float(report.logprobs[row]), float(report.mu[row])
+    top = _pairs(report.top_tokens[row, :wanted], report.top_logprobs[row, :wanted])
+    return Details(None if math.isnan(logprob) else logprob, top, None if math.isnan(mu) else mu)
 
 
 def _pairs(tokens: NDArray[np.int32], logprobs: NDArray[np.float32]) -> list[tuple[int, float]]:
