@@ -98,6 +98,26 @@ def test_two_servers_at_once(folder: Path) -> None:
     assert sum(file.stat().st_size for file in files(folder)) <= budget
 
 
+def test_another_server_deletes_a_state_that_is_being_written(
+    folder: Path, tier: DiskTier, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chmod = Path.chmod
+
+    def deleted_before(path: Path, mode: int) -> None:
+        path.unlink()
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", deleted_before)
+    id = put(tier, 2)
+    idle(tier)
+    assert tier.gone() == [id]
+    monkeypatch.setattr(Path, "chmod", chmod)
+    assert put(tier, 2) == id, "writing goes on"
+    idle(tier)
+    assert tier.gone() == warnings(caplog) == []
+    assert set(stored(folder)) == {("fresh", tokens(1)), ("fresh", tokens(2))}
+
+
 @pytest.mark.parametrize("room", [2000, SIZE], ids=["for no state", "for a state but not for its row"])
 def test_a_full_disk(folder: Path, tier: DiskTier, room: int) -> None:
     tier.close(20)

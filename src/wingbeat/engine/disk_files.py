@@ -54,6 +54,7 @@ class StateFiles:
     def write(self, id: str, model: str, origin: str, tokens: bytes, snapshot: StateSnapshot) -> int:
         """Write the state, whole or not at all; the size of its file. Raises OSError.
 
+        The size is 0 when another server, which had the state too, deleted the file as soon as it was there.
         The folder's own entry is not forced to the disk: a row whose file a failure of power undid is a state that is
         not there.
         """
@@ -61,8 +62,11 @@ class StateFiles:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         about = {"model": model, "origin": origin, "tokens": hashlib.sha256(tokens).hexdigest()}
         snapshot.save(path, about)
-        path.chmod(0o600)
-        return path.stat().st_size
+        try:
+            path.chmod(0o600)
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def read(self, id: str, position: int) -> StateSnapshot | None:
         """The state of ``id``, after ``position`` tokens; None when there is no such file.

@@ -78,6 +78,8 @@ class DiskStore:
             return Written(False, [])
         self._files.remove(evicted)
         size = self._files.write(write.id, self._model, write.origin, write.tokens, write.snapshot)
+        if size == 0:
+            return Written(False, evicted)
         entry = Entry(
             write.id, self._model, write.origin, write.tokens, write.snapshot.position, write.has_logits, size
         )
