@@ -75,6 +75,14 @@ class LightningChats(ChatForm[LightningChatBody]):
         return answer if (body.chunk_size or 1) == 1 else InChunks(answer, body.chunk_size or 1)
 
 
+def _chat_or_batch() -> dict[str, Any]:
+    """The body of a path that takes both: a chat has no `contents` there, for these make a batch."""
+    described = body_of(LightningChatBody, BatchBody)
+    chat, _ = described["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    chat["properties"] = {"contents": {"type": "null"}}
+    return described
+
+
 class ChatsAndBatches(LightningChats):
     """The same on a path that `contents` may come to in place of `messages`."""
 
@@ -86,7 +94,7 @@ class ChatsAndBatches(LightningChats):
             200: stream_of(ChatChunk, BatchChunk, ErrorReply, TextError, end="[DONE]"),
             **{status: {**entry, "model": ErrorReply | TextError} for status, entry in (ERRORS | CHAT_ERRORS).items()},
         },
-        "openapi_extra": body_of(LightningChatBody, BatchBody),
+        "openapi_extra": _chat_or_batch(),
     }
 
     def __init__(self, batches: Batches, version: Version, *, alone: bool) -> None:
