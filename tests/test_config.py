@@ -178,3 +178,10 @@ def test_adapters_and_states_in_each_form(tmp_path: Path) -> None:
 def test_what_is_wrong_with_an_adapter_or_state_is_told(flags: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         load_settings(flags)
+
+
+@pytest.mark.parametrize("path", ["metrics", "/a b", "http://x/metrics", "/x?y=1"])
+def test_open_paths_are_paths(path: str) -> None:
+    with pytest.raises(ConfigError, match="is not the path of a route"):
+        load_settings(flags={"open_paths": [path]})
+    assert load_settings(flags={"open_paths": ["/metrics"]}).open_paths == ["/metrics"]

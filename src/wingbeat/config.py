@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     key_requests_per_minute: int = Field(0, ge=0)
     key_tokens_per_minute: int = Field(0, ge=0)
     key_max_running: int = Field(0, ge=0)
+    open_paths: Words = []
     cors_origins: Words = []
     any_model: bool = False
     allow_load: bool = False
@@ -192,7 +193,7 @@ class Settings(BaseSettings):
             raise ValueError("it should be an address such as https://huggingface.co")
         return address
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "open_paths", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
@@ -209,6 +210,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_keys(cls, keys: list[str]) -> list[str]:
         return [_fit_to_send(key) for key in keys]
+
+    @field_validator("open_paths")
+    @classmethod
+    def _check_paths(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            if not re.fullmatch(r"/[^\s?#]*", path):
+                raise ValueError(f"{path!r} is not the path of a route, such as /metrics")
+        return paths
 
     @model_validator(mode="after")
     def _one_way_to_quantise(self) -> Self:
@@ -229,7 +238,7 @@ class Settings(BaseSettings):
 
     @property
     def needs_key(self) -> bool:
-        """Whether any key is configured: then every route but /health asks for one."""
+        """Whether any key is configured: then every route but /health and `open_paths` asks for one."""
         return bool(self.api_keys or self.keys)
 
     def model_path(self) -> Path:

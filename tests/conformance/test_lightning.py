@@ -336,3 +336,19 @@ def test_a_password_is_looked_for_in_any_body(locked: LiveServer) -> None:
         yield from (whole[i : i + 7] for i in range(0, len(whole), 7))
 
     assert locked.http.post(V2_PATH, content=parts()).status_code == 200
+
+
+def test_routes_that_want_no_key(model_path: Path) -> None:
+    """Who sends one is known by it all the same."""
+    settings = settings_for(model_path, api_keys=["pw"], open_paths=["/v1/models", "/translate/v1/batch-translate"])
+    with live_server(settings) as live:
+        body = {"target_lang": "en", "text_list": ["", "1"]}
+        for headers in ({}, {"Authorization": "Bearer pw"}):
+            reply = live.http.post("/translate/v1/batch-translate", json=body, headers=headers)
+            assert [entry["text"] for entry in reply.json()["translations"]] == ["", "1"]
+            assert live.http.get("/v1/models", headers=headers).status_code == 200
+        assert live.http.get("/openai/v1/models").status_code == 401
+        assert live.http.post(V2_PATH, json=V2).status_code == 401
+        paths = live.http.get("/openapi.json", headers={"Authorization": "Bearer pw"}).json()["paths"]
+        assert paths["/v1/models"]["get"]["security"] == []
+        assert "security" not in paths[V2_PATH]["post"]

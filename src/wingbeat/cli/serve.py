@@ -159,6 +159,13 @@ def serve(
             rich_help_panel=_SERVER,
         ),
     ] = None,
+    open_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With keys: the path of a route that asks for none, such as /metrics; repeat it for several.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -305,6 +312,7 @@ def serve(
         "host": host,
         "port": port,
         "api_keys": api_key or None,
+        "open_paths": open_path or None,
         "cors_origins": cors_origin or None,
         "any_model": any_model,
         "allow_load": allow_load,

@@ -160,7 +160,7 @@ def create_app(settings: Settings, registry: ModelRegistry, traffic: Traffic | N
     homes = (openai, openai_embeddings, responses, openai_tokenize, states, ai00, ai00_embeds)
     homes = (*homes, lightning, lightning_chat, lightning_sessions, lightning_translate)
     schemas = [schema for home in homes for schema in home.SCHEMAS]
-    describe(app, (*schemas, LoadBody), needs_key=settings.needs_key)
+    describe(app, (*schemas, LoadBody), needs_key=settings.needs_key, open_paths=settings.open_paths)
     return app
 
 
@@ -208,7 +208,8 @@ def _add_gates(app: FastAPI, settings: Settings, traffic: Traffic, max_body: int
     limits = Limits(settings.key_requests_per_minute, settings.key_tokens_per_minute, settings.key_max_running)
     app.add_middleware(LimitGate, everyone=None if settings.needs_key else Allowance(limits))
     if settings.needs_key:
-        app.add_middleware(ApiKeyGate, keys=_keys(settings, limits), max_body=max_body)
+        keys = _keys(settings, limits)
+        app.add_middleware(ApiKeyGate, keys=keys, max_body=max_body, open_paths=settings.open_paths)
     app.add_middleware(DrainGate, traffic=traffic)
     if settings.allowed_origins:  # outside the keys' gate: a browser's preflight carries no key
         app.add_middleware(

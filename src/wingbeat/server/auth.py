@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -42,7 +42,7 @@ PASSWORD_PATHS = re.compile(r"/(?:v2|v3|state|multi_state|big_batch|FIM|translat
 
 
 class ApiKeyGate:
-    """ASGI middleware that wants one of `keys`, and notes whose it is.
+    """ASGI middleware that wants one of `keys`, but for the paths in `open_paths`, and notes whose it is.
 
     A key comes as `Authorization: Bearer KEY`, as `x-api-key: KEY`, as the field `password` of a body of at most
     `max_body` bytes (see `PASSWORD_PATHS`), or, from browsers that look at a page, as the password of `Authorization:
@@ -52,10 +52,11 @@ class ApiKeyGate:
     tells nothing about any key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[Key], max_body: int) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[Key], max_body: int, open_paths: Collection[str] = ()) -> None:
         self.app = app
         self._keys = keys
         self._max_body = max_body
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
@@ -66,7 +67,7 @@ class ApiKeyGate:
         if key is None and scope["method"] == "POST" and PASSWORD_PATHS.match(scope["path"]):
             peeked, receive = await peek(receive, self._max_body)
             key = self._find([peeked.password.encode()] if isinstance(peeked.password, str) else [])
-        if key is None:
+        if key is None and scope["path"] not in self._open_paths:
             if peeked.has_contents or is_lightning(scope["path"]):
                 refusal = lightning_response(ApiError(401, "Unauthorized: invalid or missing password"))
             else:

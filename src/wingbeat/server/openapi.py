@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from fastapi import FastAPI
@@ -60,18 +60,20 @@ def serve_docs(app: FastAPI) -> None:
         )
 
 
-def describe(app: FastAPI, models: Iterable[type[BaseModel]], *, needs_key: bool) -> None:
-    """Make `app.openapi` include `models` and, where one is needed, the API key."""
+def describe(app: FastAPI, models: Iterable[type[BaseModel]], *, needs_key: bool, open_paths: Iterable[str]) -> None:
+    """Make `app.openapi` include `models` and, where one is needed, the API key; not on `open_paths`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, models, needs_key)
+            app.openapi_schema = _document(app, models)
+            if needs_key:
+                _lock(app.openapi_schema, OPEN_PATHS.union(open_paths))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, models: Iterable[type[BaseModel]], needs_key: bool) -> dict[str, Any]:
+def _document(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     components = document.setdefault("components", {})
@@ -82,9 +84,13 @@ def _document(app: FastAPI, models: Iterable[type[BaseModel]], needs_key: bool) 
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
-    if needs_key:
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
-        for path in OPEN_PATHS & document["paths"].keys():
-            document["paths"][path]["get"]["security"] = []
     return document
+
+
+def _lock(document: dict[str, Any], open_paths: Set[str]) -> None:
+    """All routes but those want the key."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
+    for path in open_paths & document["paths"].keys():
+        for operation in document["paths"][path].values():
+            operation["security"] = []
