@@ -145,6 +145,16 @@ def test_noise_draws_and_a_seed_repeats(server: LiveServer) -> None:
     assert len(set(same)) > 1, "without noise and filters the default noise holds, and rows differ"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", V2_PATH, "/big_batch/completions"])
+def test_a_seed_draws_each_of_equal_prompts_anew(server: LiveServer, path: str) -> None:
+    body = {"contents": ["x", "y", "x", "x"], "noise": 30, "top_k": 0, "top_p": 1, "seed": 7, "max_tokens": 8}
+    body |= {"stop_tokens": [], "ignore_eos": True, "stream": False}
+    found = texts(post(server, path, body))
+    assert texts(post(server, path, body)) == found
+    assert len(set(found)) == 4
+    assert [texts(post(server, path, body | {"contents": [text]}))[0] for text in "xy"] == found[:2]
+
+
 def test_v1_follows_the_newer_rules_for_requests_that_mean_them(server: LiveServer) -> None:
     newer = {k: v for k, v in V2.items() if k not in ("pad_zero", "chunk_size")} | {"alpha_presence": 0}
     strong = texts(post(server, V1_PATH, newer | {"alpha_frequency": 1000}))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -248,21 +250,26 @@ class ServedModel:
         keep: tuple[Literal["prompt", "end", "reply"], ...] = (),
         session: str | None = None,
         cache: bool = True,
+        repeats: bool = False,
     ) -> Generation:
         """Start generating `choices` rows for each prompt, in order.
 
-        With a seed each prompt is answered as it would be alone; without one all rows are drawn independently.
+        With a seed each prompt is answered as it would be alone; without one all rows are drawn independently, and with
+        `repeats` those of equal prompts always are.
         `prompt_logprobs` has the prompts scored too, with so many alternatives for each of their tokens.
         `keep`, `session` and `cache` are those of `GenerationRequest`.
 
         Raises ApiError: 429 when the queue is full or the client may not have so much, 503
         when the engine is away or runs another model than the prompts are for.
         """
-        apart = choices if sampling.seed is None else 0
+        if sampling.seed is None:
+            firsts = [prompt * choices for prompt in range(len(prompts))]
+        else:
+            firsts = [times * choices for times in _times_before(prompts)] if repeats else [0] * len(prompts)
         request = GenerationRequest(
             fingerprint=prompts.fingerprint,
             prompts=list(prompts),
-            rows=[Row(prompt, prompt * apart + choice) for prompt in range(len(prompts)) for choice in range(choices)],
+            rows=[Row(prompt, first + choice) for prompt, first in enumerate(firsts) for choice in range(choices)],
             sampling=sampling,
             prompt_logprobs=prompt_logprobs,
             initial_state=start.initial,
@@ -371,3 +378,12 @@ class ModelRegistry:
         known = ", ".join(model.name for model in self.models)
         message = f"The model {name[:100]!r} does not exist. Loaded: {known}."
         return ApiError(404, message, param="model", code="model_not_found")
+
+
+def _times_before(prompts: Iterable[Sequence[int]]) -> Iterator[int]:
+    """Of each prompt how many before it are equal."""
+    seen: Counter[bytes] = Counter()
+    for ids in prompts:
+        key = array("q", ids).tobytes()
+        yield seen[key]
+        seen[key] += 1

@@ -68,7 +68,7 @@ class Batches:
         if isinstance(body, BatchBody) and version.pads and body.pad_zero:
             prompts = padded(prompts, model)
         answer = BatchAnswer(model, len(prompts), identity=version.identity, name=body.model)
-        return await reply(request, body, answer, model.submit(prompts, 1, sampling))
+        return await reply(request, body, answer, model.submit(prompts, 1, sampling, repeats=True))
 
     async def infill(self, request: Request, body: InfillBody) -> Response:
         """Text for each gap. Raises ApiError."""
@@ -80,7 +80,7 @@ class Batches:
         gaps = zip(body.prefix, body.suffix, strict=True)
         prompts = await model.encode([(infill_prompt(*gap),) for gap in gaps], "prefix")
         answer = BatchAnswer(model, len(prompts), identity="rwkv7-batch", kind="FIM.completion", name=body.model)
-        return await reply(request, body, answer, model.submit(prompts, 1, joint(body, model)))
+        return await reply(request, body, answer, model.submit(prompts, 1, joint(body, model), repeats=True))
 
     def _ready(self, rows: int, body: ReplyBody) -> ServedModel:
         model = self._registry.first
