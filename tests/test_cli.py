@@ -211,6 +211,14 @@ def test_mistakes_are_explained(flags: list[str], message: str) -> None:
     assert message in result.output
 
 
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_the_ending_of_a_model_path_may_be_left_out(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"broken{ending}").write_bytes(b"no model")
+    result = CliRunner().invoke(app, ["serve", "--model-path", str(tmp_path / "broken")])
+    assert result.exit_code == 1
+    assert f"broken{ending}" in result.output.replace("\n", "")
+
+
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")

@@ -48,7 +48,7 @@ def serve(
     ] = None,
     model_path: Annotated[
         str | None,
-        typer.Option(help="The same, as a flag; `.pth` may be left out.", rich_help_panel=MODEL),
+        typer.Option(help="The same, as a flag; `.pth` or `.safetensors` may be left out.", rich_help_panel=MODEL),
     ] = None,
     dtype: Dtype = None,
     quant: Quant = None,
@@ -333,8 +333,9 @@ def serve(
 
 
 def _with_suffix(path: str) -> str:
-    """The file that a name without its `.pth` means."""
-    return f"{path}.pth" if not Path(path).exists() and Path(f"{path}.pth").is_file() else path
+    """The file that a name without its ending means."""
+    files = (f"{path}{ending}" for ending in (".pth", ".safetensors"))
+    return path if Path(path).exists() else next((file for file in files if Path(file).is_file()), path)
 
 
 def _serve(flags: dict[str, Any], config: Path | None) -> None:
