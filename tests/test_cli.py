@@ -93,6 +93,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "quant": ("int8", "int4", "int8"),
     "backend": ("cpu", "auto", "reference"),
     "api_keys": (["a"], ["b"], ["c"]),
+    "open_paths": (["/a"], ["/b"], ["/c"]),
     "cors_origins": (["a"], ["b"], ["c"]),
     "loras": (["a"], ["b"], ["c"]),
     "states": (["a"], ["b"], ["c"]),
@@ -129,7 +130,13 @@ BECOME: dict[str, Any] = {
 }
 """What they are then, where it is something else."""
 
-OPTIONS = {"api_keys": "api-key", "cors_origins": "cors-origin", "loras": "lora", "states": "state"}
+OPTIONS = {
+    "api_keys": "api-key",
+    "open_paths": "open-path",
+    "cors_origins": "cors-origin",
+    "loras": "lora",
+    "states": "state",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in ("keys", "hub")])
