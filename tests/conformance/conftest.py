@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -12,6 +13,12 @@ from tests.server.conftest import model_path, server
 from wingbeat.text.world import WorldTokenizer
 
 __all__ = ["model_path", "server"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For servers that keep something: each module starts its own."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module")

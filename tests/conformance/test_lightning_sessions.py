@@ -23,11 +23,6 @@ FIRST, SECOND = "User: the wing beats\n\nAssistant:", "User: and then?\n\nAssist
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def server(model_path: Path, data: Path) -> Iterator[LiveServer]:
     with live_server(settings_for(model_path, data_dir=data)) as live:
         yield live

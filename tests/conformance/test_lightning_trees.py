@@ -21,11 +21,6 @@ ENDLESS = {"max_tokens": 100_000, "stop_tokens": [], "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def server(model_path: Path, data: Path) -> Iterator[LiveServer]:
     with live_server(settings_for(model_path, data_dir=data)) as live:
         yield live

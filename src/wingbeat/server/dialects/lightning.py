@@ -59,13 +59,15 @@ class Batches:
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
 
-    async def answer(self, request: Request, body: BigBatchBody, version: Version) -> Response:
-        """Raises ApiError."""
+    async def answer(
+        self, request: Request, body: BigBatchBody, version: Version, *, pad_zero: bool = False
+    ) -> Response:
+        """`pad_zero`: where the version knows that. Raises ApiError."""
         check_not_empty(body.contents)
         model = self._ready(len(body.contents), body)
         sampling = version.sampling(body, model)
         prompts = await model.encode([(text,) for text in body.contents], "contents")
-        if isinstance(body, BatchBody) and version.pads and body.pad_zero:
+        if pad_zero and version.pads:
             prompts = padded(prompts, model)
         answer = BatchAnswer(model, len(prompts), identity=version.identity, name=body.model)
         return await reply(request, body, answer, model.submit(prompts, 1, sampling, repeats=True))

@@ -72,7 +72,8 @@ class LightningChats(ChatForm[LightningChatBody]):
         )
 
     def streamed(self, body: LightningChatBody, answer: StreamedReply) -> StreamedReply:
-        return answer if (body.chunk_size or 1) == 1 else InChunks(answer, body.chunk_size or 1)
+        tokens = body.chunk_size or 1
+        return answer if tokens == 1 else InChunks(answer, tokens)
 
 
 def _chat_or_batch() -> dict[str, Any]:
@@ -115,7 +116,8 @@ class ChatsAndBatches(LightningChats):
             return None
 
         async def batch(request: Request) -> Response:
-            return await self._batches.answer(request, await checked(fields, BatchBody, len(raw)), self._version)
+            body = await checked(fields, BatchBody, len(raw))
+            return await self._batches.answer(request, body, self._version, pad_zero=body.pad_zero)
 
         return await in_own_shape(batch)(request)
 
